@@ -1,0 +1,204 @@
+"""From what a net predicts to data, noise, score, v and velocity, on every linear process."""
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.scaling import Scaling
+from sdescore.sde import LinearSDE, expand
+
+__all__ = ["PREDICTIONS", "BareDenoiser", "Denoiser", "convert", "state_like"]
+
+Coefficient = Tensor | float
+Pair = tuple[Coefficient, Coefficient]
+
+
+def _edm(sde: LinearSDE, t: Tensor, data_std: float) -> Pair:
+    rho = sde.rho(t)
+    norm = (rho**2 + data_std**2).sqrt()
+    return rho / (data_std * norm), -data_std / norm
+
+
+# Every prediction is p x0 + q eps for some (p, q) that depend on the process and the time alone.
+PREDICTIONS: dict[str, Callable[[LinearSDE, Tensor, float], Pair]] = {
+    "data": lambda sde, t, data_std: (1.0, 0.0),
+    "noise": lambda sde, t, data_std: (0.0, 1.0),
+    "score": lambda sde, t, data_std: (0.0, -1 / sde.sigma(t)),
+    "v": lambda sde, t, data_std: (-sde.sigma(t), sde.alpha(t)),
+    "velocity": lambda sde, t, data_std: (sde.alpha_dot(t), sde.sigma_dot(t)),
+    "edm": _edm,
+}
+
+
+def check_prediction(name: str, argument: str = "predicts") -> str:
+    """Return the name, or raise ValueError listing the valid ones."""
+    if name not in PREDICTIONS:
+        raise ValueError(f"{argument}={name!r}; valid are {', '.join(map(repr, PREDICTIONS))}")
+    return name
+
+
+def _combine(
+    given: Pair, wanted: Pair, alpha: Tensor, sigma: Tensor, x: Tensor, prediction: Tensor
+) -> Tensor:
+    """wanted = p x0 + q eps from x = alpha x0 + sigma eps and a prediction of another such pair (Cramer's rule).
+
+    One linear map straight from the prediction: going through x0 would cancel where sigma or alpha is small.
+    """
+    (p0, q0), (p1, q1) = given, wanted
+    determinant = alpha * q0 - sigma * p0
+    of_x = (p1 * q0 - q1 * p0) / determinant
+    of_prediction = (alpha * q1 - sigma * p1) / determinant
+    return expand(of_x, x) * x + expand(of_prediction, x) * prediction
+
+
+def convert(
+    prediction: Tensor, x: Tensor, t: Tensor, sde: LinearSDE, given: str, wanted: str, data_std: float = 0.5
+) -> Tensor:
+    """Turn a prediction at (x, t) of one kind into another; kinds are the keys of PREDICTIONS.
+
+    prediction and x are (batch, *shape), t is () or (batch,). Raises ValueError for an unknown kind.
+    """
+    pairs = [
+        PREDICTIONS[check_prediction(name, argument)](sde, t, data_std)
+        for argument, name in (("given", given), ("wanted", wanted))
+    ]
+    return _combine(pairs[0], pairs[1], sde.alpha(t), sde.sigma(t), x, prediction)
+
+
+def per_sample(t: Tensor, x: Tensor) -> Tensor:
+    """t of shape () or (batch,) as (batch,), with the device and dtype of x, without waiting for the device."""
+    return t.to(x.device, x.dtype, non_blocking=True).expand(len(x))
+
+
+def state_like(net: Any) -> Tensor | None:
+    """A parameter or buffer that tells where a net lives and in which dtype; None for a callable that has neither."""
+    if not isinstance(net, nn.Module):
+        return None
+    return next(
+        (tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None
+    )
+
+
+class Denoiser(nn.Module):
+    """The posterior mean E[x0 | x_t] of a raw net, and with it the noise, score, v and velocity.
+
+    net(y, c_noise, **condition) is given y = x / sqrt(alpha^2 data_std^2 + sigma^2), of about unit variance, and
+    c_noise = ln(rho) / 4 of shape (batch,), whatever it predicts (Karras et al. 2022, section 5).
+
+    Args:
+        net: Any module; its output has the shape of x.
+        sde: The process whose (x, t) this denoiser is called with.
+        predicts: What the net outputs: "data", "noise", "score", "v", "velocity" or "edm".
+        data_std: Standard deviation of the data.
+        shape: Shape of one sample, to travel with the saved net.
+        scaling: How raw data was scaled, to travel with the saved net.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sde: LinearSDE,
+        predicts: str = "noise",
+        data_std: float = 0.5,
+        *,
+        shape: tuple[int, ...] | None = None,
+        scaling: Scaling | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(
+                f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known"
+            )
+        if not data_std > 0:
+            raise ValueError(f"data_std={data_std}; valid are positive numbers")
+        self.net, self.sde, self.predicts = net, sde, check_prediction(predicts)
+        self.data_std, self.shape, self.scaling = (
+            float(data_std),
+            None if shape is None else tuple(shape),
+            scaling,
+        )
+
+    def raw(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The net's own output, (batch, *shape), in the dtype of x."""
+        sde = self.sde
+        scale = (sde.alpha(t) ** 2 * self.data_std**2 + sde.sigma(t) ** 2).rsqrt()
+        like = state_like(self.net)
+        y = x if like is None else x.to(like.dtype)
+        return self._checked(self.net(expand(scale, y) * y, per_sample(-sde.lam(t) / 4, x), **condition), x)
+
+    def _checked(self, output: Any, x: Tensor) -> Tensor:
+        if not isinstance(output, Tensor) or output.shape != x.shape:
+            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise ValueError(
+                f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x"
+            )
+        return output.to(x.dtype)
+
+    def combination(
+        self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor
+    ) -> Tensor:
+        """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
+        given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
+        raw = self.raw(x, t, **condition)
+        return _combine(given, (p, q), self.sde.alpha(t), self.sde.sigma(t), x, raw)
+
+    def predict(self, kind: str, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The prediction of the named kind at x (batch, *shape), t () or (batch,)."""
+        pair = PREDICTIONS[check_prediction(kind, "kind")](self.sde, t, self.data_std)
+        return self.combination(x, t, *pair, **condition)
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """E[x0 | x_t = x], of the shape of x (batch, *shape); t is () or (batch,)."""
+        return self.combination(x, t, 1.0, 0.0, **condition)
+
+    def noise(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """E[eps | x_t = x]."""
+        return self.predict("noise", x, t, **condition)
+
+    def score(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The gradient of log p_t at x."""
+        return self.predict("score", x, t, **condition)
+
+    def v(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """alpha eps - sigma x0 (Salimans & Ho 2022)."""
+        return self.predict("v", x, t, **condition)
+
+    def velocity(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """dx_t / dt of the probability-flow ODE."""
+        return self.predict("velocity", x, t, **condition)
+
+
+class BareDenoiser(Denoiser):
+    """A plain callable function(x, t, **condition) of the sampling process's own (x, t), with t of shape (batch,)."""
+
+    def __init__(
+        self, function: Callable[..., Tensor], sde: LinearSDE, predicts: str = "score", data_std: float = 0.5
+    ) -> None:
+        super().__init__(function, sde, predicts, data_std)  # type: ignore[arg-type]
+
+    def raw(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        like = state_like(self.net)
+        y = x if like is None else x.to(like.dtype)
+        return self._checked(self.net(y, per_sample(t, x), **condition), x)
+
+
+def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denoiser:
+    """A Denoiser as it is; another callable as a function of (x, t) on `sde`, which predicts what is said, or the score.
+
+    Raises TypeError if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own.
+    """
+    if isinstance(net, Denoiser):
+        if predicts not in (None, net.predicts):
+            raise ValueError(f"predicts={predicts!r}, but the Denoiser's net predicts {net.predicts!r}")
+        return net
+    if not callable(net):
+        raise TypeError(f"net is a {type(net).__name__}; valid are a Denoiser or a callable net(x, t)")
+    return BareDenoiser(net, sde, predicts or getattr(net, "predicts", "score"))
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a state beside a net of the given dtype: never below float32."""
+    return torch.promote_types(dtype, torch.float32)

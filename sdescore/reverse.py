@@ -1,0 +1,71 @@
+"""A process and a denoiser seen backwards: what a solver is given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, check_prediction
+from sdescore.sde import LinearSDE, expand
+
+__all__ = ["Calls", "Reverse"]
+
+
+@dataclass
+class Calls:
+    """How often the net has been called."""
+
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Reverse:
+    """The sampling process with a denoiser: every prediction at a state (x, t) of `sde`, one net call each.
+
+    x is (batch, *shape), t is () or (batch,). The denoiser may have been trained on another linear process: a state is
+    then rescaled and read at the time of equal lam, where x0 and eps are the same (Karras et al. 2022, appendix B).
+    """
+
+    sde: LinearSDE
+    denoiser: Denoiser
+    condition: Mapping[str, Tensor] = field(default_factory=dict)
+    calls: Calls = field(default_factory=Calls)
+
+    def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
+        """p x0 + q eps, with p and q of shape () or (batch,)."""
+        self.calls.count += 1
+        own = self.denoiser.sde
+        if own != self.sde:
+            lam = self.sde.lam(t)
+            own_t = own.time(lam).clamp(own.t_min, own.T)
+            x, t = expand(own.alpha(own_t) / self.sde.alpha(t), x) * x, own_t
+        return self.denoiser.combination(x, t, p, q, **self.condition)
+
+    def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
+        """The prediction of the named kind."""
+        pair = PREDICTIONS[check_prediction(kind, "kind")](self.sde, t, self.denoiser.data_std)
+        return self.combination(x, t, *pair)
+
+    def data(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[x0 | x_t = x]."""
+        return self.combination(x, t, 1.0, 0.0)
+
+    def noise(self, x: Tensor, t: Tensor) -> Tensor:
+        """E[eps | x_t = x]."""
+        return self.combination(x, t, 0.0, 1.0)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """The gradient of log p_t at x."""
+        return self.predict("score", x, t)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """dx/dt of the probability-flow ODE (Song et al. 2021, eq. 13)."""
+        return self.predict("velocity", x, t)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
+        return self.sde.drift(x, t) - expand(self.sde.g(t) ** 2, x) * self.score(x, t)
+
+    def take(self, index: Tensor) -> "Reverse":
+        """The same for a selection of the samples; net calls are counted together."""
+        return replace(self, condition={name: value[index] for name, value in self.condition.items()})

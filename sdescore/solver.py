@@ -1,0 +1,91 @@
+"""The plug-in interface of numerical methods, and how a method is found by its name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from sdescore.noise import Noise
+from sdescore.reverse import Reverse
+
+__all__ = ["OneStep", "Solver", "calls_of", "find_solver"]
+
+GROUP = "sdescore.solvers"
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """A numerical method that takes states from noise towards data.
+
+    Two attributes are optional: `calls(steps)`, the net calls that solve() makes over a grid of `steps` times, without
+    which sample(nfe=...) cannot choose the grid; and `grid`, the method's default time grid (see sdescore.grids).
+    """
+
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        """Yield the states after x, the last one at times[-1].
+
+        x is (batch, *shape) at times[0]; times is a decreasing float64 vector on the CPU, so that coefficients cost no
+        device synchronisation. A yielded tensor is never written again.
+        """
+        ...
+
+
+class OneStep(ABC):
+    """A method without memory: solve() repeats step()."""
+
+    @abstractmethod
+    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        """The state at s < t from x (batch, *shape) at t; t and s are () or (batch,)."""
+
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        for t, s in pairwise(times.unbind()):
+            x = self.step(reverse, x, t, s, noise)
+            yield x
+
+    def calls(self, steps: int) -> int:
+        return steps - 1
+
+
+def find_plugin(group: str, name: str, argument: str) -> Any:
+    """Load what is registered under a name in an entry-point group.
+
+    Raises ValueError for an unknown name, listing what is installed, and for a name that two packages claim.
+    """
+    installed = entry_points(group=group)
+    found = {
+        (entry.value, entry.dist.name if entry.dist else "?"): entry
+        for entry in installed
+        if entry.name == name
+    }
+    if not found:
+        names = ", ".join(sorted({entry.name for entry in installed}))
+        raise ValueError(f"{argument}={name!r} is not installed; valid are {names}")
+    if len(found) > 1:
+        claims = ", ".join(f"{value} of package {dist}" for value, dist in sorted(found))
+        raise ValueError(f"{argument}={name!r} is claimed more than once: by {claims}; uninstall one of them")
+    return next(iter(found.values())).load()
+
+
+def find_solver(solver: "str | Solver") -> Solver:
+    """The solver of an entry-point name with its default settings; a solver as it is."""
+    if isinstance(solver, str):
+        factory: Callable[[], Solver] = find_plugin(GROUP, solver, "solver")
+        return factory()
+    if isinstance(solver, type) or not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver is {solver!r}; valid are a name or an object with solve(reverse, x, times, noise)"
+        )
+    return solver
+
+
+def calls_of(solver: Solver) -> Callable[[int], int]:
+    """The solver's calls(steps). Raises ValueError if it does not say."""
+    calls = getattr(solver, "calls", None)
+    if calls is None:
+        raise ValueError(
+            f"nfe is given, but {type(solver).__name__} defines no calls(steps); give steps or times"
+        )
+    return calls
