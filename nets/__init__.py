@@ -1,0 +1,9 @@
+"""Score networks, called as net(x, c_noise, label=None).
+
+x (batch, *shape) has unit variance, c_noise (batch,) is ln(sigma / alpha) / 4, label (batch,) a class index.
+"""
+
+from .mlp import MLP
+from .unet import UNet
+
+__all__ = ["MLP", "UNet"]

@@ -1,0 +1,96 @@
+"""The parts of a U-Net; x is (batch, width, *spatial) with 1, 2 or 3 spatial axes throughout."""
+
+from collections.abc import Callable
+
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+CONVS: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+AXES = {1: "x", 2: "y x", 3: "z y x"}  # the spatial axes in the patterns of einops
+
+
+def group_norm(width: int, affine: bool = True) -> nn.GroupNorm:
+    """Group norm with at most 32 groups, of at least 4 channels where the width has so many."""
+    groups = next(number for number in range(max(1, min(32, width // 4)), 0, -1) if width % number == 0)
+    return nn.GroupNorm(groups, width, affine=affine)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer, with all its parameters zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(c)) v for (batch, heads, positions, c) (Vaswani et al. 2017, eq. 1).
+
+    torch's fused kernels have no forward-mode derivative, so that its plain one steps in there. Nor have they
+    a second reverse-mode derivative: take that under torch.nn.attention.sdpa_kernel(SDPBackend.MATH).
+    """
+    try:
+        return F.scaled_dot_product_attention(q, k, v)
+    except NotImplementedError:
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.scaled_dot_product_attention(q, k, v)
+
+
+class Attention(nn.Module):
+    """Residual self-attention between all positions; the identity at initialisation."""
+
+    def __init__(self, width: int, heads: int, dims: int) -> None:
+        super().__init__()
+        self.heads, self.axes = heads, AXES[dims]
+        self.norm = group_norm(width)
+        self.qkv = CONVS[dims](width, 3 * width, 1)
+        self.out = zeroed(CONVS[dims](width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pattern = f"b (three h c) {self.axes} -> three b h ({self.axes}) c"
+        q, k, v = rearrange(self.qkv(self.norm(x)), pattern, three=3, h=self.heads)
+        # The heads are joined while channels are the last axis: a channels-last x stays channels-last.
+        joined = rearrange(attend(q, k, v), "b h n c -> b n (h c)")
+        sizes = dict(zip(self.axes.split(), x.shape[2:], strict=True))
+        y: Tensor = x + self.out(rearrange(joined, f"b ({self.axes}) c -> b c {self.axes}", **sizes))
+        return y
+
+
+class Block(nn.Module):
+    """Residual block with scale-shift conditioning (Dhariwal & Nichol 2021, section 3).
+
+    Attention follows if heads > 0. The residual branches are zero at initialisation.
+    """
+
+    def __init__(self, width_in: int, width: int, embedding: int, dropout: float, heads: int, dims: int) -> None:
+        super().__init__()
+        conv = CONVS[dims]
+        self.halves = "b (two c) -> two b c" + " 1" * dims
+        self.norm1 = group_norm(width_in)
+        self.conv1 = conv(width_in, width, 3, padding=1)
+        self.affine = nn.Linear(embedding, 2 * width)
+        self.norm2 = group_norm(width, affine=False)  # scale and shift come from the embedding
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(conv(width, width, 3, padding=1))
+        self.shortcut = nn.Identity() if width_in == width else conv(width_in, width, 1)
+        self.attention = Attention(width, heads, dims) if heads else nn.Identity()
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        scale, shift = rearrange(self.affine(embedded), self.halves, two=2)
+        h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
+        y: Tensor = self.attention(self.shortcut(x) + self.conv2(self.dropout(F.silu(h))))
+        return y
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour interpolation to `size`, then a convolution that changes the width."""
+
+    def __init__(self, width_in: int, width: int, size: tuple[int, ...]) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = CONVS[len(size)](width_in, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(F.interpolate(x, size=self.size, mode="nearest"))
+        return y

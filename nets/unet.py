@@ -1,0 +1,143 @@
+"""A U-Net for series, images and volumes."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import CONVS, Block, Upsample, group_norm, zeroed
+from .checks import check_input, optional, positive, probability
+from .embedding import Conditioning
+
+AXES = ("depth", "height", "width")  # a series has a width, an image a height and a width
+AFFORDABLE = 256  # positions of a level up to which attention costs no more than its convolutions
+
+
+class UNet(nn.Module):
+    """U-Net called as net(x, c_noise, label=None): x (batch, channels, *spatial) -> the same shape.
+
+    Residual blocks with group norm and scale-shift conditioning, attention at chosen resolutions, and an
+    output that is zero at initialisation (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, section 3).
+    From level to level each spatial axis is halved, rounding up: any size works. `config` holds the arguments.
+
+    Args:
+        channels: Channels of x.
+        image_size: Size of every spatial axis, or one size per axis.
+        base_width: Channels at full resolution; the embedding is four times as wide.
+        multipliers: One per level, from full resolution down: the level's channels over base_width.
+        blocks: Residual blocks per level, on the way down and again on the way up.
+        attention: Resolutions with attention, each the largest axis of a level; None: every level of at most
+            256 positions.
+        heads: Attention heads; divides the channels of every level with attention.
+        dropout: Probability, inside the residual blocks.
+        classes: Number of labels; labels are 0 ... classes - 1, and `classes` itself stands for no label.
+        dims: Number of spatial axes: 1, 2 or 3.
+
+    Raises ValueError for an argument out of its range, and when called for an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int | Sequence[int],
+        *,
+        base_width: int = 64,
+        multipliers: Sequence[int] = (1, 2, 2),
+        blocks: int = 2,
+        attention: Sequence[int] | None = None,
+        heads: int = 4,
+        dropout: float = 0.0,
+        classes: int | None = None,
+        dims: int = 2,
+    ) -> None:
+        super().__init__()
+        if dims not in CONVS:
+            raise ValueError(f"dims={dims!r}; valid are {', '.join(map(str, CONVS))}")
+        self.config: dict[str, Any] = {
+            "channels": positive("channels", channels),
+            "image_size": _spatial(image_size, dims),
+            "base_width": positive("base_width", base_width),
+            "multipliers": [positive("multipliers", multiplier) for multiplier in multipliers],
+            "blocks": positive("blocks", blocks),
+            "attention": optional(lambda sizes: [positive("attention", size) for size in sizes], attention),
+            "heads": positive("heads", heads),
+            "dropout": probability("dropout", dropout),
+            "classes": optional(lambda number: positive("classes", number), classes),
+            "dims": int(dims),
+        }
+        widths = [base_width * multiplier for multiplier in self.config["multipliers"]]
+        sizes = _level_sizes(self.config["image_size"], len(widths))
+        level_heads = _level_heads(self.config["attention"], heads, sizes, widths)
+        self.axes = {"channels": channels, **dict(zip(AXES[-dims:], sizes[0], strict=True))}
+        conv, embedding = CONVS[dims], 4 * base_width
+
+        def block(level: int, inputs: int) -> Block:
+            width = widths[level]
+            return Block(inputs * width, width, embedding, dropout, level_heads[level], dims)
+
+        self.conditioning = Conditioning(embedding, classes)
+        # In the order in which x passes: down the levels, then up; an entry leads into a level, an exit out.
+        down = range(len(widths))
+        up = down[::-1]
+        self.entries = nn.ModuleList([conv(channels, widths[0], 3, padding=1)])
+        self.entries.extend(conv(above, width, 3, stride=2, padding=1) for above, width in pairwise(widths))
+        self.encoder = nn.ModuleList(block(level, inputs=1) for level in down for _ in range(blocks))
+        self.middle = nn.ModuleList(block(up[0], inputs=1) for _ in range(2))
+        self.decoder = nn.ModuleList(block(level, inputs=2) for level in up for _ in range(blocks))
+        self.exits = nn.ModuleList(Upsample(widths[i], widths[i - 1], sizes[i - 1]) for i in up[:-1])
+        output = zeroed(conv(widths[0], channels, 3, padding=1))
+        self.exits.append(nn.Sequential(group_norm(widths[0]), nn.SiLU(), output))
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        check_input(x, self.axes)
+        self.conditioning.check(x, c_noise, label)
+        embedded = self.conditioning(c_noise, label)
+        blocks: int = self.config["blocks"]
+        h, skips = x, []
+        for i, block in enumerate(self.encoder):
+            if i % blocks == 0:
+                h = self.entries[i // blocks](h)
+            h = block(h, embedded)
+            skips.append(h)
+        for block in self.middle:
+            h = block(h, embedded)
+        for i, block in enumerate(self.decoder, start=1):
+            h = block(torch.cat((h, skips.pop()), dim=1), embedded)
+            if i % blocks == 0:
+                h = self.exits[i // blocks - 1](h)
+        return h.to(x.dtype)
+
+
+def _spatial(image_size: int | Sequence[int], dims: int) -> list[int]:
+    """One size per spatial axis."""
+    sizes = list(image_size) if isinstance(image_size, Sequence) else [image_size] * dims
+    if len(sizes) != dims:
+        raise ValueError(f"image_size={image_size!r} for dims={dims}; valid are an integer or {dims} of them")
+    return [positive("image_size", size) for size in sizes]
+
+
+def _level_sizes(image_size: list[int], levels: int) -> list[tuple[int, ...]]:
+    """The spatial sizes of every level: halved from one to the next, rounding up."""
+    sizes = [tuple(-(-size // 2**level) for size in image_size) for level in range(levels)]
+    most = 1 + (max(image_size) - 1).bit_length()
+    if not 1 <= levels <= most:
+        raise ValueError(f"multipliers has {levels} levels; valid for image_size={image_size} is 1 to {most}")
+    return sizes
+
+
+def _level_heads(attention: list[int] | None, heads: int, sizes: list[tuple[int, ...]], widths: list[int]) -> list[int]:
+    """The number of heads at every level, 0 where it has no attention."""
+    resolutions = [max(size) for size in sizes]
+    for resolution in attention or ():
+        if resolution not in resolutions:
+            raise ValueError(f"attention={attention}; valid are resolutions of levels, {resolutions}")
+    level_heads = []
+    for resolution, size, width in zip(resolutions, sizes, widths, strict=True):
+        attends = prod(size) <= AFFORDABLE if attention is None else resolution in attention
+        if attends and width % heads:
+            raise ValueError(f"heads={heads} for {width} channels at resolution {resolution}; valid are divisors")
+        level_heads.append(heads if attends else 0)
+    return level_heads
