@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.pretrained import Pretrained
 from sdescore.scaling import Scaling
 from sdescore.sde import LinearSDE, expand
 
@@ -82,7 +83,7 @@ def state_like(net: Any) -> Tensor | None:
     )
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module, Pretrained):
     """The posterior mean E[x0 | x_t] of a raw net, and with it the noise, score, v and velocity.
 
     net(y, c_noise, **condition) is given y = x / sqrt(alpha^2 data_std^2 + sigma^2), of about unit variance, and

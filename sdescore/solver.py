@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from importlib.metadata import entry_points
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from sdescore.noise import Noise
+from sdescore.plugins import find_plugin
 from sdescore.reverse import Reverse
 
 __all__ = ["OneStep", "Solver", "calls_of", "find_solver"]
@@ -47,26 +47,6 @@ class OneStep(ABC):
 
     def calls(self, steps: int) -> int:
         return steps - 1
-
-
-def find_plugin(group: str, name: str, argument: str) -> Any:
-    """Load what is registered under a name in an entry-point group.
-
-    Raises ValueError for an unknown name, listing what is installed, and for a name that two packages claim.
-    """
-    installed = entry_points(group=group)
-    found = {
-        (entry.value, entry.dist.name if entry.dist else "?"): entry
-        for entry in installed
-        if entry.name == name
-    }
-    if not found:
-        names = ", ".join(sorted({entry.name for entry in installed}))
-        raise ValueError(f"{argument}={name!r} is not installed; valid are {names}")
-    if len(found) > 1:
-        claims = ", ".join(f"{value} of package {dist}" for value, dist in sorted(found))
-        raise ValueError(f"{argument}={name!r} is claimed more than once: by {claims}; uninstall one of them")
-    return next(iter(found.values())).load()
 
 
 def find_solver(solver: "str | Solver") -> Solver:
