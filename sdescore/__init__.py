@@ -6,9 +6,11 @@ solver (any numerical method, found by name through the entry-point group sdesco
 
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.grids import karras, uniform_lambda, uniform_t
+from sdescore.likelihood import Likelihood, bits_per_dim, dequantize, likelihood, log_likelihood
 from sdescore.mixture import GaussianMixture
 from sdescore.noise import Noise
-from sdescore.processes import CosineSDE, DiscreteSDE, FlowSDE, KarrasSDE, SubVPSDE, VESDE, VPSDE
+from sdescore.objectives import denoising_score_matching
+from sdescore.processes import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, KarrasSDE, SubVPSDE
 from sdescore.reverse import Reverse
 from sdescore.sampling import sample, trajectory
 from sdescore.scaling import Scaling
@@ -18,12 +20,15 @@ from sdescore.solver import OneStep, Solver, find_solver
 __all__ = [
     "PREDICTIONS",
     "SDE",
+    "VESDE",
+    "VPSDE",
     "CosineSDE",
     "Denoiser",
     "DiscreteSDE",
     "FlowSDE",
     "GaussianMixture",
     "KarrasSDE",
+    "Likelihood",
     "LinearSDE",
     "Noise",
     "OneStep",
@@ -31,11 +36,14 @@ __all__ = [
     "Scaling",
     "Solver",
     "SubVPSDE",
-    "VESDE",
-    "VPSDE",
+    "bits_per_dim",
     "convert",
+    "denoising_score_matching",
+    "dequantize",
     "find_solver",
     "karras",
+    "likelihood",
+    "log_likelihood",
     "sample",
     "trajectory",
     "uniform_lambda",

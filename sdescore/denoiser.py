@@ -41,9 +41,7 @@ def check_prediction(name: str, argument: str = "predicts") -> str:
     return name
 
 
-def _combine(
-    given: Pair, wanted: Pair, alpha: Tensor, sigma: Tensor, x: Tensor, prediction: Tensor
-) -> Tensor:
+def _combine(given: Pair, wanted: Pair, alpha: Tensor, sigma: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
     """wanted = p x0 + q eps from x = alpha x0 + sigma eps and a prediction of another such pair (Cramer's rule).
 
     One linear map straight from the prediction: going through x0 would cancel where sigma or alpha is small.
@@ -78,9 +76,7 @@ def state_like(net: Any) -> Tensor | None:
     """A parameter or buffer that tells where a net lives and in which dtype; None for a callable that has neither."""
     if not isinstance(net, nn.Module):
         return None
-    return next(
-        (tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None
-    )
+    return next((tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None)
 
 
 class Denoiser(nn.Module, Pretrained):
@@ -110,9 +106,7 @@ class Denoiser(nn.Module, Pretrained):
     ) -> None:
         super().__init__()
         if not isinstance(sde, LinearSDE):
-            raise TypeError(
-                f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known"
-            )
+            raise TypeError(f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known")
         if not data_std > 0:
             raise ValueError(f"data_std={data_std}; valid are positive numbers")
         self.net, self.sde, self.predicts = net, sde, check_prediction(predicts)
@@ -133,14 +127,10 @@ class Denoiser(nn.Module, Pretrained):
     def _checked(self, output: Any, x: Tensor) -> Tensor:
         if not isinstance(output, Tensor) or output.shape != x.shape:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x"
-            )
+            raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x")
         return output.to(x.dtype)
 
-    def combination(
-        self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor
-    ) -> Tensor:
+    def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
         given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
         raw = self.raw(x, t, **condition)
@@ -187,7 +177,7 @@ class BareDenoiser(Denoiser):
 
 
 def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denoiser:
-    """A Denoiser as it is; another callable as a function of (x, t) on `sde`, which predicts what is said, or the score.
+    """A Denoiser as it is; another callable as a function of (x, t) on `sde`, predicting what is said, or the score.
 
     Raises TypeError if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own.
     """
@@ -197,7 +187,7 @@ def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denois
         return net
     if not callable(net):
         raise TypeError(f"net is a {type(net).__name__}; valid are a Denoiser or a callable net(x, t)")
-    return BareDenoiser(net, sde, predicts or getattr(net, "predicts", "score"))
+    return BareDenoiser(net, sde, predicts or str(getattr(net, "predicts", "score")))
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -73,9 +73,7 @@ class GaussianMixture:
     def log_prob(self, x: Tensor) -> Tensor:
         """Natural-log density (batch,) at x (batch, *shape). Raises ValueError for another shape."""
         if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; valid is (batch, {', '.join(map(str, self.shape))})"
-            )
+            raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, {', '.join(map(str, self.shape))})")
         return self.log_joint(x.to(self.means)).logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
@@ -110,9 +108,7 @@ class MixtureDenoiser(Denoiser):
         self.register_buffer("stds", mixture.stds)
         self.register_buffer("log_weights", mixture.weights.log())
 
-    def combination(
-        self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor
-    ) -> Tensor:
+    def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         at = x.unsqueeze(1)
         alpha, sigma = expand(self.sde.alpha(t), at), expand(self.sde.sigma(t), at)
         variance = alpha**2 * self.stds.square() + sigma**2

@@ -12,13 +12,13 @@ from sdescore.sde import LinearSDE
 
 __all__ = [
     "PROCESSES",
+    "VESDE",
+    "VPSDE",
     "CosineSDE",
     "DiscreteSDE",
     "FlowSDE",
     "KarrasSDE",
     "SubVPSDE",
-    "VESDE",
-    "VPSDE",
 ]
 
 
@@ -94,7 +94,7 @@ class SubVPSDE(VPSDE):
 
 @dataclass(frozen=True)
 class VESDE(LinearSDE):
-    """Variance exploding: sigma rises geometrically from sigma_min to sigma_max, NCSN's limit (Song et al. 2021, eq. 9).
+    """Variance exploding: sigma rises geometrically to sigma_max, NCSN's limit (Song et al. 2021, eq. 9).
 
     sigma(t) is the kernel's standard deviation in NCSN's convention: sigma(0) = sigma_min, not 0.
     """
@@ -258,8 +258,7 @@ class DiscreteSDE(LinearSDE):
 
     def __post_init__(self) -> None:
         _check(
-            len(self.lambdas) >= 2
-            and all(a > b for a, b in zip(self.lambdas, self.lambdas[1:], strict=False)),
+            len(self.lambdas) >= 2 and all(a > b for a, b in zip(self.lambdas, self.lambdas[1:], strict=False)),
             "lambdas must be at least two strictly decreasing values",
         )
         object.__setattr__(self, "lambdas", tuple(self.lambdas))

@@ -58,9 +58,7 @@ def time_grid(
         make = times or getattr(solver, "grid", None) or karras()
         grid = make(sde, steps)
     if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
-        raise ValueError(
-            f"times has shape {tuple(grid.shape)}; valid is a vector of strictly decreasing times"
-        )
+        raise ValueError(f"times has shape {tuple(grid.shape)}; valid is a vector of strictly decreasing times")
     sde.check_times(grid, "times")
     return grid
 
@@ -90,13 +88,11 @@ def check_range(sde: LinearSDE, denoiser: Denoiser, times: Tensor) -> None:
         )
 
 
-def _checked_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[str, Tensor]:
+def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[str, Tensor]:
     for name, value in (condition or {}).items():
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
             given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"condition[{name!r}] is {given}; valid is a tensor whose first axis has length {count}"
-            )
+            raise ValueError(f"condition[{name!r}] is {given}; valid is a tensor whose first axis has length {count}")
     return dict(condition or {})
 
 
@@ -143,17 +139,13 @@ class _Run:
         if len(self.shape) < 2 or min(self.shape) < 1:
             raise ValueError(f"shape={self.shape}; valid is (n, *sample_shape) with positive numbers")
         if own_shape is not None and self.shape[1:] != own_shape:
-            raise ValueError(
-                f"shape={self.shape} asks for samples {self.shape[1:]}; the net makes {own_shape}"
-            )
+            raise ValueError(f"shape={self.shape} asks for samples {self.shape[1:]}; the net makes {own_shape}")
         like = state_like(self.denoiser)
         like = x if like is None else like
         self.device = torch.device(device or ("cpu" if like is None else like.device))
         self.dtype = dtype or (torch.float32 if like is None else state_dtype(like.dtype))
         self.x = None if x is None else x.to(self.device, self.dtype)
-        self.condition = {
-            name: value.to(self.device) for name, value in _checked_condition(condition, len(self)).items()
-        }
+        self.condition = {name: value.to(self.device) for name, value in check_condition(condition, len(self)).items()}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -167,9 +159,7 @@ class _Run:
             x = float(self.sde.sigma(self.times[0])) * noise.fresh(like)
         else:
             x = self.x[index]
-        reverse = Reverse(
-            self.sde, self.denoiser, {name: value[index] for name, value in self.condition.items()}
-        )
+        reverse = Reverse(self.sde, self.denoiser, {name: value[index] for name, value in self.condition.items()})
         with evaluating(self.denoiser):
             yield from torch.set_grad_enabled(self.grad)(_states)(reverse, self.solver, x, self.times, noise)
 
@@ -257,17 +247,13 @@ def sample(
         TypeError, ValueError: For arguments that are unknown, contradictory or out of range, before any net call.
         FloatingPointError: If the result is not finite; says which solver, and where it began.
     """
-    run = _Run(
-        sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, first
-    )
+    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, first)
     size = len(run) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch_size={size}; valid are positive integers")
     starts = range(0, len(run), size)
     done = []
-    with tqdm(
-        total=len(starts) * len(run.times), disable=not progress, desc=type(run.solver).__name__
-    ) as bar:
+    with tqdm(total=len(starts) * len(run.times), disable=not progress, desc=type(run.solver).__name__) as bar:
         for start in starts:
             for step, x in enumerate(run.states(start, start + size)):  # noqa: B007
                 bar.update(step > 0)

@@ -10,7 +10,7 @@ __all__ = ["Scaling"]
 
 @dataclass(frozen=True)
 class Scaling:
-    """Raw data in [low, high] <-> model data in [-1, 1]; `levels` equally spaced raw values if the data is quantised."""
+    """Raw data in [low, high] <-> model data in [-1, 1]; `levels` equally spaced raw values if it is quantised."""
 
     low: float = 0.0
     high: float = 255.0
@@ -25,9 +25,7 @@ class Scaling:
     def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Scale raw data, integer or floating point, to [-1, 1]. Raises ValueError for data outside [low, high]."""
         if raw.numel() and not (self.low <= raw.min() and raw.max() <= self.high):
-            raise ValueError(
-                f"raw spans [{raw.min():g}, {raw.max():g}]; valid is [{self.low:g}, {self.high:g}]"
-            )
+            raise ValueError(f"raw spans [{raw.min():g}, {raw.max():g}]; valid is [{self.low:g}, {self.high:g}]")
         return (raw.to(dtype) - self.low) * (2 / (self.high - self.low)) - 1
 
     def to_data(self, x: Tensor) -> Tensor:

@@ -127,9 +127,7 @@ class LinearSDE(SDE):
         Raises TypeError for integer data and ValueError for t outside [t_min, T] or shapes that differ.
         """
         if not x0.is_floating_point():
-            raise TypeError(
-                f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images"
-            )
+            raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
         if noise.shape != x0.shape:
             raise ValueError(f"noise has shape {tuple(noise.shape)}, but x0 has {tuple(x0.shape)}")
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x0)):

@@ -55,9 +55,7 @@ def find_solver(solver: "str | Solver") -> Solver:
         factory: Callable[[], Solver] = find_plugin(GROUP, solver, "solver")
         return factory()
     if isinstance(solver, type) or not isinstance(solver, Solver):
-        raise TypeError(
-            f"solver is {solver!r}; valid are a name or an object with solve(reverse, x, times, noise)"
-        )
+        raise TypeError(f"solver is {solver!r}; valid are a name or an object with solve(reverse, x, times, noise)")
     return solver
 
 
@@ -65,7 +63,5 @@ def calls_of(solver: Solver) -> Callable[[int], int]:
     """The solver's calls(steps). Raises ValueError if it does not say."""
     calls = getattr(solver, "calls", None)
     if calls is None:
-        raise ValueError(
-            f"nfe is given, but {type(solver).__name__} defines no calls(steps); give steps or times"
-        )
+        raise ValueError(f"nfe is given, but {type(solver).__name__} defines no calls(steps); give steps or times")
     return calls

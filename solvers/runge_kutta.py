@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdescore.noise import Noise
+from sdescore.ode import Tableau
 from sdescore.reverse import Reverse
 from sdescore.sde import expand
 from sdescore.solver import OneStep
@@ -14,19 +15,8 @@ from .targets import NOISE, Target
 __all__ = ["CLASSIC", "HEUN", "RK4", "Heun", "RungeKutta", "Tableau"]
 
 
-@dataclass(frozen=True)
-class Tableau:
-    """Butcher's tableau: row i of `a` gives stage i + 1 from the stages before it, b the step, c the nodes."""
-
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-    c: tuple[float, ...]
-
-
 HEUN = Tableau(a=((1.0,),), b=(1 / 2, 1 / 2), c=(0.0, 1.0))
-CLASSIC = Tableau(
-    a=((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0)
-)
+CLASSIC = Tableau(a=((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from sdescore.denoiser import Pair
 from sdescore.sde import LinearSDE
 
-__all__ = ["DATA", "DIFFERENCE", "NOISE", "V", "Target"]
+__all__ = ["DATA", "DIFFERENCE", "NOISE", "Target", "V"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,104 @@
+"""Runge-Kutta tableaux, and an adaptive integrator in which every sample has its own time and step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["DORMAND_PRINCE", "Solution", "Tableau", "integrate"]
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """Butcher's tableau of an explicit method.
+
+    Row i of `a` gives stage i + 1 from the stages before it, `b` the step, `c` the nodes; `error` is the difference
+    between b and the weights of the embedded method, of order `order` - 1, where there is one.
+    """
+
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    c: tuple[float, ...]
+    error: tuple[float, ...] = ()
+    order: int = 0
+
+
+# The 5(4) pair of Dormand & Prince (1980); its last stage is the first of the next step.
+DORMAND_PRINCE = Tableau(
+    a=(
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    b=(35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84, 0.0),
+    c=(0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0),
+    error=(71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+    order=5,
+)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where each sample ended: the state y (batch, n) at `time` (batch,), and the calls it took (batch,).
+
+    `failed` (batch,) marks the samples whose derivative was not finite, or whose step vanished, at `time`.
+    """
+
+    y: Tensor
+    time: Tensor
+    calls: Tensor
+    failed: Tensor
+
+
+def integrate(
+    f: Callable[[Tensor, Tensor, Tensor], Tensor],
+    y: Tensor,
+    start: float,
+    stop: float,
+    norm: Callable[[Tensor, Tensor], Tensor],
+    tableau: Tableau = DORMAND_PRINCE,
+    advance: Callable[[float], None] = lambda done: None,
+) -> Solution:
+    """Solve dy/dt = f for each row of y (batch, n) from start to stop, never evaluating outside of them.
+
+    Args:
+        f: f(t, y, rows) is the derivative (rows, n) at times t (rows,) of the samples whose numbers are `rows`.
+        y: The states at start.
+        norm: norm(error, y) is the error (rows,) of a step relative to the tolerance: at most 1 is accepted.
+        tableau: An embedded pair whose last stage is the first of the next step.
+        advance: Told after every step which share of the way all samples have gone.
+    """
+    stages, sign = len(tableau.b), 1.0 if stop > start else -1.0
+    span = abs(stop - start)
+    time = torch.full((len(y),), start, dtype=y.dtype, device=y.device)
+    step = torch.full_like(time, span / 50)
+    calls = torch.ones(len(y), dtype=torch.long, device=y.device)
+    failed = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    y, rows = y.clone(), torch.arange(len(y), device=y.device)
+    first = f(time, y, rows)
+    while len(rows):
+        t, h, old = time[rows], step[rows], y[rows]
+        h = torch.minimum(h, sign * (stop - t))
+        slopes = [first]
+        for row, c in zip(tableau.a, tableau.c[1:], strict=True):
+            change = sum(weight * slope for weight, slope in zip(row, slopes, strict=True) if weight)
+            new = old + (sign * h)[:, None] * change
+            slopes.append(f(t + c * sign * h, new, rows))
+        calls[rows] += stages - 1
+        error = sum(weight * slope for weight, slope in zip(tableau.error, slopes, strict=True) if weight)
+        size = norm(h[:, None] * error, torch.maximum(old.abs(), new.abs()))
+        size = torch.where(size.isfinite() & slopes[-1].isfinite().all(1), size, torch.inf)
+        good = size <= 1
+        y[rows] = torch.where(good[:, None], new, old)
+        first = torch.where(good[:, None], slopes[-1], first)
+        time[rows] = torch.where(good, torch.where(h < sign * (stop - t), t + sign * h, stop), t)
+        step[rows] = h * (0.9 * size.clamp(min=1e-10) ** (-1 / tableau.order)).clamp(0.2, 5.0)
+        failed[rows] = ~first.isfinite().all(1) | (step[rows] < 1e-12 * span)
+        going = (time[rows] != stop) & ~failed[rows]
+        rows, first = rows[going], first[going]
+        advance(float((time - start).abs().mean()) / span)
+    return Solution(y, time, calls, failed)

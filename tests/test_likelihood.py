@@ -1,0 +1,258 @@
+"""Likelihood against the exact density of mixtures, and the integrator against known solutions."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate as scipy_integrate
+from torch import Tensor, nn
+
+from sdescore import (
+    VESDE,
+    VPSDE,
+    CosineSDE,
+    Denoiser,
+    FlowSDE,
+    GaussianMixture,
+    KarrasSDE,
+    LinearSDE,
+    Scaling,
+    SubVPSDE,
+    bits_per_dim,
+    dequantize,
+    likelihood,
+    log_likelihood,
+)
+from sdescore.ode import integrate
+
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineSDE(), KarrasSDE(), FlowSDE()]
+process = pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
+
+
+def mixture(size: int) -> GaussianMixture:
+    own = torch.Generator().manual_seed(size)
+    means = torch.randn(5, size, generator=own, dtype=torch.float64)
+    return GaussianMixture(means, 0.1 + 0.4 * torch.rand(5, generator=own, dtype=torch.float64))
+
+
+@process
+@pytest.mark.parametrize(("size", "count"), [(2, 64), (64, 16)])
+def test_exact_trace_gives_the_exact_density(sde: LinearSDE, size: int, count: int) -> None:
+    oracle = mixture(size)
+    data = oracle.at(sde, sde.t_min)
+    x = data.sample(count, seed=1)
+    found = log_likelihood(sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T))
+    assert float((found - data.log_prob(x)).abs().mean()) <= 1e-3
+
+
+def test_the_error_falls_with_the_tolerance() -> None:
+    sde, oracle = VPSDE(), mixture(2)
+    data = oracle.at(sde, sde.t_min)
+    x = data.sample(64, seed=1)
+    errors = []
+    for tolerance in (1e-4, 1e-6, 1e-8):
+        found = log_likelihood(
+            sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T), rtol=tolerance, atol=tolerance
+        )
+        errors.append(float((found - data.log_prob(x)).abs().mean()))
+    assert errors[1] < errors[0] / 30 and errors[2] < errors[1] / 30
+
+
+def test_the_default_prior_differs_by_the_prior_gap_alone() -> None:
+    sde, oracle = VPSDE(), mixture(2)
+    x = oracle.at(sde, sde.t_min).sample(8)
+    own = likelihood(sde, oracle.denoiser(sde), x, trace="exact")
+    exact = likelihood(sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T))
+    gap = sde.prior_log_prob(own.latent) - oracle.at(sde, sde.T).log_prob(own.latent)
+    torch.testing.assert_close(own.log_prob - exact.log_prob, gap, rtol=0, atol=1e-12)
+    assert 1e-6 < float(gap.abs().max()) < 0.1
+
+
+@process
+def test_latents_of_a_gaussian_are_known(sde: LinearSDE) -> None:
+    """The flow of N(m, s^2) moves every quantile with the mean and the standard deviation."""
+    oracle = GaussianMixture([[0.5, -1.0]], 0.3, dtype=torch.float64)
+    start, end = oracle.at(sde, sde.t_min), oracle.at(sde, sde.T)
+    x = start.sample(5)
+    found = likelihood(sde, oracle.denoiser(sde), x, trace="exact")
+    expected = end.means[0] + (x - start.means[0]) / start.stds[0] * end.stds[0]
+    torch.testing.assert_close(found.latent, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_hutchinson_is_unbiased_and_its_error_bar_is_right_in_size() -> None:
+    sde, oracle = VPSDE(), mixture(6)
+    x = oracle.at(sde, sde.t_min).sample(1, seed=2)
+    exact = log_likelihood(sde, oracle.denoiser(sde), x, trace="exact")
+    many = likelihood(sde, oracle.denoiser(sde), x.expand(400, -1), probes=4)
+    error = many.log_prob - exact
+    assert abs(float(error.mean())) < 4 * float(error.std()) / 20
+    # The estimated variance of the mean is right on average: to 4 standard errors, about 0.3.
+    assert float(many.stderr.square().mean() / error.var()) == pytest.approx(1, abs=0.35)
+    assert float(many.stderr.min()) > 0
+
+
+def test_one_probe_has_no_error_bar_and_the_exact_trace_none_to_show() -> None:
+    sde, oracle = VPSDE(), mixture(2)
+    x = oracle.at(sde, sde.t_min).sample(2)
+    assert likelihood(sde, oracle.denoiser(sde), x).stderr.isnan().all()
+    assert (likelihood(sde, oracle.denoiser(sde), x, trace="exact").stderr == 0).all()
+
+
+def test_a_sample_does_not_feel_the_others() -> None:
+    sde, oracle = SubVPSDE(), mixture(3)
+    x = oracle.at(sde, sde.t_min).sample(32, seed=3)
+    options = {"probes": 2, "prior": oracle.at(sde, sde.T)}
+    together = log_likelihood(sde, oracle.denoiser(sde), x, **options)
+    alone = torch.cat([log_likelihood(sde, oracle.denoiser(sde), x[i : i + 1], first=i, **options) for i in range(4)])
+    batches = log_likelihood(sde, oracle.denoiser(sde), x, batch_size=5, **options)
+    beside = log_likelihood(sde, oracle.denoiser(sde), torch.cat([x[:4], 20 * x[4:5]]), **options)[:4]
+    torch.testing.assert_close(alone, together[:4], rtol=1e-6, atol=0)
+    torch.testing.assert_close(beside, together[:4], rtol=1e-6, atol=0)
+    torch.testing.assert_close(batches, together, rtol=1e-6, atol=0)
+
+
+def test_a_net_of_another_process_is_read_at_equal_lam() -> None:
+    oracle = mixture(2)
+    trained, other = FlowSDE(), KarrasSDE(sigma_min=0.01, sigma_max=50)
+    x = oracle.at(other, other.t_min).sample(8)
+    prior = oracle.at(other, other.T)
+    expected = log_likelihood(other, oracle.denoiser(other), x, trace="exact", prior=prior)
+    found = log_likelihood(other, oracle.denoiser(trained), x, trace="exact", prior=prior)
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_the_net_is_never_called_outside_of_the_process() -> None:
+    sde, oracle, seen = VPSDE(), mixture(2), []
+
+    def recorded(x: Tensor, t: Tensor) -> Tensor:
+        seen.extend([float(t.min()), float(t.max())])
+        return oracle.denoiser(sde).score(x, t)
+
+    log_likelihood(sde, recorded, oracle.sample(4))
+    assert min(seen) >= sde.t_min and max(seen) <= sde.T and len(seen) > 20
+
+
+class FailsFor(nn.Module):
+    """A standard normal's noise, but NaN for states whose condition says so once sigma is large."""
+
+    def forward(self, y: Tensor, c_noise: Tensor, bad: Tensor) -> Tensor:
+        return torch.where((bad & (c_noise > 0)).reshape(-1, 1), torch.nan, y)
+
+
+def test_a_failing_sample_is_flagged_and_the_others_are_kept() -> None:
+    sde = VPSDE()
+    denoiser = Denoiser(FailsFor(), sde, "noise", data_std=1.0)
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    none = torch.zeros(4, dtype=torch.bool)
+    good = log_likelihood(sde, denoiser, x, condition={"bad": none})
+    one = none.index_fill(0, torch.tensor(2), True)
+    with pytest.warns(RuntimeWarning, match=r"likelihood of sample 2 is NaN.*t = 0\.2"):
+        found = log_likelihood(sde, denoiser, x, condition={"bad": one})
+    assert found.isnan().tolist() == [False, False, True, False]
+    torch.testing.assert_close(found[[0, 1, 3]], good[[0, 1, 3]], rtol=1e-12, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_likelihood(sde, denoiser, x, condition={"bad": none})
+
+
+@pytest.mark.parametrize("method", ["float32 net", "training mode and frozen parameters restored"])
+def test_a_module_is_left_as_it_was(method: str) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(2, 2))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net
+
+        def forward(self, y: Tensor, c_noise: Tensor) -> Tensor:
+            return self.inner(y)
+
+    denoiser = Denoiser(Net(), VPSDE()).train()
+    net[2].bias.requires_grad_(False)
+    x = torch.zeros(3, 2)
+    first, second = (log_likelihood(VPSDE(), denoiser, x) for _ in range(2))
+    assert torch.equal(first, second)  # dropout is off
+    assert first.dtype == torch.float64
+    assert denoiser.training and net[1].training
+    assert [p.requires_grad for p in net.parameters()] == [True, False]
+
+
+def test_bits_per_dim_of_a_known_discrete_distribution() -> None:
+    scaling = Scaling(0, 4, levels=5)
+    masses = torch.tensor([0.1, 0.2, 0.4, 0.25, 0.05], dtype=torch.float64)
+    width = 2 / 4
+    raw = torch.arange(5).repeat_interleave(400).reshape(-1, 1)
+    x = dequantize(scaling.to_model(raw, torch.float64), scaling, seed=5)
+    level = ((x + 1) / width + 0.5).floor().long()
+    assert torch.equal(level, raw)  # the noise never leaves its level
+    assert float((x + 1).remainder(width).std()) == pytest.approx(width / math.sqrt(12), rel=0.05)
+    log_prob = (masses / width).log()[level[:, 0]]
+    bits = bits_per_dim(log_prob, (1,), scaling).reshape(5, 400).mean(1)
+    entropy = float((masses * bits).sum())
+    assert entropy == pytest.approx(-float((masses * masses.log2()).sum()), rel=1e-12)
+
+
+def test_dequantisation_depends_on_seed_and_index_alone() -> None:
+    scaling, x = Scaling(0, 16, 17), torch.zeros(6, 1, 2, 2)
+    whole = dequantize(x, scaling, seed=1)
+    assert torch.equal(whole[4:], dequantize(x[4:], scaling, seed=1, first=4))
+    assert not torch.equal(whole, dequantize(x, scaling, seed=2))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"trace": "full"}, ValueError, "trace='full'; valid are 'exact', 'hutchinson'"),
+        ({"rtol": 0.0}, ValueError, "rtol=0.0"),
+        ({"probes": 0}, ValueError, "probes=0"),
+        ({"x": torch.zeros(3, 2, dtype=torch.uint8)}, TypeError, "x has dtype torch.uint8; scale it"),
+        ({"x": torch.tensor([[0.0, 0.0], [0.0, math.inf]])}, ValueError, "x is not finite in sample 1"),
+        ({"x": torch.zeros(3, 5)}, ValueError, r"x has samples of shape \(5,\); the net takes \(2,\)"),
+        ({"x": torch.zeros(0, 2)}, ValueError, "at least one sample"),
+        ({"condition": {"label": torch.zeros(7)}}, ValueError, "first axis has length 3"),
+        ({"sde": "VPSDE"}, TypeError, "valid is a LinearSDE"),
+    ],
+)
+def test_bad_arguments(change: dict[str, object], error: type[Exception], message: str) -> None:
+    sde = VPSDE()
+    arguments = {"sde": sde, "net": mixture(2).denoiser(sde), "x": torch.zeros(3, 2), **change}
+    with pytest.raises(error, match=message):
+        log_likelihood(**arguments)  # type: ignore[arg-type]
+
+
+def rms(tolerance: float):
+    return lambda error, size: (error / (tolerance + tolerance * size)).square().mean(1).sqrt()
+
+
+def test_integrator_follows_each_row_at_its_own_pace() -> None:
+    """dy/dt = -rate y + cos(t), against SciPy's eighth-order method; stiffer rows take more steps."""
+    rates = torch.tensor([[0.5], [5.0], [60.0]], dtype=torch.float64)
+    y0 = torch.ones(3, 1, dtype=torch.float64)
+
+    def slope(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        return -rates[rows] * y + torch.cos(t)[:, None]
+
+    found = integrate(slope, y0, 0.0, 3.0, rms(1e-9))
+    for rate, value in zip(rates.ravel().tolist(), found.y.ravel().tolist(), strict=True):
+        exact = scipy_integrate.solve_ivp(
+            lambda t, y, rate=rate: -rate * y + np.cos(t), (0, 3), [1.0], method="DOP853", rtol=1e-12, atol=1e-13
+        )
+        assert value == pytest.approx(float(exact.y[0, -1]), abs=1e-7)
+    assert found.calls[0] < found.calls[1] < found.calls[2]
+    assert (found.time == 3.0).all() and not found.failed.any()
+
+
+def test_integrator_is_of_fifth_order_in_the_tolerance() -> None:
+    """Calls grow as tolerance^(-1/5): a factor 10 for 5 powers of ten, where the first steps no longer matter."""
+
+    def slope(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        return torch.stack([y[:, 1], -y[:, 0]], 1)
+
+    y0 = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    runs = [integrate(slope, y0, 0.0, 60.0, rms(tolerance)) for tolerance in (1e-6, 1e-11)]
+    assert 6 < float(runs[1].calls) / float(runs[0].calls) < 14
+    torch.testing.assert_close(
+        runs[1].y, torch.tensor([[math.sin(60.0), math.cos(60.0)]], dtype=torch.float64), rtol=0, atol=1e-8
+    )
