@@ -1,0 +1,44 @@
+# Needs make, Python >= 3.10 and a package registry; everything is installed into .venv, at the tested versions.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.installed
+# What each test does is small: one thread per test process, one process per core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+.PHONY: setup demo test test-slow lint format types wheel-test clean
+
+setup: $(READY) ## the environment alone
+
+demo: $(READY) ## train, sample and score on the digits: runs/demo/
+	$(BIN)/python scripts/demo.py --out runs/demo
+
+test: $(READY) ## the tests that need neither minutes nor a GPU
+	$(PYTEST)
+
+test-slow: $(READY)
+	$(PYTEST) -m "slow and not gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## tests and scripts see an installed sdescore: wheel-test checks them
+	$(BIN)/mypy sdescore solvers nets
+
+wheel-test: $(READY) ## what a user gets: the built wheel in a fresh environment, away from the sources
+	PYTHON="$(PYTHON)" .ci/wheel-test
+
+# The stamp makes a second run start at once; a change of what is to be installed installs again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed; set PYTHON=" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
