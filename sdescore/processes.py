@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ class VPSDE(LinearSDE):
 
     def __post_init__(self) -> None:
         _check(
-            0 < self.beta_min <= self.beta_max,
-            f"beta_min={self.beta_min}, beta_max={self.beta_max}; valid are 0 < beta_min <= beta_max",
+            0 < self.beta_min <= self.beta_max < math.inf,
+            f"beta_min={self.beta_min}, beta_max={self.beta_max}; valid are 0 < beta_min <= beta_max < inf",
         )
 
     def beta(self, t: Tensor) -> Tensor:
@@ -104,8 +105,8 @@ class VESDE(LinearSDE):
 
     def __post_init__(self) -> None:
         _check(
-            0 < self.sigma_min < self.sigma_max,
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; valid are 0 < sigma_min < sigma_max",
+            0 < self.sigma_min < self.sigma_max < math.inf,
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; valid are 0 < sigma_min < sigma_max < inf",
         )
 
     @property
@@ -187,8 +188,8 @@ class KarrasSDE(LinearSDE):
 
     def __post_init__(self) -> None:
         _check(
-            0 < self.sigma_min < self.sigma_max,
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; valid are 0 < sigma_min < sigma_max",
+            0 < self.sigma_min < self.sigma_max < math.inf,
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; valid are 0 < sigma_min < sigma_max < inf",
         )
 
     @property
@@ -258,8 +259,8 @@ class DiscreteSDE(LinearSDE):
 
     def __post_init__(self) -> None:
         _check(
-            len(self.lambdas) >= 2 and all(a > b for a, b in zip(self.lambdas, self.lambdas[1:], strict=False)),
-            "lambdas must be at least two strictly decreasing values",
+            len(self.lambdas) >= 2 and all(math.inf > a > b > -math.inf for a, b in pairwise(self.lambdas)),
+            "lambdas must be at least two finite, strictly decreasing values",
         )
         object.__setattr__(self, "lambdas", tuple(self.lambdas))
 
@@ -283,10 +284,12 @@ class DiscreteSDE(LinearSDE):
         return 0.0
 
     def _piece(self, t: Tensor) -> tuple[Tensor, ...]:
-        table = _table(self.lambdas, t.dtype, t.device)
+        t = t if t.is_floating_point() else t.to(torch.get_default_dtype())
+        values, slopes = _table(self.lambdas, t.dtype, t.device)
         index = t.detach().floor().long().clamp(0, len(self.lambdas) - 2)
-        value, slope = table[0][index], table[1][index]
-        return t - index, value, table[0][index + 1] - value, slope, table[1][index + 1]
+        # take() and not [index], which reads an index of shape () back from the device.
+        value, slope = values.take(index), slopes.take(index)
+        return t - index, value, values.take(index + 1) - value, slope, slopes.take(index + 1)
 
     def lam(self, t: Tensor) -> Tensor:
         u, value, rise, left, right = self._piece(t)
@@ -314,8 +317,9 @@ class DiscreteSDE(LinearSDE):
     def time(self, lam: Tensor) -> Tensor:
         values, slopes = _table(self.lambdas, lam.dtype, lam.device)
         index = (torch.searchsorted(-values, -lam.detach(), right=True) - 1).clamp(0, len(self.lambdas) - 2)
-        fall, rise = lam - values[index], values[index + 1] - values[index]
-        left, bend = slopes[index], slopes[index] + slopes[index + 1] - 2 * rise
+        value, left = values.take(index), slopes.take(index)
+        fall, rise = lam - value, values.take(index + 1) - value
+        bend = left + slopes.take(index + 1) - 2 * rise
         # The root in [0, 1] of a u^2 + b u + c = 0, in the form without cancellation.
         a, b, c = rise * (rise - left) + fall * bend, rise * left - fall * bend, -fall * rise
         return index - 2 * c / (b + (b * b - 4 * a * c).clamp(min=0).sqrt())
