@@ -176,7 +176,10 @@ def test_frozen_hashable_and_without_state(sde: LinearSDE) -> None:
 
 
 def test_processes_differ_by_class_and_parameters() -> None:
-    assert len({VPSDE(), SubVPSDE(), VPSDE(beta_max=10.0), KarrasSDE(0.01, 50.0), VESDE(0.01, 50.0), VESDE()}) == 6
+    assert (
+        len({VPSDE(), SubVPSDE(), VPSDE(beta_max=10.0), KarrasSDE(0.01, 50.0), VESDE(0.01, 50.0), VESDE(0.01, 5.0)})
+        == 6
+    )
 
 
 RANDOM_BETAS = 10 ** (-3 + 2 * torch.rand(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
