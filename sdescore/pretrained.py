@@ -156,8 +156,8 @@ def decode(cls: Callable[..., Saved], folder: Path) -> Saved:
         _load_weights(denoiser.net, folder / WEIGHTS)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not hold the weights of the net in {CONFIG}: {error}") from error
-    denoiser.net.eval()
-    return denoiser
+    loaded: Saved = cast(Any, denoiser).eval()
+    return loaded
 
 
 def _fields(content: Any, names: str, where: str) -> list[Any]:

@@ -1,0 +1,304 @@
+"""The nets: what they compute, on which inputs, under which transformations."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sdescore.nets import MLP, UNet
+from sdescore.nets.blocks import Attention, Block
+from sdescore.nets.embedding import fourier
+
+UNETS: dict[str, dict[str, Any]] = {
+    "series": {"channels": 2, "image_size": 12, "dims": 1},
+    "image": {"channels": 1, "image_size": 8, "dims": 2},
+    "odd image": {"channels": 3, "image_size": (7, 10), "dims": 2},
+    "volume": {"channels": 1, "image_size": (3, 5, 4), "dims": 3},
+}
+
+
+def unet(**changes: Any) -> UNet:
+    small: dict[str, Any] = {"channels": 1, "image_size": 8, "base_width": 8, "multipliers": (1, 2), "blocks": 1}
+    return UNet(**{**small, "heads": 2, **changes})
+
+
+def filled(net: nn.Module, std: float = 0.15) -> Any:
+    """The net with all parameters drawn at random, so that no branch is zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, std, generator=generator)
+    return net
+
+
+def inputs(net: Any, batch: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, *net.axes.values(), generator=generator, dtype=dtype)
+    return x, torch.linspace(-1.7, 1.2, batch, dtype=dtype)
+
+
+NETS: list[Any] = [pytest.param(lambda a=a: unet(**a), id=name) for name, a in UNETS.items()]
+NETS.append(pytest.param(lambda: MLP(5, width=16, depth=2), id="vectors"))
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_output_is_zero_at_initialisation_and_of_the_shape_of_x_after(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    x, c_noise = inputs(net)
+    assert torch.equal(net(x, c_noise), torch.zeros_like(x))
+    y = filled(net)(x, c_noise)
+    assert y.shape == x.shape and y.std() > 1e-3
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_each_sample_answers_to_its_own_noise_level_alone(make: Callable[[], nn.Module]) -> None:
+    net = filled(make())
+    x, c_noise = inputs(net)
+    y = net(x, c_noise)
+    moved = net(x, c_noise + torch.tensor([0.0, 0.1, 0.0]))
+    assert (moved - y)[1].abs().max() > 1e-3
+    torch.testing.assert_close(moved[[0, 2]], y[[0, 2]])
+    alone = torch.cat([net(x[i : i + 1], c_noise[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(alone, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_gradients_reach_every_parameter(make: Callable[[], nn.Module]) -> None:
+    net = filled(make())
+    net(*inputs(net)).square().sum().backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_float_agrees_with_double(make: Callable[[], nn.Module]) -> None:
+    net = filled(make())
+    x, c_noise = inputs(net)
+    single = net(x, c_noise)
+    double = net.double()(x.double(), c_noise.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_derivatives_of_every_kind(make: Callable[[], nn.Module]) -> None:
+    net = filled(make()).double()
+    x, c_noise = inputs(net, batch=1, dtype=torch.float64)
+    at = (x.requires_grad_(), c_noise.requires_grad_())
+    assert torch.autograd.gradcheck(net, at, fast_mode=True, check_forward_ad=True, check_batched_grad=True)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(net, at, fast_mode=True)
+
+
+def test_gradients_per_sample_by_vmap_equal_those_of_single_samples() -> None:
+    net = filled(unet())
+    x, c_noise = inputs(net)
+    parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor, c_noise: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(net, parameters, (x[None], c_noise[None]))
+        return y.square().sum()
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, x, c_noise)
+    for i in range(len(x)):
+        net.zero_grad()
+        net(x[i : i + 1], c_noise[i : i + 1]).square().sum().backward()
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(gradients[name][i], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_by_autocast_and_by_weights() -> None:
+    net = filled(unet())
+    x, c_noise = inputs(net)
+    y = net(x, c_noise)
+    scale = y.abs().max()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = net(x, c_noise)
+    assert mixed.dtype == torch.float32 and 0 < (mixed - y).abs().max() < 0.03 * scale
+    # c_noise stays in float32 beside such a net, and its features with it: their phases would not bear bfloat16.
+    narrow = net.bfloat16()(x.bfloat16(), c_noise)
+    assert narrow.dtype == torch.bfloat16 and (narrow.float() - y).abs().max() < 0.05 * scale
+
+
+def test_fourier_features_are_sines_and_cosines_at_geometric_frequencies() -> None:
+    c = np.linspace(-3, 2, 7)
+    angles = c[:, None] * np.geomspace(0.5, 16, 16)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    np.testing.assert_allclose(fourier(torch.from_numpy(c)).numpy(), expected, atol=1e-12)
+    assert fourier(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("dims", "spatial"), [(1, (6,)), (2, (3, 4)), (3, (2, 3, 2))])
+def test_attention_is_the_softmax_formula(dims: int, spatial: tuple[int, ...]) -> None:
+    heads, width = 2, 8
+    layer = filled(Attention(width, heads, dims), std=0.5).double()
+    x = torch.randn(2, width, *spatial, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    y = layer(x)
+    q, k, v = layer.qkv(layer.norm(x)).flatten(2).split(width, dim=1)  # each (batch, width, positions)
+    expected = torch.empty_like(x)
+    for i in range(len(x)):
+        out = torch.empty(width, math.prod(spatial), dtype=torch.float64)
+        for rows in torch.arange(width).split(width // heads):
+            weights = torch.softmax(q[i, rows].T @ k[i, rows] / math.sqrt(width // heads), dim=1)
+            out[rows] = v[i, rows] @ weights.T
+        expected[i] = (x[i : i + 1] + layer.out(out.reshape(1, width, *spatial)))[0]
+    torch.testing.assert_close(y, expected)
+
+
+def test_attention_stands_at_the_chosen_resolutions() -> None:
+    def sizes(**arguments: Any) -> list[int]:
+        net, seen = unet(image_size=20, multipliers=(1, 2, 2), **arguments), []
+        for module in net.modules():
+            if isinstance(module, Attention):
+                module.register_forward_hook(lambda _module, given, _output: seen.append(given[0].shape[-1]))
+        net(*inputs(net))
+        return seen
+
+    assert sizes(attention=(10,)) == [10, 10]
+    assert sizes(attention=(5,)) == [5, 5, 5, 5]  # down, twice in the middle, up
+    assert sizes(attention=()) == []
+    assert sizes() == [10, 5, 5, 5, 5, 10]  # 20 x 20 positions are too many
+
+
+def test_channels_last_stays_channels_last_and_changes_no_value() -> None:
+    x = torch.randn(2, 8, 6, 4, generator=torch.Generator().manual_seed(3))
+    block = filled(Block(8, 16, 4, dropout=0.0, heads=2, dims=2))
+    embedded = torch.ones(2, 4)
+    expected = block(x, embedded)
+    block.to(memory_format=torch.channels_last)
+    y = block(x.to(memory_format=torch.channels_last), embedded)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks_at_any_batch_and_noise_level() -> None:
+    net = filled(unet(multipliers=(1,), classes=3)).eval()
+    # Without a C++ compiler the graph is captured just the same, and run by the interpreter.
+    backend = "inductor" if any(map(shutil.which, ("c++", "g++", "clang++"))) else "eager"
+    torch._dynamo.reset()
+    compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=True)
+    for batch in (2, 3, 5):
+        x, c_noise = inputs(net, batch)
+        label = torch.arange(batch) % 4
+        torch.testing.assert_close(compiled(x, c_noise, label), net(x, c_noise, label), rtol=1e-3, atol=1e-4)
+
+
+def test_captured_whole_by_the_compiler() -> None:
+    for net in (filled(unet()), filled(MLP(3, width=8, depth=1))):
+        torch._dynamo.reset()
+        compiled = torch.compile(net, fullgraph=True, backend="eager")
+        torch.testing.assert_close(compiled(*inputs(net)), net(*inputs(net)))
+
+
+@pytest.mark.parametrize("make", [lambda: unet(classes=4), lambda: MLP(3, width=8, classes=4)])
+def test_labels_condition_the_net_and_one_more_stands_for_none(make: Callable[[], nn.Module]) -> None:
+    net = filled(make())
+    x, c_noise = inputs(net)
+    no_label = net(x, c_noise)
+    torch.testing.assert_close(net(x, c_noise, torch.full((3,), 4)), no_label)
+    labelled = net(x, c_noise, torch.tensor([0, 4, 3]))
+    torch.testing.assert_close(labelled[1], no_label[1])
+    assert (labelled - no_label)[[0, 2]].flatten(1).abs().amax(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("make", [lambda: unet(dropout=0.5), lambda: MLP(3, width=8, dropout=0.5)])
+def test_dropout_acts_in_training_only(make: Callable[[], nn.Module]) -> None:
+    net = filled(make())
+    x, c_noise = inputs(net)
+    assert not torch.equal(net(x, c_noise), net(x, c_noise))
+    net.eval()
+    assert torch.equal(net(x, c_noise), net(x, c_noise))
+
+
+def test_mlp_learns_a_function_of_both_inputs() -> None:
+    torch.manual_seed(0)
+    net = MLP(2, width=32, depth=2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(300):
+        x, c_noise = torch.randn(128, 2), torch.rand(128) * 3 - 1.5
+        error = net(x, c_noise) - x.flip(1).tanh() * torch.sin(3 * c_noise)[:, None]
+        error.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    # The target's mean square is about 0.2: a net blind to x or to c_noise stays there.
+    assert error.square().mean() < 0.02
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        UNet(2, (5, 9), base_width=8, multipliers=[1, 3], blocks=1, attention=(5,), heads=3, dropout=0.1, classes=2),
+        MLP(4, width=8, depth=3, dropout=0.2, classes=5),
+    ],
+)
+def test_config_rebuilds_the_net(net: Any) -> None:
+    again = type(net)(**json.loads(json.dumps(net.config)))
+    assert again.config == net.config
+    again.load_state_dict(net.state_dict())
+    x, c_noise = inputs(net)
+    assert torch.equal(again.eval()(x, c_noise), net.eval()(x, c_noise))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": 0}, "channels has 0; valid"),
+        ({"image_size": (8, 8, 8)}, r"image_size=\(8, 8, 8\) for dims=2"),
+        ({"image_size": 8.5}, "image_size has 8.5; valid"),
+        ({"base_width": -8}, "base_width has -8; valid"),
+        ({"multipliers": ()}, "multipliers has 0 levels; valid"),
+        ({"multipliers": (1, 0)}, "multipliers has 0; valid"),
+        ({"multipliers": (1, 1, 1, 1, 1)}, r"multipliers has 5 levels; valid for image_size=\[8, 8\] is 1 to 4"),
+        ({"blocks": 0}, "blocks has 0; valid"),
+        ({"attention": (16,)}, r"attention=\[16\]; valid are resolutions of levels, \[8, 4\]"),
+        ({"heads": 3}, "heads=3 for 8 channels at resolution 8"),
+        ({"dropout": 1.0}, r"dropout=1.0; valid are numbers in \[0, 1\)"),
+        ({"classes": 0}, "classes has 0; valid"),
+        ({"dims": 4}, "dims=4; valid are 1, 2, 3"),
+    ],
+)
+def test_unet_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        unet(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"features": 0}, {"width": 0}, {"depth": 0}, {"dropout": -0.1}, {"classes": 0}])
+def test_mlp_refuses_arguments_out_of_range(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}.*valid"):
+        MLP(**{"features": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("x", "c_noise", "label", "message"),
+    [
+        (torch.ones(2, 1, 8), torch.ones(2), None, r"x has shape \(2, 1, 8\), 3 axes; valid is \(batch, 1 channels"),
+        (torch.ones(2, 3, 8, 8), torch.ones(2), None, "3 for channels; valid"),
+        (torch.ones(2, 8, 8, 1), torch.ones(2), None, "8 for channels; valid"),
+        (torch.ones(2, 1, 8, 9), torch.ones(2), None, "9 for width; valid is .*8 height, 8 width"),
+        (torch.ones(2, 1, 8, 8).long(), torch.ones(2), None, "x has dtype torch.int64; valid"),
+        (torch.ones(2, 1, 8, 8), torch.ones(3), None, r"c_noise has shape \(3,\).*valid is \(2,\)"),
+        (torch.ones(2, 1, 8, 8), torch.tensor(1.0), None, r"c_noise has shape \(\).*valid is \(2,\)"),
+        (torch.ones(2, 1, 8, 8), torch.ones(2).long(), None, "c_noise has .*int64; valid .* floating point"),
+        (torch.ones(2, 1, 8, 8), torch.ones(2), torch.ones(3).long(), r"label has shape \(3,\).*valid is \(2,\)"),
+        (torch.ones(2, 1, 8, 8), torch.ones(2), torch.ones(2), "label has .*float32; valid is .*0 to 3, or 4"),
+    ],
+)
+def test_inputs_that_do_not_fit(x: Tensor, c_noise: Tensor, label: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        unet(classes=4)(x, c_noise, label)
+
+
+def test_a_net_without_classes_refuses_labels() -> None:
+    net = MLP(2, width=8)
+    with pytest.raises(ValueError, match="label was given to a net without classes"):
+        net(torch.ones(2, 2), torch.ones(2), torch.ones(2).long())
+    with pytest.raises(ValueError, match="3 for features; valid is"):
+        net(torch.ones(2, 3), torch.ones(2))
