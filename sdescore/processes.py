@@ -28,6 +28,11 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _sigma_dot(sde: LinearSDE, t: Tensor) -> Tensor:
+    """d sigma / dt where alpha^2 + sigma^2 = 1, without the cancellation of sigma f + g^2 / (2 sigma) near T."""
+    return -(sde.alpha(t) ** 2) * sde.f(t) / sde.sigma(t)
+
+
 @dataclass(frozen=True)
 class VPSDE(LinearSDE):
     """Variance preserving: beta(t) rises linearly; DDPM's limit (Song et al. 2021, eq. 11 and appendix C)."""
@@ -72,6 +77,9 @@ class VPSDE(LinearSDE):
     def g(self, t: Tensor) -> Tensor:
         return self.beta(t).sqrt()
 
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return _sigma_dot(self, t)
+
     def time(self, lam: Tensor) -> Tensor:
         return self._time_of_integral(torch.nn.functional.softplus(-2 * lam, threshold=40.0))
 
@@ -88,6 +96,9 @@ class SubVPSDE(VPSDE):
 
     def g(self, t: Tensor) -> Tensor:
         return (-self.beta(t) * torch.expm1(-2 * self.integral(t))).sqrt()
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return self.beta(t) * self.alpha(t) ** 2
 
     def time(self, lam: Tensor) -> Tensor:
         return self._time_of_integral(2 * torch.asinh(torch.exp(-lam) / 2))
@@ -170,6 +181,9 @@ class CosineSDE(LinearSDE):
 
     def g(self, t: Tensor) -> Tensor:
         return (-2 * self.f(t)).sqrt()
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return _sigma_dot(self, t)
 
     def time(self, lam: Tensor) -> Tensor:
         cos0, sin0 = math.cos(self._start), math.sin(self._start)
@@ -313,6 +327,9 @@ class DiscreteSDE(LinearSDE):
 
     def g(self, t: Tensor) -> Tensor:
         return (-2 * self.f(t)).sqrt()
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        return _sigma_dot(self, t)
 
     def time(self, lam: Tensor) -> Tensor:
         values, slopes = _table(self.lambdas, lam.dtype, lam.device)
