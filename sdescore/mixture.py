@@ -36,16 +36,16 @@ class GaussianMixture:
         if self.means.ndim < 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; valid is (components, *shape)")
         count = len(self.means)
-        stds = torch.as_tensor(stds).to(self.means)
+        stds = torch.as_tensor(stds, dtype=self.means.dtype, device=self.means.device)
         if stds.ndim == 1 and len(stds) == count:
             stds = stds.reshape(-1, *(1,) * (self.means.ndim - 1))
         if stds.ndim not in (0, self.means.ndim) or not bool((stds > 0).all()):
             raise ValueError("stds must be positive: a number, (components,) or (components, *shape)")
         self.stds = stds.expand(self.means.shape)
-        given = torch.ones(count) if weights is None else torch.as_tensor(weights)
+        given = torch.as_tensor([1.0] * count if weights is None else weights, dtype=self.means.dtype)
         if given.shape != (count,) or not bool((given > 0).all()):
             raise ValueError(f"weights has shape {tuple(given.shape)}; valid are {count} positive numbers")
-        given = given.to(self.means)
+        given = given.to(self.means.device)
         self.weights = given / given.sum()
 
     @property
@@ -65,15 +65,15 @@ class GaussianMixture:
         return self.means[component] + self.stds[component] * z
 
     def log_joint(self, x: Tensor) -> Tensor:
-        """log(weight_k N(x; ...)) of each component, (batch, components)."""
+        """log(weight_k N(x; ...)) of each component, (batch, components). Raises ValueError for another shape of x."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, {', '.join(map(str, self.shape))})")
         z = ((x.unsqueeze(1) - self.means) / self.stds).flatten(2)
         size = (self.stds.log() + math.log(2 * math.pi) / 2).flatten(1).sum(1)
         return self.weights.log() - size - z.square().sum(2) / 2
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Natural-log density (batch,) at x (batch, *shape). Raises ValueError for another shape."""
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, {', '.join(map(str, self.shape))})")
+        """Natural-log density (batch,) at x (batch, *shape)."""
         return self.log_joint(x.to(self.means)).logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
@@ -84,6 +84,8 @@ class GaussianMixture:
     def at(self, sde: LinearSDE, t: float | Tensor) -> "GaussianMixture":
         """The distribution of x_t for x0 from this mixture: again a mixture. Raises ValueError outside [t_min, T]."""
         time = torch.as_tensor(t, dtype=torch.float64)
+        if time.ndim:
+            raise ValueError(f"t has shape {tuple(time.shape)}; valid is one time for the whole distribution")
         sde.check_times(time)
         alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
         return GaussianMixture(alpha * self.means, (alpha**2 * self.stds**2 + sigma**2).sqrt(), self.weights)
