@@ -50,10 +50,10 @@ class OneStep(ABC):
 
 
 def find_solver(solver: "str | Solver") -> Solver:
-    """The solver of an entry-point name with its default settings; a solver as it is."""
+    """What an entry-point name stands for, a solver or a callable that makes one; a solver as it is."""
     if isinstance(solver, str):
-        factory: Callable[[], Solver] = find_plugin(GROUP, solver, "solver")
-        return factory()
+        found = find_plugin(GROUP, solver, "solver")
+        solver = found if isinstance(found, Solver) and not isinstance(found, type) else found()
     if isinstance(solver, type) or not isinstance(solver, Solver):
         raise TypeError(f"solver is {solver!r}; valid are a name or an object with solve(reverse, x, times, noise)")
     return solver

@@ -1,7 +1,10 @@
-"""What a deterministic method integrates: every target m obeys d(x / w) = m dmu along the probability-flow ODE."""
+"""What a deterministic or stochastic exponential method integrates, as functions of lam alone.
+
+Along the probability-flow ODE d(x / w) = m dmu for each of these targets m = p x0 + q eps.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,49 +14,57 @@ from sdescore.sde import LinearSDE
 
 __all__ = ["DATA", "DIFFERENCE", "NOISE", "Target", "V"]
 
+Function = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Target:
-    """A scale w, a measure mu and the target m = p x0 + q eps, each a function of the process and the time.
+    """A target m = p x0 + q eps with its scale w and measure mu.
 
-    `lam` is the inverse of mu: the half log-SNR at which mu has a given value.
+    ratio(lam) is alpha / w; mu(lam) the measure, slope(lam) its derivative, lam(mu) its inverse; pair(lam) is (p, q).
     """
 
-    w: Callable[[LinearSDE, Tensor], Tensor]
-    mu: Callable[[LinearSDE, Tensor], Tensor]
-    lam: Callable[[Tensor], Tensor]
-    pair: Callable[[LinearSDE, Tensor], Pair]
+    name: str
+    ratio: Function = field(repr=False)
+    mu: Function = field(repr=False)
+    slope: Function = field(repr=False)
+    lam: Function = field(repr=False)
+    pair: Callable[[Tensor], Pair] = field(repr=False)
+
+    def w(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The scale of x at time t."""
+        return sde.alpha(t) / self.ratio(sde.lam(t))
 
 
-def _norm(sde: LinearSDE, t: Tensor) -> Tensor:
-    return torch.hypot(sde.alpha(t), sde.sigma(t))
-
-
-def _total(sde: LinearSDE, t: Tensor) -> Tensor:
-    return sde.alpha(t) + sde.sigma(t)
-
-
-NOISE = Target(
-    w=lambda sde, t: sde.alpha(t),
-    mu=lambda sde, t: sde.rho(t),
+NOISE = Target(  # w = alpha, mu = rho
+    "noise",
+    ratio=torch.ones_like,
+    mu=lambda lam: torch.exp(-lam),
+    slope=lambda lam: -torch.exp(-lam),
     lam=lambda mu: -mu.log(),
-    pair=lambda sde, t: (0.0, 1.0),
+    pair=lambda lam: (0.0, 1.0),
 )
-DATA = Target(
-    w=lambda sde, t: sde.sigma(t),
-    mu=lambda sde, t: sde.lam(t).exp(),
-    lam=lambda mu: mu.log(),
-    pair=lambda sde, t: (1.0, 0.0),
+DATA = Target(  # w = sigma, mu = 1 / rho
+    "data",
+    ratio=torch.exp,
+    mu=torch.exp,
+    slope=torch.exp,
+    lam=torch.log,
+    pair=lambda lam: (1.0, 0.0),
 )
-V = Target(
-    w=_norm,
-    mu=lambda sde, t: sde.rho(t).atan(),
+V = Target(  # w = sqrt(alpha^2 + sigma^2), mu = atan(rho), m = v / w
+    "v",
+    ratio=lambda lam: torch.sigmoid(2 * lam).sqrt(),
+    mu=lambda lam: torch.exp(-lam).atan(),
+    slope=lambda lam: -0.5 / torch.cosh(lam),
     lam=lambda mu: -mu.tan().log(),
-    pair=lambda sde, t: (-sde.sigma(t) / _norm(sde, t), sde.alpha(t) / _norm(sde, t)),
+    pair=lambda lam: (-torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()),
 )
-DIFFERENCE = Target(
-    w=_total,
-    mu=lambda sde, t: torch.sigmoid(-sde.lam(t)),
+DIFFERENCE = Target(  # w = alpha + sigma, mu = sigma / (alpha + sigma), m = eps - x0
+    "difference",
+    ratio=torch.sigmoid,
+    mu=lambda lam: torch.sigmoid(-lam),
+    slope=lambda lam: -torch.sigmoid(lam) * torch.sigmoid(-lam),
     lam=lambda mu: -torch.logit(mu),
-    pair=lambda sde, t: (-1.0, 1.0),
+    pair=lambda lam: (-1.0, 1.0),
 )

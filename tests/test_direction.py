@@ -72,7 +72,7 @@ def test_reader_sees_every_form_of_import() -> None:
     source = (
         "import sdescore.nets\n"
         "def late():\n    from sdescore import solvers\n"
-        "from .euler import Euler\nfrom . import heun\nfrom sdescore.sde import SDE\nimport torch\n"
+        "from .adams import Adams\nfrom . import heun\nfrom sdescore.sde import SDE\nimport torch\n"
     )
     assert core_imports(source) == {"nets", "solvers", "euler", "heun", "sde"}
     assert backward({"sde": {"denoiser"}, "reverse": {"sde"}, "solver": {"sampling"}, "likelihood": {"sampling"}}) == [

@@ -1,0 +1,157 @@
+"""Checks for authors of solvers: does a method have its order, and do its samples follow the right law?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sdescore.denoiser import Coefficient
+from sdescore.mixture import GaussianMixture
+from sdescore.noise import White, generator
+from sdescore.ode import integrate
+from sdescore.processes import VPSDE
+from sdescore.reverse import Reverse
+from sdescore.sampling import sample
+from sdescore.sde import LinearSDE, expand
+from sdescore.solver import Solver, find_solver
+
+__all__ = ["check_ode_order", "check_sde_law", "exact_flow", "measured_order", "two_sample"]
+
+
+def _mixture(size: int = 2) -> GaussianMixture:
+    own = generator("testing", 0)
+    return GaussianMixture(torch.randn(6, size, generator=own, dtype=torch.float64), 0.4)
+
+
+def exact_flow(sde: LinearSDE, mixture: GaussianMixture, x: Tensor, lams: Tensor) -> list[Tensor]:
+    """States on the probability-flow ODE at each of the increasing lams, from x (batch, *shape) at the first.
+
+    Integrated by Dormand & Prince's pair to a relative error of about 1e-11, for a mixture in float64.
+    """
+    denoiser, shape = mixture.denoiser(sde), x.shape[1:]
+
+    def slope(lam: Tensor, z: Tensor, rows: Tensor) -> Tensor:
+        t = sde.time(lam)
+        state = z.reshape(-1, *shape)
+        scale = torch.hypot(sde.alpha(t), sde.sigma(t))
+        turn = -0.5 / torch.cosh(lam)
+        sin, cos = sde.sigma(t) / scale, sde.alpha(t) / scale
+        return denoiser.combination(expand(scale, state) * state, t, -turn * sin, turn * cos).flatten(1)
+
+    def norm(error: Tensor, size: Tensor) -> Tensor:
+        return (error / (1e-12 * (1 + size))).square().mean(1).sqrt()
+
+    scales = torch.hypot(sde.alpha(sde.time(lams)), sde.sigma(sde.time(lams)))
+    states, z = [x], (x / scales[0]).flatten(1)
+    for (a, b), scale in zip(pairwise(lams.tolist()), scales[1:], strict=True):
+        z = integrate(slope, z, a, b, norm).y if a != b else z
+        states.append(scale * z.reshape(x.shape))
+    return states
+
+
+@dataclass(frozen=True)
+class _WithHistory(Reverse):
+    """Predictions at the first times are those of the exact states there, whatever state the solver asks about."""
+
+    exact: Mapping[float, Tensor] = field(default_factory=dict)
+
+    def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
+        return super().combination(self.exact.get(float(t), x), t, p, q)
+
+
+def measured_order(
+    solver: "str | Solver",
+    history: int = 0,
+    sde: LinearSDE | None = None,
+    mixture: GaussianMixture | None = None,
+    steps: tuple[int, ...] = (32, 64, 128),
+    starts: int = 64,
+) -> float:
+    """The order of a deterministic solver: minus the slope of log RMS error against log steps on lam in [-1, 1.5].
+
+    Args:
+        solver: A name or a Solver.
+        history: How many earlier states a multistep method uses; it is handed the exact ones.
+        sde, mixture: The test problem; VPSDE and a mixture of six Gaussians in the plane unless told.
+        steps: Numbers of steps over the interval.
+        starts: Number of starting points, over which errors are averaged.
+    """
+    method, sde, mixture = find_solver(solver), sde or VPSDE(), mixture or _mixture()
+    denoiser, errors = mixture.denoiser(sde), []
+    first = torch.tensor(-1.0, dtype=torch.float64)
+    start = mixture.at(sde, sde.time(first)).sample(starts)
+    for count in steps:
+        h = 2.5 / count
+        lams = -1 + h * torch.arange(-history, count + 1, dtype=torch.float64)
+        back = exact_flow(sde, mixture, start, torch.stack([first, lams[0]]))[1]
+        states = exact_flow(sde, mixture, back, lams[[*range(history + 1), -1]])
+        times = sde.time(lams)
+        known = dict(zip(times.tolist()[: history + 1], states, strict=False)) if history else {}
+        reverse = _WithHistory(sde, denoiser, exact=known)
+        x, noise = states[0], White(0, range(starts))
+        if history:
+            # With its predictions given, a linear multistep method is affine in x: start so that it passes through the
+            # exact state where the history ends.
+            runs = [_state(method, reverse, y, times, noise, history) for y in (x, x + 1)]
+            x = x + (states[history] - runs[0]) / (runs[1] - runs[0])
+        end = _state(method, reverse, x, times, noise, len(times) - 1)
+        errors.append(float((end - states[-1]).square().mean().sqrt()))
+    a = torch.tensor(steps, dtype=torch.float64).log()
+    b = torch.tensor(errors, dtype=torch.float64).log()
+    return float(-((a - a.mean()) * (b - b.mean())).sum() / (a - a.mean()).square().sum())
+
+
+def _state(method: Solver, reverse: Reverse, x: Tensor, times: Tensor, noise: White, number: int) -> Tensor:
+    for i, state in enumerate(method.solve(reverse, x, times, noise), start=1):
+        if i == number:
+            return state
+    raise AssertionError(f"{method} yields fewer than {number} states on {len(times)} times")
+
+
+def check_ode_order(solver: "str | Solver", order: float, history: int = 0, **options: object) -> float:
+    """Raise AssertionError unless the measured order is at least `order` - 0.15; return it. See measured_order()."""
+    found = measured_order(solver, history, **options)  # type: ignore[arg-type]
+    if not found >= order - 0.15:
+        raise AssertionError(f"{solver} is claimed to be of order {order}, but measures {found:.2f}")
+    return found
+
+
+def two_sample(a: Tensor, b: Tensor, directions: int = 16) -> float:
+    """The probability of so large a difference between two samples (n, *shape) of one law: p of the two-sample
+    Kolmogorov-Smirnov test along random directions, times their number (Bonferroni)."""
+    a, b = a.flatten(1).double(), b.flatten(1).double()
+    axes = torch.randn(a.shape[1], directions, generator=generator("directions", 0), dtype=torch.float64).to(a)
+    smallest = 1.0
+    for axis in axes.T:
+        left, right = (a @ axis).sort().values, (b @ axis).sort().values
+        at = torch.cat([left, right])
+        shares = [torch.searchsorted(sample, at, right=True) / len(sample) for sample in (left, right)]
+        scaled = float((shares[0] - shares[1]).abs().max()) * math.sqrt(len(a) * len(b) / (len(a) + len(b)))
+        tail = 2 * sum((-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 101)) if scaled > 0.2 else 1
+        smallest = min(smallest, tail)
+    return min(1.0, directions * smallest)
+
+
+def check_sde_law(
+    solver: "str | Solver",
+    steps: int = 400,
+    sde: LinearSDE | None = None,
+    mixture: GaussianMixture | None = None,
+    n: int = 4000,
+    level: float = 1e-3,
+    seed: int = 0,
+) -> float:
+    """Raise AssertionError if n samples of a solver differ from exact ones at the given level; return the p-value.
+
+    The solver starts from exact samples at T, so that the gap between p_T and the prior does not enter.
+    """
+    sde, mixture = sde or VPSDE(), mixture or _mixture()
+    start = mixture.at(sde, sde.T).sample(n, seed)
+    found = sample(sde, mixture.denoiser(sde), x=start, solver=solver, steps=steps, seed=seed)
+    p = two_sample(found, mixture.sample(n, seed + 1))
+    if not p >= level:
+        raise AssertionError(f"samples of {solver} in {steps} steps differ from exact ones: p = {p:.2g} < {level}")
+    return p

@@ -1,0 +1,171 @@
+"""Exponential Adams methods: multistep in any target, interpolation coordinate and amount of noise.
+
+With r = alpha / w of the target, tau the noise and l_j the Lagrange basis over the nodes q_j, a step is
+
+    x_s = alpha_s / alpha_t (r_t / r_s)^(1 + tau^2) x_t
+        + (1 + tau^2) alpha_s / r_s sum_j m_j  int (r / r_s)^tau^2  mu' l_j(q) dlam
+        + alpha_s sqrt(2 tau^2 int rho^2 (r / r_s)^(2 + 2 tau^2) dlam) z
+
+with integrals from lam_t to lam_s: exact where m is a polynomial of q. At tau = 0 it is the probability-flow ODE, at
+tau = 1 the reverse SDE; every tau has the same marginals (Xue et al. 2023, proposition 3.1, for the data target).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdescore.noise import Noise
+from sdescore.reverse import Reverse
+from sdescore.sde import LinearSDE
+from sdescore.solver import OneStep
+
+from .targets import DATA, Target
+
+__all__ = ["INDEX", "LAM", "LAM_LINEAR", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
+
+Tau = float | Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """The variable q in which targets are interpolated, a function (sde, times) of the grid.
+
+    Within a step q follows the time exactly, or advances linearly in the measure of the target, as in the published
+    weights of several methods.
+    """
+
+    name: str
+    q: Callable[[LinearSDE, Tensor], Tensor] = field(repr=False)
+    linear: bool = False
+
+
+LAM = Coordinate("lam", lambda sde, times: sde.lam(times))
+RHO = Coordinate("rho", lambda sde, times: sde.rho(times))
+QUARTER_RHO = Coordinate("rho^1/4", lambda sde, times: sde.rho(times) ** 0.25)
+TIME = Coordinate("t", lambda sde, times: times)
+LAM_LINEAR = Coordinate("lam", lambda sde, times: sde.lam(times), linear=True)
+INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
+
+
+@lru_cache(maxsize=1)
+def _gauss() -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+
+
+def _lagrange(q: Tensor, nodes: Tensor) -> Tensor:
+    """The basis polynomials (steps, nodes, points) over nodes (steps, nodes) at q (steps, points)."""
+    count = nodes.shape[1]
+    gaps = nodes[:, :, None] - nodes[:, None, :] + torch.eye(count, dtype=q.dtype)
+    factors = (q[:, None, None, :] - nodes[:, None, :, None]) / gaps[..., None]
+    own = torch.eye(count, dtype=torch.bool)[None, :, :, None]
+    return torch.where(own, 1.0, factors).prod(2)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The coefficients of every step of a grid, as numbers."""
+
+    kept: list[float]
+    spread: list[float]
+    predict: list[list[float]]  # weights of the newest target, the one before, ...
+    correct: list[list[float]]  # the same with the predicted target first
+
+
+@dataclass(frozen=True)
+class Adams(OneStep):
+    """An Adams-Bashforth predictor of the given order and, if asked, an Adams-Moulton corrector at no further call.
+
+    Deterministic, order `order`, or one more with the corrector (Zhao et al. 2023); for tau > 0 weak order at most 2.
+    The first steps are of the order that their history allows. One net call a step.
+
+    Args:
+        order: Number of targets that the predictor combines.
+        target: What is interpolated.
+        coordinate: In which variable.
+        corrector: Correct each state, but the last, with the target at the predicted one.
+        tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of the steps h in lam.
+    """
+
+    order: int = 2
+    target: Target = DATA
+    coordinate: Coordinate = LAM
+    corrector: bool = False
+    tau: Tau = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= 6:
+            raise ValueError(f"order={self.order}; valid are 1 to 6")
+        if not callable(self.tau) and self.tau < 0:
+            raise ValueError(f"tau={self.tau}; valid are non-negative numbers or a function of h")
+
+    def table(self, sde: LinearSDE, times: Tensor) -> _Table:
+        """The coefficients on a grid of times, float64 and in one pass over all steps."""
+        lam, alpha, (points, weights) = sde.lam(times), sde.alpha(times), _gauss()
+        start, h, end_alpha = lam[:-1, None], lam.diff()[:, None], alpha[1:, None]
+        tau = torch.as_tensor(self.tau(h) if callable(self.tau) else self.tau, dtype=h.dtype) ** 2
+        inside = start + h * points
+        ratio, end_ratio = self.target.ratio(inside), self.target.ratio(lam)[1:, None]
+        measure = (
+            (1 + tau) * end_alpha / end_ratio * (ratio / end_ratio) ** tau * self.target.slope(inside) * h * weights
+        )
+        variance = (2 * tau * torch.exp(-2 * inside) * (ratio / end_ratio) ** (2 + 2 * tau) * h * weights).sum(1)
+        kept = end_alpha / alpha[:-1, None] * (self.target.ratio(start) / end_ratio) ** (1 + tau)
+        q = self.coordinate.q(sde, times)
+        if self.coordinate.linear:
+            q_inside = q[:-1, None] + q.diff()[:, None] * points
+            measure = measure.sum(1, keepdim=True) * weights
+        else:
+            q_inside = self.coordinate.q(sde, sde.time(inside))
+        return _Table(
+            kept[:, 0].tolist(),
+            (end_alpha[:, 0] * variance.sqrt()).tolist(),
+            self._weights(q, q_inside, measure, ahead=0),
+            self._weights(q, q_inside, measure, ahead=1) if self.corrector else [],
+        )
+
+    def _weights(self, q: Tensor, q_inside: Tensor, measure: Tensor, ahead: int) -> list[list[float]]:
+        """The weights of each step over its nodes: `ahead` in front, then as many as there are, newest first."""
+        steps = torch.arange(len(q_inside))
+        rows: list[list[float]] = []
+        for count in range(1, self.order + 1):
+            # The first step has one target behind it, the second two, until there are enough.
+            here = steps[count - 1 :] if count == self.order else steps[count - 1 : count]
+            nodes = q[here[:, None] + torch.arange(ahead, -count, -1)]
+            basis = _lagrange(q_inside[here], nodes)
+            rows += (basis * measure[here, None, :]).sum(2).tolist()
+        return rows
+
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        table, levels = self.table(reverse.sde, times), times.unbind()
+        lam, last = reverse.sde.lam(times), len(times) - 2
+
+        def target(i: int, x: Tensor) -> Tensor:
+            return reverse.combination(x, levels[i], *self.target.pair(lam[i]))
+
+        targets = [target(0, x)]
+        for i in range(last + 1):
+            base = table.kept[i] * x
+            if table.spread[i] > 0:
+                base.add_(noise(x, levels[i], levels[i + 1]), alpha=table.spread[i])
+            x = _add(base.clone() if self.corrector else base, targets, table.predict[i])
+            if i < last:
+                ahead = [target(i + 1, x), *targets]
+                x = _add(base, ahead, table.correct[i]) if self.corrector else x
+                targets = ahead[: self.order]
+            yield x
+
+    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        """One step without history, of order 1."""
+        return next(iter(self.solve(reverse, x, torch.stack([t, s]), noise)))
+
+
+def _add(base: Tensor, targets: list[Tensor], weights: list[float]) -> Tensor:
+    for target, weight in zip(targets, weights, strict=False):
+        base.add_(target, alpha=weight)
+    return base

@@ -1,0 +1,52 @@
+"""Published multistep methods, each one setting of Adams. To add one: a line here, and one in pyproject.toml."""
+
+import torch
+
+from .adams import INDEX, LAM, LAM_LINEAR, RHO, TIME, Adams, Tau
+from .targets import DATA, NOISE
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DEIS",
+    "DPMPP_2M",
+    "DPMPP_3M",
+    "IPNDM",
+    "LMS",
+    "SA",
+    "SDE_DPMPP_2M",
+    "UNIPC",
+    "ddim_eta",
+    "k_diffusion_eta",
+]
+
+# Song, Meng & Ermon 2021, eq. 12 at eta = 0: Euler's method in rho.
+DDIM = Adams(order=1, target=NOISE)
+# Ho et al. 2020, eq. 6-7, the posterior variance: ancestral sampling.
+DDPM = Adams(order=1, target=DATA, tau=1.0)
+# Karras et al. 2022 as implemented by Crowson: linear multistep in sigma.
+LMS = Adams(order=4, target=NOISE, coordinate=RHO)
+# Zhang & Chen 2023, section 3: polynomials of order 3 in time.
+DEIS = Adams(order=4, target=NOISE, coordinate=TIME)
+# Zhang & Chen 2023, appendix H.2: the weights of equal steps, so of order 2 on a grid that is not uniform in rho.
+IPNDM = Adams(order=4, target=NOISE, coordinate=INDEX)
+# Lu et al. 2022b, algorithm 2.
+DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM_LINEAR)
+# Lu et al. 2022b, of third order in truth: their D2 lacks a factor 2.
+DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM)
+# Zhao et al. 2023, algorithms 1-2 of order 3, whose weights do not depend on B(h).
+UNIPC = Adams(order=3, target=DATA, coordinate=LAM, corrector=True)
+# Lu et al. 2022b, appendix, as implemented by Crowson at eta = 1.
+SDE_DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM_LINEAR, tau=1.0)
+# Xue et al. 2023, algorithm 1 with constant tau: predictor and corrector on the SDE.
+SA = Adams(order=3, target=DATA, coordinate=LAM, corrector=True, tau=1.0)
+
+
+def ddim_eta(eta: float) -> Tau:
+    """tau for DDIM's eta, whose step keeps sqrt(1 - eta^2 (1 - e^-2h)) of the noise (Song et al. 2021a, eq. 16)."""
+    return lambda h: (-torch.log1p(-(eta**2) * -torch.expm1(-2 * h)) / (2 * h)).sqrt()
+
+
+def k_diffusion_eta(eta: float) -> Tau:
+    """tau for the eta of k-diffusion's multistep SDE samplers, whose step keeps e^(-eta h) of the noise."""
+    return eta**0.5

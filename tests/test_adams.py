@@ -1,0 +1,216 @@
+"""Exponential Adams methods: measured orders, parity with the formulas of the papers, exactness of the weights."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate as scipy_integrate
+from torch import Tensor
+
+from sdescore import VESDE, VPSDE, CosineSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, SubVPSDE, karras, sample
+from sdescore.solvers import (
+    DATA,
+    DDIM,
+    DDPM,
+    DEIS,
+    DIFFERENCE,
+    DPMPP_2M,
+    DPMPP_3M,
+    IPNDM,
+    LAM,
+    LMS,
+    NOISE,
+    QUARTER_RHO,
+    RHO,
+    SDE_DPMPP_2M,
+    TIME,
+    UNIPC,
+    Adams,
+    Coordinate,
+    Target,
+    V,
+    ddim_eta,
+    k_diffusion_eta,
+)
+from sdescore.testing import check_ode_order, check_sde_law, measured_order
+
+PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineSDE(), KarrasSDE(), FlowSDE()]
+TARGETS = {"noise": NOISE, "data": DATA, "v": V, "difference": DIFFERENCE}
+process = pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("target", TARGETS)
+def test_predictor_has_its_order(target: str, order: int) -> None:
+    check_ode_order(Adams(order, TARGETS[target], LAM), order, history=order - 1)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("target", TARGETS)
+def test_corrector_adds_an_order(target: str, order: int) -> None:
+    method = Adams(order, TARGETS[target], QUARTER_RHO, corrector=True)
+    check_ode_order(method, order + 1, history=order - 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "order"),
+    [(DDIM, 1), (DPMPP_2M, 2), (DPMPP_3M, 3), (LMS, 4), (DEIS, 4), (UNIPC, 4), (IPNDM, 2)],
+    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "ipndm"],
+)
+@pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE()], ids=["VP", "Karras"])
+def test_presets_have_their_order(method: Adams, order: int, sde: LinearSDE) -> None:
+    check_ode_order(method, order, history=method.order - 1, sde=sde)
+
+
+def test_the_order_test_can_fail() -> None:
+    assert measured_order(DPMPP_2M, history=1) < 2.5
+    with pytest.raises(AssertionError, match=r"order 3, but measures 2\.0"):
+        check_ode_order(DPMPP_2M, 3, history=1)
+
+
+@process
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0, 2.0])
+def test_first_order_step_is_the_closed_form(sde: LinearSDE, target: str, tau: float) -> None:
+    """Where x0 (or eps) is constant over a step, its weight has an elementary integral (SciPy takes the others)."""
+    t, s = (sde.time(torch.tensor(lam, dtype=torch.float64)) for lam in (-0.4, 0.8))
+    alpha, sigma = float(sde.alpha(s)), float(sde.sigma(s))
+    method = Adams(1, TARGETS[target], tau=tau)
+    table = method.table(sde, torch.stack([t, s]))
+    shape: Target = TARGETS[target]
+
+    def r(lam: float) -> float:
+        return float(shape.ratio(torch.tensor(lam, dtype=torch.float64)))
+
+    def slope(lam: float) -> float:
+        return float(shape.slope(torch.tensor(lam, dtype=torch.float64)))
+
+    weight = scipy_integrate.quad(lambda lam: (r(lam) / r(0.8)) ** tau**2 * slope(lam), -0.4, 0.8, epsabs=1e-13)[0]
+    assert table.predict[0][0] == pytest.approx((1 + tau**2) * alpha / r(0.8) * weight, rel=1e-11)
+    if target == "data":
+        h, ratio = 1.2, sigma / float(sde.sigma(t))
+        assert table.kept[0] == pytest.approx(ratio * math.exp(-(tau**2) * h), rel=1e-12)
+        assert table.predict[0][0] == pytest.approx(alpha * -math.expm1(-(1 + tau**2) * h), rel=1e-12)
+        assert table.spread[0] == pytest.approx(sigma * math.sqrt(-math.expm1(-2 * tau**2 * h)), rel=1e-12)
+    if target == "noise":
+        rho_t, rho_s = math.exp(0.4), math.exp(-0.8)
+        assert table.kept[0] == pytest.approx(alpha / float(sde.alpha(t)), rel=1e-12)
+        assert table.predict[0][0] == pytest.approx((1 + tau**2) * alpha * (rho_s - rho_t), rel=1e-12)
+        assert table.spread[0] == pytest.approx(alpha * tau * math.sqrt(rho_t**2 - rho_s**2), rel=1e-12)
+
+
+@pytest.mark.parametrize("coordinate", [LAM, RHO, QUARTER_RHO, TIME], ids=["lam", "rho", "rho^1/4", "t"])
+@pytest.mark.parametrize("h", [0.5, 1e-3])
+def test_weights_integrate_polynomials_of_the_coordinate(coordinate: Coordinate, h: float) -> None:
+    """Four nodes integrate q^k, k < 4, also where steps are so small that solving for them would lose the digits."""
+    sde = VPSDE()
+    times = sde.time(-1 + h * torch.arange(6, dtype=torch.float64))
+    q, lam = coordinate.q(sde, times), sde.lam(times).tolist()
+    weights = Adams(4, NOISE, coordinate).table(sde, times).predict[4]
+
+    def unit(value: Tensor) -> Tensor:
+        return (value - q[4]) / (q[4] - q[3])
+
+    def integrand(at: float, power: int) -> float:
+        t = sde.time(torch.tensor([at], dtype=torch.float64))
+        return float(-sde.rho(t) * unit(coordinate.q(sde, t)) ** power)
+
+    for power in range(4):
+        exact = scipy_integrate.quad(integrand, lam[4], lam[5], args=(power,), epsabs=1e-16, epsrel=1e-12)[0]
+        found = sum(w * float(unit(node)) ** power for w, node in zip(weights, q[1:5].flip(0), strict=True))
+        assert found == pytest.approx(exact * float(sde.alpha(times)[5]), rel=1e-8)
+
+
+def mixture() -> GaussianMixture:
+    own = torch.Generator().manual_seed(3)
+    return GaussianMixture(torch.randn(4, 3, generator=own, dtype=torch.float64), 0.2)
+
+
+def test_adams_bashforth_weights_of_equal_steps() -> None:
+    """iPNDM on a grid uniform in rho of KarrasSDE has the classic weights 55, -59, 37, -9 over 24."""
+    times = torch.linspace(9.0, 2.0, 8, dtype=torch.float64)
+    weights = IPNDM.table(KarrasSDE(), times).predict[4]
+    np.testing.assert_allclose(np.array(weights) / -1.0, np.array([55, -59, 37, -9]) / 24, rtol=1e-12)
+    np.testing.assert_allclose(LMS.table(KarrasSDE(), times).predict[4], weights, rtol=1e-10)
+
+
+def test_dpm_solver_pp_2m_as_published() -> None:
+    """Lu et al. 2022b, algorithm 2, restated."""
+    sde, oracle = VPSDE(), mixture()
+    denoiser, times = oracle.denoiser(sde), karras()(sde, 12)
+    x = oracle.at(sde, sde.T).sample(4)
+    y, old, lam = x, None, sde.lam(times)
+    for i in range(1, 12):
+        h = lam[i] - lam[i - 1]
+        new = denoiser(y, times[i - 1])
+        if old is None:
+            d = new
+        else:
+            r = (lam[i - 1] - lam[i - 2]) / h
+            d = (1 + 1 / (2 * r)) * new - 1 / (2 * r) * old
+        y = sde.sigma(times[i]) / sde.sigma(times[i - 1]) * y - sde.alpha(times[i]) * torch.expm1(-h) * d
+        old = new
+    y = denoiser(y, times[-1])
+    torch.testing.assert_close(sample(sde, denoiser, x=x, solver="dpm++", times=times), y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_ddim_eta_is_the_papers(eta: float) -> None:
+    """Song, Meng & Ermon 2021, eq. 12 and 16: the noise's standard deviation, and the weight of eps."""
+    sde = VPSDE()
+    times = karras()(sde, 9)
+    a = sde.alpha(times) ** 2
+    table = replace(DDPM, tau=ddim_eta(eta)).table(sde, times)
+    std = eta * ((1 - a[1:]) / (1 - a[:-1])).sqrt() * (1 - a[:-1] / a[1:]).sqrt()
+    torch.testing.assert_close(torch.tensor(table.spread, dtype=torch.float64), std, rtol=1e-9, atol=1e-12)
+    eps = (1 - a[1:] - std**2).sqrt()  # x = alpha x0 + sigma eps, so that x carries eps / sigma
+    torch.testing.assert_close(
+        torch.tensor(table.kept, dtype=torch.float64), eps / (1 - a[:-1]).sqrt(), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_k_diffusion_eta_keeps_its_share() -> None:
+    sde, times = KarrasSDE(), torch.tensor([3.0, 1.0], dtype=torch.float64)
+    table = replace(SDE_DPMPP_2M, tau=k_diffusion_eta(0.5)).table(sde, times)
+    h = math.log(3)
+    assert table.kept[0] == pytest.approx(1 / 3 * math.exp(-0.5 * h), rel=1e-12)
+    assert table.spread[0] == pytest.approx(math.sqrt(-math.expm1(-2 * 0.5 * h)), rel=1e-12)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_trajectories_do_not_depend_on_the_path(target: str) -> None:
+    """x / s at equal lam is the same on every process: the weights depend on lam alone."""
+    oracle, lams = mixture(), torch.linspace(-2, 3, 9, dtype=torch.float64)
+    z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ends = []
+    for sde in PROCESSES:
+        times = sde.time(lams)
+        scale = torch.hypot(sde.alpha(times), sde.sigma(times))
+        method = Adams(3, TARGETS[target], RHO, corrector=True)
+        ends.append(sample(sde, oracle.denoiser(sde), x=scale[0] * z, solver=method, times=times))
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("target", ["noise", "data", "v", "difference"])
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+def test_every_tau_has_the_right_law(target: str, tau: float) -> None:
+    check_sde_law(Adams(2, TARGETS[target], LAM, corrector=True, tau=tau), steps=200, n=2000)
+
+
+def test_the_law_test_can_fail() -> None:
+    class Louder(Adams):
+        def table(self, sde, times):  # type: ignore[no-untyped-def]
+            table = super().table(sde, times)
+            return replace(table, spread=[1.3 * spread for spread in table.spread])
+
+    with pytest.raises(AssertionError, match="differ from exact ones"):
+        check_sde_law(Louder(2, DATA, tau=1.0), steps=200)
+
+
+@pytest.mark.parametrize("options", [{"order": 0}, {"order": 7}, {"tau": -1.0}])
+def test_bad_settings(options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"valid are"):
+        Adams(**options)  # type: ignore[arg-type]
