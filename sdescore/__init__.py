@@ -6,46 +6,73 @@ solver (any numerical method, found by name through the entry-point group sdesco
 
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.grids import karras, uniform_lambda, uniform_t
-from sdescore.likelihood import Likelihood, bits_per_dim, dequantize, likelihood, log_likelihood
+from sdescore.latent import decode, encode, slerp, temper
+from sdescore.likelihood import Likelihood, likelihood, log_likelihood
 from sdescore.mixture import GaussianMixture
 from sdescore.noise import Noise
 from sdescore.objectives import denoising_score_matching
 from sdescore.processes import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, KarrasSDE, SubVPSDE
+from sdescore.quantised import bits_per_dim, dequantize
 from sdescore.reverse import Reverse
 from sdescore.sampling import sample, trajectory
 from sdescore.scaling import Scaling
 from sdescore.sde import SDE, LinearSDE
 from sdescore.solver import OneStep, Solver, find_solver
+from sdescore.traces import GaussianFit, orthogonal
+from sdescore.score_matching import (
+    --nostage,
+    explicit_score_matching,
+    finite_difference_score_matching,
+    implicit_score_matching,
+    kernel_score_matching,
+    multilevel_score_matching,
+    sliced_score_matching,
+    variance_reduced_score_matching,
+)
 
 __all__ = [
-    "PREDICTIONS",
-    "SDE",
-    "VESDE",
-    "VPSDE",
+    "--nostage",
     "CosineSDE",
     "Denoiser",
     "DiscreteSDE",
     "FlowSDE",
+    "GaussianFit",
     "GaussianMixture",
     "KarrasSDE",
     "Likelihood",
     "LinearSDE",
     "Noise",
     "OneStep",
+    "PREDICTIONS",
     "Reverse",
+    "SDE",
     "Scaling",
     "Solver",
     "SubVPSDE",
+    "VESDE",
+    "VPSDE",
     "bits_per_dim",
     "convert",
+    "decode",
     "denoising_score_matching",
     "dequantize",
+    "encode",
+    "explicit_score_matching",
     "find_solver",
+    "finite_difference_score_matching",
+    "implicit_score_matching",
     "karras",
+    "kernel_score_matching",
     "likelihood",
     "log_likelihood",
+    "multilevel_score_matching",
+    "orthogonal",
     "sample",
+    "slerp",
+    "sliced_score_matching",
+    "temper",
     "trajectory",
     "uniform_lambda",
     "uniform_t",
+    "variance_reduced_score_matching",
 ]

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.denoiser import as_denoiser, state_like
-from sdescore.noise import generator
+from sdescore.flow import Flow, Input
+from sdescore.objectives import choose
 from sdescore.ode import integrate
-from sdescore.reverse import Reverse
-from sdescore.sampling import check_condition, check_range, evaluating
-from sdescore.scaling import Scaling
-from sdescore.sde import LinearSDE, expand
+from sdescore.sampling import evaluating
+from sdescore.sde import LinearSDE
+from sdescore.traces import DERIVATIVES, TRACES, GaussianFit, Products, Trace
 
-__all__ = ["Likelihood", "bits_per_dim", "dequantize", "likelihood", "log_likelihood"]
+__all__ = ["Density", "Likelihood", "likelihood", "log_likelihood"]
 
 
 class Density(Protocol):
@@ -29,7 +28,7 @@ class Density(Protocol):
 
 
 @dataclass(frozen=True)
-class _Prior:
+class Prior:
     """The process's own stand-in for p_T."""
 
     sde: LinearSDE
@@ -42,8 +41,9 @@ class _Prior:
 class Likelihood:
     """What likelihood() knows of each sample.
 
-    log_prob (batch,) is the natural-log density at t_min; stderr (batch,) its standard error over the probes (NaN for a
-    single probe, 0 for the exact trace); nfe (batch,) the net calls; latent (batch, *shape) the state at T.
+    log_prob (batch,) is the natural-log density at t_min; stderr (batch,) its standard error over the independent
+    groups of probes (NaN for a single one, 0 for the exact trace); nfe (batch,) the net calls; latent (batch, *shape)
+    the state at T. A sample that failed has log_prob NaN.
     """
 
     log_prob: Tensor
@@ -65,59 +65,33 @@ def frozen(net: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _rademacher(seed: int, first: int, like: Tensor, count: int) -> Tensor:
-    """Signs (count, batch, *shape); those of a sample depend on (seed, its number) alone."""
-    device, shape = like.device, (count, *like.shape[1:])
-    own = (generator("probe", seed, first + i, device=device) for i in range(len(like)))
-    return torch.stack([torch.randint(0, 2, shape, generator=g, device=device) for g in own], 1).to(like) * 2 - 1
-
-
-def _identity(like: Tensor) -> Tensor:
-    """The unit vectors (elements, batch, *shape) of one sample's space, the same for each sample."""
-    size = like[0].numel()
-    unit = torch.eye(size, dtype=like.dtype, device=like.device).reshape(size, 1, *like.shape[1:])
-    return unit.expand(size, *like.shape)
+def standard_error(estimates: Tensor) -> Tensor:
+    """Of the mean over the last axis; NaN for a single estimate."""
+    count = estimates.shape[-1]
+    if count == 1:
+        return torch.full_like(estimates[..., 0], torch.nan)
+    return estimates.std(-1) / math.sqrt(count)
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in lam: dz/dlam = -sin cos (cos eps - sin x0).
+class _Change:
+    """The flow with the change of the log-density: the rows are z and, for each group of vectors, the divergence."""
 
-    With cos = alpha / s and sin = sigma / s. It is the same equation on every linear process, its right side is
-    bounded, and the scale of x does not enter. The rows integrated are z and, for each trace estimate, the change of
-    the log-density of z, the divergence.
-    """
+    flow: Flow
+    vectors: Tensor  # (groups, members, batch, *shape)
+    products: Products
 
-    reverse: Reverse
-    probes: Tensor  # (probes, batch, *shape)
-    exact: bool
-
-    def scale(self, t: Tensor) -> Tensor:
-        return torch.hypot(self.reverse.sde.alpha(t), self.reverse.sde.sigma(t))
-
-    def start(self, x: Tensor, t: Tensor) -> Tensor:
-        estimates = 1 if self.exact else len(self.probes)
-        return torch.cat([(x / self.scale(t)).flatten(1), x.new_zeros(len(x), estimates)], 1)
+    def start(self, z: Tensor) -> Tensor:
+        return torch.cat([z.flatten(1), z.new_zeros(len(z), len(self.vectors))], 1)
 
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """z (rows, *shape) and the changes of its log-density (rows, estimates)."""
-        shape = self.probes.shape[2:]
+        """z (rows, *shape) and the changes of its log-density (rows, groups)."""
+        shape = self.vectors.shape[3:]
         return y[:, : math.prod(shape)].reshape(-1, *shape), y[:, math.prod(shape) :]
 
     def __call__(self, lam: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        sde = self.reverse.sde
-        t = sde.time(lam).clamp(sde.t_min, sde.T)
-        sin, cos = torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()
-        probes = self.probes[:, rows]
-        with torch.enable_grad():
-            z = self.split(y.detach())[0].requires_grad_()
-            x = expand(self.scale(t), z) * z
-            slope = self.reverse.take(rows).combination(x, t, sin * sin * cos, -sin * cos * cos)
-            (products,) = torch.autograd.grad(slope, z, probes, is_grads_batched=True)
-        estimates = (products * probes).flatten(2).sum(2).T
-        if self.exact:
-            estimates = estimates.sum(1, keepdim=True)
-        return torch.cat([slope.detach().flatten(1), estimates], 1)
+        slope, products = self.products(self.flow.slope(lam, rows), self.split(y)[0], self.vectors.flatten(0, 1), rows)
+        return torch.cat([slope.flatten(1), products.unflatten(0, self.vectors.shape[:2]).sum(1).T], 1)
 
     def norm(self, rtol: float, atol: float) -> Callable[[Tensor, Tensor], Tensor]:
         """The larger of the state's error, root mean square, and the log-density's per element, to the tolerance."""
@@ -132,32 +106,35 @@ class _Flow:
 
 
 def _solve(
-    flow: _Flow,
+    change: _Change,
+    trace: Trace,
     x: Tensor,
     first: int,
     prior: Density,
+    control: GaussianFit | None,
     rtol: float,
     atol: float,
     advance: Callable[[float], None],
 ) -> Likelihood:
     """The likelihood of one batch, whose first sample has the number `first`."""
+    flow = change.flow
     sde = flow.reverse.sde
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
     start, stop = sde.lam(ends).tolist()
-    done = integrate(flow, flow.start(x, ends[0]), start, stop, flow.norm(rtol, atol), advance=advance)
-    z, changes = flow.split(done.y)
     scales = flow.scale(ends)
-    latent = scales[1] * z
+    begun = change.start(x / float(scales[0]))
+    done = integrate(change, begun, start, stop, change.norm(rtol, atol), advance=advance)
+    z, changes = change.split(done.y)
+    if control is not None:
+        changes = changes - control.excess(change.vectors, start, stop).T
+    latent = float(scales[1]) * z
     constant = z[0].numel() * float((scales[1] / scales[0]).log())
     log_prob = prior.log_prob(latent).to(torch.float64) + constant + changes.mean(1)
-    spread = (
-        changes.std(1) / math.sqrt(changes.shape[1]) if changes.shape[1] > 1 else torch.full_like(log_prob, torch.nan)
-    )
-    stderr = torch.zeros_like(log_prob) if flow.exact else spread
+    stderr = torch.zeros_like(log_prob) if trace.exact else standard_error(changes)
     for row in done.failed.nonzero().flatten().tolist():
         at = float(sde.time(done.time[row]))
         warnings.warn(
-            f"the likelihood of sample {first + row} is NaN: its flow is not finite at t = {at:.6g}",
+            f"the likelihood of sample {first + row} is NaN: {done.reason(row)} at t = {at:.6g}",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -172,8 +149,10 @@ def likelihood(
     net: Any,
     x: Tensor,
     *,
-    trace: str = "hutchinson",
+    trace: str | Trace = "hutchinson",
     probes: int = 1,
+    control: GaussianFit | None = None,
+    derivative: str = "reverse",
     seed: int = 0,
     first: int = 0,
     prior: Density | None = None,
@@ -192,9 +171,12 @@ def likelihood(
         sde: The process to integrate on; the net may have been trained on another.
         net: A Denoiser, or any callable net(x, t, **condition).
         x: Points, in the scale that the net was trained on.
-        trace: "exact" (one vector-Jacobian product an element), or "hutchinson": unbiased, from random signs.
-        probes: How many sign vectors a sample.
-        seed: Seed of the signs; those of sample i depend on (seed, first + i) alone.
+        trace: "exact" (one product with the Jacobian an element); or unbiased, from random vectors: "hutchinson"
+            (signs), "gaussian", "orthogonal"; or a Trace.
+        probes: How many vectors a sample.
+        control: GaussianFit.of(training data) takes off the noise that the data's covariance explains.
+        derivative: "reverse", or "forward", which is slower and takes less memory.
+        seed: Seed of the vectors; those of sample i depend on (seed, first + i) alone.
         first: Number of the first sample, so that several processes can share a set.
         prior: Distribution of x_T, anything with log_prob; the process's own Gaussian unless told.
         rtol, atol: Tolerance of a step, for the state (root mean square) and for the log-density per element.
@@ -208,71 +190,22 @@ def likelihood(
 
     A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where.
     """
-    if not isinstance(sde, LinearSDE):
-        raise TypeError(f"sde is {sde!r}; valid is a LinearSDE, such as VPSDE()")
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; scale it to floating point first, as for training")
-    if trace not in ("exact", "hutchinson"):
-        raise ValueError(f"trace={trace!r}; valid are 'exact', 'hutchinson'")
-    if not (rtol > 0 and atol > 0) or probes < 1 or (batch_size is not None and batch_size < 1):
-        raise ValueError(
-            f"rtol={rtol}, atol={atol}, probes={probes}, batch_size={batch_size}; valid are positive numbers"
-        )
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, *shape) with at least one sample")
-    finite = x.isfinite().flatten(1).all(1)
-    if not bool(finite.all()):
-        raise ValueError(f"x is not finite in sample {int((~finite).nonzero()[0])}")
-    denoiser = as_denoiser(net, sde, predicts)
-    if denoiser.shape is not None and tuple(x.shape[1:]) != denoiser.shape:
-        raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; the net takes {denoiser.shape}")
-    ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
-    check_range(sde, denoiser, ends)
-    given = check_condition(condition, len(x))
-    like = state_like(denoiser)
-    device = x.device if like is None else like.device
-    size = len(x) if batch_size is None else batch_size
+    chosen, products = choose(TRACES, trace, "trace"), choose(DERIVATIVES, derivative, "derivative")
+    if probes < 1:
+        raise ValueError(f"probes={probes}; valid are positive integers")
+    given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
     parts = []
+    denoiser = given.denoiser
     with evaluating(denoiser), frozen(denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
-        for start in range(0, len(x), size):
-            state = x[start : start + size].to(device, torch.float64)
-            own = {name: value[start : start + size].to(device) for name, value in given.items()}
-            signs = _identity(state) if trace == "exact" else _rademacher(seed, first + start, state, probes)
-            flow = _Flow(Reverse(sde, denoiser, own), signs, trace == "exact")
-
-            def advance(share: float, start: int = start, count: int = len(state)) -> None:
-                bar.update(start + share * count - bar.n)
-
-            parts.append(_solve(flow, state, first + start, prior or _Prior(sde), rtol, atol, advance))
+        for start, state, reverse, advance in given.batches(bar):
+            vectors = chosen.vectors(seed, first + start, state, probes)
+            change = _Change(Flow(reverse), vectors, products)
+            parts.append(
+                _solve(change, chosen, state, first + start, prior or Prior(sde), control, rtol, atol, advance)
+            )
     return Likelihood(*(torch.cat([getattr(part, name.name) for part in parts]) for name in fields(Likelihood)))
 
 
 def log_likelihood(sde: LinearSDE, net: Any, x: Tensor, **options: Any) -> Tensor:
     """The log_prob (batch,), in nats, of likelihood() with the same arguments."""
     return likelihood(sde, net, x, **options).log_prob
-
-
-def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> Tensor:
-    """Bits per element (batch,) of quantised data, from the log-density of its dequantised model values.
-
-    Raw levels are low, low + d, ..., high, with d one level's width; data is dequantised by adding uniform noise in
-    [-d/2, d/2), so that a level has the probability mass density * d (Theis et al. 2016, section 3.1).
-
-    Args:
-        log_prob: Natural-log density (batch,) in model scale, where the levels are 2 / (levels - 1) apart.
-        shape: Shape of a sample.
-        scaling: How raw data is scaled. Raises ValueError if it has no levels.
-    """
-    if scaling.levels is None:
-        raise ValueError("scaling.levels is None: bits per dimension are defined for quantised data only")
-    width = 2 / (scaling.levels - 1)
-    return -(log_prob / math.prod(shape) + math.log(width)) / math.log(2)
-
-
-def dequantize(x: Tensor, scaling: Scaling, seed: int = 0, first: int = 0) -> Tensor:
-    """Add uniform noise of one level's width to model data (batch, *shape); that of sample i depends on (seed, i)."""
-    if scaling.levels is None:
-        raise ValueError("scaling.levels is None: only quantised data can be dequantised")
-    own = (generator("dequantize", seed, first + i, device=x.device) for i in range(len(x)))
-    u = torch.stack([torch.rand(x.shape[1:], generator=g, device=x.device, dtype=x.dtype) for g in own])
-    return x + (u - 0.5) * (2 / (scaling.levels - 1))

@@ -45,13 +45,21 @@ DORMAND_PRINCE = Tableau(
 class Solution:
     """Where each sample ended: the state y (batch, n) at `time` (batch,), and the calls it took (batch,).
 
-    `failed` (batch,) marks the samples whose derivative was not finite, or whose step vanished, at `time`.
+    `failed` (batch,) marks the samples that went no further than `time`: those that are `stuck` (batch,) did not meet
+    the tolerance with steps that still move, or within the calls allowed; of the others the derivative is not finite.
     """
 
     y: Tensor
     time: Tensor
     calls: Tensor
     failed: Tensor
+    stuck: Tensor
+
+    def reason(self, row: int) -> str:
+        """Why a sample failed."""
+        if self.stuck[row]:
+            return f"its tolerance was not met within {int(self.calls[row])} calls"
+        return "its flow is not finite"
 
 
 def integrate(
@@ -62,6 +70,7 @@ def integrate(
     norm: Callable[[Tensor, Tensor], Tensor],
     tableau: Tableau = DORMAND_PRINCE,
     advance: Callable[[float], None] = lambda done: None,
+    limit: int = 20_000,
 ) -> Solution:
     """Solve dy/dt = f for each row of y (batch, n) from start to stop, never evaluating outside of them.
 
@@ -71,13 +80,14 @@ def integrate(
         norm: norm(error, y) is the error (rows,) of a step relative to the tolerance: at most 1 is accepted.
         tableau: An embedded pair whose last stage is the first of the next step.
         advance: Told after every step which share of the way all samples have gone.
+        limit: Calls that a sample may take.
     """
     stages, sign = len(tableau.b), 1.0 if stop > start else -1.0
     span = abs(stop - start)
     time = torch.full((len(y),), start, dtype=y.dtype, device=y.device)
     step = torch.full_like(time, span / 50)
     calls = torch.ones(len(y), dtype=torch.long, device=y.device)
-    failed = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    failed, stuck = torch.zeros(2, len(y), dtype=torch.bool, device=y.device)
     y, rows = y.clone(), torch.arange(len(y), device=y.device)
     first = f(time, y, rows)
     while len(rows):
@@ -91,14 +101,18 @@ def integrate(
         calls[rows] += stages - 1
         error = sum(weight * slope for weight, slope in zip(tableau.error, slopes, strict=True) if weight)
         size = norm(h[:, None] * error, torch.maximum(old.abs(), new.abs()))
-        size = torch.where(size.isfinite() & slopes[-1].isfinite().all(1), size, torch.inf)
+        finite = size.isfinite() & slopes[-1].isfinite().all(1)
+        size = torch.where(finite, size, torch.inf)
         good = size <= 1
         y[rows] = torch.where(good[:, None], new, old)
         first = torch.where(good[:, None], slopes[-1], first)
         time[rows] = torch.where(good, torch.where(h < sign * (stop - t), t + sign * h, stop), t)
         step[rows] = h * (0.9 * size.clamp(min=1e-10) ** (-1 / tableau.order)).clamp(0.2, 5.0)
-        failed[rows] = ~first.isfinite().all(1) | (step[rows] < 1e-12 * span)
-        going = (time[rows] != stop) & ~failed[rows]
+        vanished, spent = step[rows] < 1e-12 * span, calls[rows] >= limit
+        reached = time[rows] == stop
+        stuck[rows] = ~reached & (finite & vanished | spent)
+        failed[rows] = ~reached & (vanished | spent) | ~first.isfinite().all(1)
+        going = ~reached & ~failed[rows]
         rows, first = rows[going], first[going]
         advance(float((time - start).abs().mean()) / span)
-    return Solution(y, time, calls, failed)
+    return Solution(y, time, calls, failed, stuck)

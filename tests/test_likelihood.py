@@ -204,7 +204,7 @@ def test_dequantisation_depends_on_seed_and_index_alone() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"trace": "full"}, ValueError, "trace='full'; valid are 'exact', 'hutchinson'"),
+        ({"trace": "full"}, ValueError, "trace='full'; valid are 'exact', 'hutchinson', 'gaussian', 'orthogonal'"),
         ({"rtol": 0.0}, ValueError, "rtol=0.0"),
         ({"probes": 0}, ValueError, "probes=0"),
         ({"x": torch.zeros(3, 2, dtype=torch.uint8)}, TypeError, "x has dtype torch.uint8; scale it"),

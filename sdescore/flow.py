@@ -1,0 +1,131 @@
+"""The probability-flow ODE of any linear process in one set of coordinates, and the batches that travel along it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdescore.denoiser import Denoiser, as_denoiser, state_like
+from sdescore.ode import Solution, integrate
+from sdescore.reverse import Reverse
+from sdescore.sampling import check_condition, check_range
+from sdescore.sde import LinearSDE, expand
+
+__all__ = ["Flow", "Input", "transport"]
+
+# Errors that rounding makes in one step: no step is better than this, whatever its length.
+FINEST = 1e-13
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in lam: dz/dlam = -sin cos (cos eps - sin x0).
+
+    With cos = alpha / s and sin = sigma / s. It is the same equation on every linear process, its right side is
+    bounded, and the scale of x does not enter (Song et al. 2021, eq. 13, in other coordinates).
+    """
+
+    reverse: Reverse
+
+    def scale(self, t: Tensor) -> Tensor:
+        """s(t)."""
+        return torch.hypot(self.reverse.sde.alpha(t), self.reverse.sde.sigma(t))
+
+    def slope(self, lam: Tensor, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """dz/dlam as a function of z (rows, *shape), at lam (rows,), of the samples whose numbers are `rows`."""
+        sde = self.reverse.sde
+        t = sde.time(lam).clamp(sde.t_min, sde.T)
+        sin, cos = torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()
+        reverse, scale = self.reverse.take(rows), self.scale(t)
+        return lambda z: reverse.combination(expand(scale, z) * z, t, sin * sin * cos, -sin * cos * cos)
+
+
+def transport(
+    reverse: Reverse,
+    x: Tensor,
+    start: float,
+    stop: float,
+    rtol: float,
+    atol: float,
+    advance: Callable[[float], None] = lambda done: None,
+) -> Solution:
+    """Carry x (batch, *shape) from time start to time stop along the flow, each sample with its own adaptive steps.
+
+    The y of the solution is the state (batch, *shape) at its `time`, in the dtype of x; the root mean square of a
+    step's error is at most atol + rtol |z|. Integrated in float64.
+    """
+    flow, sde, shape = Flow(reverse), reverse.sde, x.shape[1:]
+    ends = torch.tensor([start, stop], dtype=torch.float64)
+    scales = flow.scale(ends).tolist()
+
+    def slope(lam: Tensor, z: Tensor, rows: Tensor) -> Tensor:
+        return flow.slope(lam, rows)(z.reshape(-1, *shape)).flatten(1)
+
+    def norm(error: Tensor, size: Tensor) -> Tensor:
+        return (error / (atol + rtol * size)).square().mean(1).sqrt()
+
+    z = x.to(torch.float64).flatten(1) / scales[0]
+    first, last = sde.lam(ends).tolist()
+    done = integrate(slope, z, first, last, norm, advance=advance)
+    y = (scales[1] * done.y).reshape(x.shape).to(x.dtype)
+    return Solution(y, sde.time(done.time), done.calls, done.failed, done.stuck)
+
+
+@dataclass(frozen=True)
+class Input:
+    """Checked arguments of what integrates data along the flow: log-densities, latents."""
+
+    sde: LinearSDE
+    denoiser: Denoiser
+    x: Tensor
+    condition: Mapping[str, Tensor]
+    batch_size: int
+    device: torch.device
+
+    @staticmethod
+    def check(
+        sde: LinearSDE,
+        net: Any,
+        x: Tensor,
+        rtol: float,
+        atol: float,
+        condition: Mapping[str, Tensor] | None,
+        predicts: str | None,
+        batch_size: int | None,
+    ) -> "Input":
+        """Raise TypeError or ValueError for what cannot be integrated, naming the argument, before any net call."""
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(f"sde is {sde!r}; valid is a LinearSDE, such as VPSDE()")
+        if not x.is_floating_point():
+            raise TypeError(f"x has dtype {x.dtype}; scale it to floating point first, as for training")
+        if not (rtol >= FINEST and atol >= FINEST):
+            raise ValueError(f"rtol={rtol}, atol={atol}; valid are numbers from {FINEST:g} on, the rounding of a step")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; valid are positive integers")
+        if x.ndim < 2 or len(x) == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, *shape) with at least one sample")
+        finite = x.isfinite().flatten(1).all(1)
+        if not bool(finite.all()):
+            raise ValueError(f"x is not finite in sample {int((~finite).nonzero()[0])}")
+        denoiser = as_denoiser(net, sde, predicts)
+        if denoiser.shape is not None and tuple(x.shape[1:]) != denoiser.shape:
+            raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; the net takes {denoiser.shape}")
+        check_range(sde, denoiser, torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
+        like = state_like(denoiser)
+        device = x.device if like is None else like.device
+        return Input(sde, denoiser, x, check_condition(condition, len(x)), batch_size or len(x), device)
+
+    def batches(self, bar: tqdm) -> Iterator[tuple[int, Tensor, Reverse, Callable[[float], None]]]:
+        """Each batch: the number of its first sample, its states in float64, its Reverse, and a callback of progress."""
+        for start in range(0, len(self.x), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            state = self.x[rows].to(self.device, torch.float64)
+            own = {name: value[rows].to(self.device) for name, value in self.condition.items()}
+
+            def advance(share: float, start: int = start, count: int = len(state)) -> None:
+                bar.update(start + share * count - bar.n)
+
+            yield start, state, Reverse(self.sde, self.denoiser, own), advance

@@ -1,0 +1,232 @@
+"""The estimators of the trace: unbiased, with the variance that theory gives them, and with an honest error bar."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from sdescore import VPSDE, Denoiser, GaussianFit, GaussianMixture, KarrasSDE, LinearSDE, likelihood, orthogonal
+from sdescore.nets import UNet
+from sdescore.traces import CHUNK, DERIVATIVES, TRACES
+
+RANDOM = ["hutchinson", "gaussian", "orthogonal"]
+
+
+def rotation(size: int) -> Tensor:
+    own = torch.Generator().manual_seed(size)
+    return torch.linalg.qr(torch.randn(size, size, generator=own, dtype=torch.float64)).Q
+
+
+class Rotated:
+    """A mixture seen in turned axes, where its Jacobians are full matrices."""
+
+    def __init__(self, mixture: GaussianMixture, sde: LinearSDE) -> None:
+        self.mixture, self.sde, self.denoiser = mixture, sde, mixture.denoiser(sde)
+        self.basis = rotation(mixture.means[0].numel())
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.denoiser.score(x @ self.basis, t) @ self.basis.T
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        return self.mixture.at(self.sde, self.sde.t_min).sample(n, seed) @ self.basis.T
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Of x_T: the prior that makes the likelihood exact."""
+        return self.mixture.at(self.sde, self.sde.T).log_prob(x @ self.basis)
+
+
+def wide(size: int, components: int = 2) -> GaussianMixture:
+    """Modes whose standard deviations spread over a factor of 20."""
+    own = torch.Generator().manual_seed(size)
+    means = 0.4 * torch.randn(components, size, generator=own, dtype=torch.float64)
+    stds = 0.05 + 0.95 * torch.rand(components, size, generator=own, dtype=torch.float64).square()
+    return GaussianMixture(means, stds)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_estimates_have_the_mean_and_the_variance_of_theory(name: str) -> None:
+    """For symmetric J: 2 |off-diagonal|^2 for signs, 2 |J|^2 for normals (Avron & Toledo 2011).
+
+    For m orthogonal directions of n: 2 n (n - m) / (m (n - 1) (n + 2)) |J - tr J / n|^2, from the moments of the Haar
+    measure (Collins & Sniady 2006).
+    """
+    size, count, members = 6, 4000, 3
+    trace, probes = (orthogonal(1), members) if name == "orthogonal" else (TRACES[name], 1)
+    matrix = rotation(size) @ torch.diag(torch.arange(1.0, 7, dtype=torch.float64)) @ rotation(size).T
+    vectors = trace.vectors(0, 0, torch.empty(count, size, dtype=torch.float64), probes)
+    estimates = ((vectors @ matrix) * vectors).sum(3).sum(1)[0]
+    square = float(matrix.square().sum())
+    variance = {
+        "hutchinson": 2 * (square - float(matrix.diagonal().square().sum())),
+        "gaussian": 2 * square,
+        "orthogonal": 2 * size * (size - members) / (members * (size - 1) * (size + 2)) * (square - 21**2 / size),
+    }[name]
+    assert abs(float(estimates.mean()) - 21) < 4 * math.sqrt(variance / count)
+    assert float(estimates.var()) == pytest.approx(variance, rel=0.15)
+
+
+def test_a_whole_frame_of_orthogonal_vectors_is_exact() -> None:
+    matrix = torch.arange(25.0, dtype=torch.float64).reshape(5, 5)
+    vectors = orthogonal(2).vectors(0, 0, torch.empty(3, 5, dtype=torch.float64), 10)
+    estimates = ((vectors @ matrix) * vectors).sum(3).sum(1)
+    torch.testing.assert_close(estimates, matrix.trace().expand(2, 3), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", [*RANDOM, "exact"])
+def test_vectors_depend_on_seed_and_number_alone(name: str) -> None:
+    like = torch.empty(6, 2, 3)
+    whole = TRACES[name].vectors(1, 0, like, 8)
+    assert torch.equal(whole[:, :, 4:], TRACES[name].vectors(1, 4, like[:2], 8))
+    assert torch.equal(whole, TRACES[name].vectors(2, 0, like, 8)) == (name == "exact")
+    assert whole.shape[2:] == like.shape
+
+
+@pytest.mark.parametrize("derivative", ["reverse", "forward"])
+def test_both_derivatives_give_the_quadratic_form(derivative: str) -> None:
+    """Against the Jacobian of torch.func, with more vectors than are taken at a time."""
+    own = torch.Generator().manual_seed(0)
+    weights = torch.randn(4, 4, generator=own, dtype=torch.float64)
+    vectors = torch.randn(CHUNK + 3, 5, 4, generator=own, dtype=torch.float64)
+    z = torch.randn(3, 4, generator=own, dtype=torch.float64)
+    rows = torch.tensor([4, 0, 2])
+
+    def function(z: Tensor) -> Tensor:
+        return torch.tanh(z @ weights)
+
+    value, products = DERIVATIVES[derivative](function, z, vectors, rows)
+    jacobians = torch.func.vmap(torch.func.jacrev(function))(z)
+    torch.testing.assert_close(value, function(z))
+    torch.testing.assert_close(
+        products, torch.einsum("pbi,bij,pbj->pb", vectors[:, rows], jacobians, vectors[:, rows]), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_forward_mode_passes_through_attention() -> None:
+    torch.manual_seed(0)
+    net = UNet(1, 4, base_width=8, multipliers=(1,), blocks=1, attention=(4,), heads=2)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    denoiser, x = Denoiser(net.double(), VPSDE()), torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    results = [
+        likelihood(VPSDE(), denoiser, x, probes=2, derivative=mode, rtol=1e-3, atol=1e-3)
+        for mode in ("reverse", "forward")
+    ]
+    torch.testing.assert_close(results[0].log_prob, results[1].log_prob, rtol=1e-9, atol=0)
+
+
+class Backward(torch.autograd.Function):
+    """An operation that says how it is differentiated backwards, but not forwards."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None: ...
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def test_a_net_without_forward_derivative_is_an_error_that_says_so() -> None:
+    with pytest.raises(ValueError, match=r"derivative='forward', but the net cannot.*valid is 'reverse'"):
+        likelihood(VPSDE(), lambda x, t: -Backward.apply(x), torch.zeros(1, 2), derivative="forward")
+
+
+def test_a_gaussian_fit_takes_all_noise_off_a_gaussian() -> None:
+    sde = KarrasSDE()
+    net = Rotated(GaussianMixture(torch.zeros(1, 8), 0.1 + torch.rand(1, 8), dtype=torch.float64), sde)
+    x = net.sample(3)
+    variances = net.mixture.stds[0].square()
+    fit = GaussianFit(torch.zeros(8, dtype=torch.float64), net.basis, variances)
+    plain = likelihood(sde, net, x, probes=4)
+    found = likelihood(sde, net, x, probes=4, control=fit)
+    exact = likelihood(sde, net, x, trace="exact")
+    assert float(plain.stderr.min()) > 0.1
+    assert float(found.stderr.max()) < 1e-3
+    torch.testing.assert_close(found.log_prob, exact.log_prob, rtol=0, atol=1e-3)
+
+
+def test_a_gaussian_fit_of_samples_finds_their_moments_and_needs_two() -> None:
+    net = Rotated(wide(5, 1), VPSDE())
+    fit = GaussianFit.of(net.sample(20_000))
+    expected = net.basis @ torch.diag(net.mixture.stds[0].square()) @ net.basis.T
+    torch.testing.assert_close(fit.basis @ fit.variances.diag() @ fit.basis.T, expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(fit.mean, net.basis @ net.mixture.means[0], rtol=0, atol=0.03)
+    with pytest.raises(ValueError, match=r"data has shape \(1, 5\).*at least two"):
+        GaussianFit.of(net.sample(1))
+
+
+def test_the_control_variate_leaves_the_mean_and_lowers_the_error() -> None:
+    """Two modes of one shape, which the covariance describes but for the direction between them."""
+    sde, one = VPSDE(), wide(16, 1)
+    net = Rotated(GaussianMixture(torch.cat([one.means, -one.means]), one.stds.expand(2, 16)), sde)
+    x = net.sample(1)
+    exact = likelihood(sde, net, x, trace="exact").log_prob
+    fit = GaussianFit.of(net.sample(2000, seed=1))
+    options = {"probes": 4, "rtol": 1e-4, "atol": 1e-4}
+    plain = likelihood(sde, net, x.expand(200, -1), **options).log_prob - exact
+    controlled = likelihood(sde, net, x.expand(200, -1), control=fit, **options).log_prob - exact
+    assert abs(float(controlled.mean())) < 4 * float(controlled.std()) / math.sqrt(200)
+    assert float(controlled.std()) < 0.7 * float(plain.std())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "size"), [("hutchinson", 64), ("gaussian", 64), ("orthogonal", 64)])
+def test_error_over_error_bar_follows_students_t(name: str, size: int) -> None:
+    """512 seeds at one x, 16 probes: 16 independent estimates, or 4 groups of orthogonal vectors."""
+    sde = VPSDE()
+    net = Rotated(wide(size), sde)
+    x = net.sample(1)
+    exact = likelihood(sde, net, x, trace="exact", rtol=1e-7, atol=1e-7).log_prob
+    found = likelihood(sde, net, x.expand(512, -1), trace=name, probes=16, rtol=1e-5, atol=1e-5, batch_size=128)
+    freedom = 3 if name == "orthogonal" else 15
+    ratio = (found.log_prob - exact) / found.stderr
+    assert stats.kstest(ratio.numpy(), stats.t(freedom).cdf).pvalue > 1e-3
+
+
+@pytest.mark.slow
+def test_error_bar_and_exact_density_in_64_dimensions_with_few_directions(oracle64: GaussianMixture) -> None:
+    sde = VPSDE()
+    x = oracle64.at(sde, sde.t_min).sample(1)
+    found = likelihood(
+        sde,
+        oracle64.denoiser(sde),
+        x.expand(512, -1),
+        probes=16,
+        prior=oracle64.at(sde, sde.T),
+        rtol=1e-5,
+        atol=1e-5,
+        batch_size=128,
+    )
+    error = found.log_prob - oracle64.at(sde, sde.t_min).log_prob(x)
+    assert stats.kstest((error / found.stderr).numpy(), stats.t(15).cdf).pvalue > 1e-3
+
+
+@pytest.mark.slow
+def test_exact_and_estimated_density_in_768_dimensions(main_sde: LinearSDE) -> None:
+    net = Rotated(wide(768), main_sde)
+    x = net.sample(1, seed=3)
+    truth = net.mixture.at(main_sde, main_sde.t_min).log_prob(x @ net.basis)
+    exact = likelihood(main_sde, net, x, trace="exact", prior=net)
+    assert abs(float(exact.log_prob - truth)) < 1e-4 * 768
+    found = likelihood(main_sde, net, x.expand(32, -1), probes=16, prior=net, rtol=1e-4, atol=1e-4)
+    ratio = (found.log_prob - truth) / found.stderr
+    assert stats.kstest(ratio.numpy(), stats.t(15).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trace": "orthogonal", "probes": 6}, "probes=6; orthogonal vectors come in 4 groups"),
+        ({"trace": "orthogonal", "probes": 12}, "multiples of 4 up to 8"),
+        ({"derivative": "backward"}, "derivative='backward'; valid are 'reverse', 'forward'"),
+        ({"probes": 0}, "probes=0"),
+    ],
+)
+def test_bad_arguments(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        likelihood(VPSDE(), wide(2).denoiser(VPSDE()), torch.zeros(1, 2), **options)  # type: ignore[arg-type]
