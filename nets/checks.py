@@ -1,13 +1,8 @@
 """Checks that the nets share; those of inputs read shapes and types alone, and never wait for a device."""
 
 import operator
-from collections.abc import Callable
-from typing import TypeVar
 
 from torch import Tensor
-
-Given = TypeVar("Given")
-Checked = TypeVar("Checked")
 
 
 def positive(name: str, value: int) -> int:
@@ -26,11 +21,6 @@ def probability(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}; valid are numbers in [0, 1)")
     return float(value)
-
-
-def optional(check: Callable[[Given], Checked], value: Given | None) -> Checked | None:
-    """None as it is, any other value checked."""
-    return None if value is None else check(value)
 
 
 def check_input(x: Tensor, axes: dict[str, int]) -> None:

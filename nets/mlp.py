@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .blocks import zeroed
-from .checks import check_input, optional, positive, probability
+from .checks import check_input, positive, probability
 from .embedding import Conditioning
 
 
@@ -56,7 +56,7 @@ class MLP(nn.Module):
             "width": positive("width", width),
             "depth": positive("depth", depth),
             "dropout": probability("dropout", dropout),
-            "classes": optional(lambda number: positive("classes", number), classes),
+            "classes": None if classes is None else positive("classes", classes),
         }
         self.axes = {"features": features}
         self.conditioning = Conditioning(width, classes)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import CONVS, Block, Upsample, group_norm, zeroed
-from .checks import check_input, optional, positive, probability
+from .checks import check_input, positive, probability
 from .embedding import Conditioning
 
 AXES = ("depth", "height", "width")  # a series has a width, an image a height and a width
@@ -62,10 +62,10 @@ class UNet(nn.Module):
             "base_width": positive("base_width", base_width),
             "multipliers": [positive("multipliers", multiplier) for multiplier in multipliers],
             "blocks": positive("blocks", blocks),
-            "attention": optional(lambda sizes: [positive("attention", size) for size in sizes], attention),
+            "attention": None if attention is None else [positive("attention", size) for size in attention],
             "heads": positive("heads", heads),
             "dropout": probability("dropout", dropout),
-            "classes": optional(lambda number: positive("classes", number), classes),
+            "classes": None if classes is None else positive("classes", classes),
             "dims": int(dims),
         }
         widths = [base_width * multiplier for multiplier in self.config["multipliers"]]
