@@ -16,11 +16,7 @@ from sdescore.quantised import bits_per_dim, dequantize
 from sdescore.reverse import Reverse
 from sdescore.sampling import sample, trajectory
 from sdescore.scaling import Scaling
-from sdescore.sde import SDE, LinearSDE
-from sdescore.solver import OneStep, Solver, find_solver
-from sdescore.traces import GaussianFit, orthogonal
 from sdescore.score_matching import (
-    --nostage,
     explicit_score_matching,
     finite_difference_score_matching,
     implicit_score_matching,
@@ -29,9 +25,15 @@ from sdescore.score_matching import (
     sliced_score_matching,
     variance_reduced_score_matching,
 )
+from sdescore.sde import SDE, LinearSDE
+from sdescore.solver import OneStep, Solver, find_solver
+from sdescore.traces import GaussianFit, orthogonal
 
 __all__ = [
-    "--nostage",
+    "PREDICTIONS",
+    "SDE",
+    "VESDE",
+    "VPSDE",
     "CosineSDE",
     "Denoiser",
     "DiscreteSDE",
@@ -43,14 +45,10 @@ __all__ = [
     "LinearSDE",
     "Noise",
     "OneStep",
-    "PREDICTIONS",
     "Reverse",
-    "SDE",
     "Scaling",
     "Solver",
     "SubVPSDE",
-    "VESDE",
-    "VPSDE",
     "bits_per_dim",
     "convert",
     "decode",

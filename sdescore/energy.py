@@ -1,0 +1,91 @@
+"""Energy nets: a scalar E(x, ...) whose negative gradient is a score."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.denoiser import BareDenoiser, Denoiser, convert, per_sample, state_like
+from sdescore.sde import expand
+
+__all__ = ["Distance", "Energy", "log_density"]
+
+
+class Energy(nn.Module):
+    """A scalar net as a score net: p(x) ~ exp(-beta E(x)), force = -grad E and score = beta force.
+
+    Called with what the scalar net is called with, it returns the score, of the shape of x; so it stands wherever a
+    score net does: energy(x), energy(x, t), Denoiser(energy, sde), sample(sde, energy), log_likelihood(sde, energy, x).
+    The score can be differentiated again, by x and by the parameters, unless gradients are switched off.
+
+    Args:
+        net: Maps x (batch, *shape) and whatever follows it to energies (batch,); no row may depend on another.
+        beta: The inverse temperature, positive: above 1 the samples gather at low energies.
+
+    Raises ValueError for a beta that is not positive, and when called if the net returns another shape.
+    """
+
+    predicts = "score"
+
+    def __init__(self, net: nn.Module, beta: float = 1.0) -> None:
+        super().__init__()
+        if not beta > 0:
+            raise ValueError(f"beta={beta}; valid are positive inverse temperatures")
+        self.net, self.beta = net, float(beta)
+
+    def energy(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
+        """E(x), (batch,)."""
+        value = self.net(x, *args, **condition)
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"the energy net returned {given}; it must return ({len(x)},), one number a sample")
+        return value
+
+    def log_density(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
+        """-beta E(x), (batch,): the natural-log density but for a constant that depends on all else than x."""
+        return -self.beta * self.energy(x, *args, **condition)
+
+    def force(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
+        """-grad E(x), of the shape of x."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # A leaf of the caller's own graph stays in it; otherwise the gradient needs a leaf of its own.
+            at = x if x.requires_grad and wanted else x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.energy(at, *args, **condition).sum(), at, create_graph=wanted)
+        return -gradient
+
+    def forward(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
+        return self.beta * self.force(x, *args, **condition)
+
+
+class Distance(nn.Module):
+    """The scalar ||x - f(x, ...)||^2 / 2 of a net f whose output has the shape of x (Salimans & Ho 2021, section 3)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
+        return (x - self.net(x, *args, **condition)).flatten(1).square().sum(1) / 2
+
+
+def log_density(denoiser: Denoiser, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+    """Unnormalised log p_t(x), (batch,), of a denoiser around an Energy, whatever it predicts; one call of the energy.
+
+    Its gradient by x is denoiser.score(x, t): that is linear in x and in the energy's gradient, and so integrable.
+    x is (batch, *shape), t () or (batch,). Raises TypeError for another net.
+    """
+    energy = denoiser.net
+    if not isinstance(energy, Energy):
+        raise TypeError(f"denoiser.net is a {type(energy).__name__}; valid is an Energy, whose score is a gradient")
+    sde, bare = denoiser.sde, isinstance(denoiser, BareDenoiser)
+    one = torch.ones(len(x), dtype=x.dtype, device=x.device)
+    scale = one if bare else one * (sde.alpha(t) ** 2 * denoiser.data_std**2 + sde.sigma(t) ** 2).rsqrt().to(one)
+    of_x, of_net = (
+        convert(net, at, t.to(one), sde, denoiser.predicts, "score", denoiser.data_std)
+        for net, at in ((0 * one, one), (one, 0 * one))
+    )
+    like = state_like(energy)
+    y = (expand(scale, x) * x).to(x.dtype if like is None else like.dtype)
+    level = per_sample(t if bare else -sde.lam(t) / 4, x)
+    return of_x * x.flatten(1).square().sum(1) / 2 + of_net / scale * energy.log_density(y, level, **condition).to(x)

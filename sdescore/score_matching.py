@@ -1,0 +1,204 @@
+"""Score matching itself: losses that make any callable x -> score(x) the gradient of the log-density of the data.
+
+Every loss is called as loss(score, x, ...) and returns (batch,), summed over a sample's elements. Their means differ
+from E ||score - grad log p||^2 / 2 by constants alone, so that all have the same minimiser. A net with a time or a
+condition is given as `lambda x: net(x, t, ...)`; rows of a batch must not depend on each other. The parameters get
+gradients unless gradients are off. Through a process: denoising_score_matching in sdescore.objectives.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from sdescore.sde import expand
+
+__all__ = [
+    "explicit_score_matching",
+    "finite_difference_score_matching",
+    "implicit_score_matching",
+    "kernel_score_matching",
+    "multilevel_score_matching",
+    "sliced_score_matching",
+    "variance_reduced_score_matching",
+]
+
+Score = Callable[[Tensor], Tensor]
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(1) / 2
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """The inner product of each sample, (probes, batch), of two tensors that broadcast to (probes, batch, *shape)."""
+    return (x * y).flatten(2).sum(2)
+
+
+def _same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
+    if given.shape != x.shape:
+        raise ValueError(f"{name} has shape {tuple(given.shape)}, but x has {tuple(x.shape)}")
+    return given
+
+
+def _checked(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; valid are floating-point types")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, *shape) with at least one sample")
+    return x
+
+
+def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """score(x), and v^T (d score / dx) v of each probe v (probes, batch, *shape) as (probes, batch)."""
+    training = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        s = _same_shape(score(x), x, "the score")
+        if not s.requires_grad:
+            return s, torch.zeros_like(_dot(probes, s))
+        (products,) = torch.autograd.grad(
+            s, x, probes.expand(len(probes), *s.shape), create_graph=training, is_grads_batched=True, allow_unused=True
+        )
+    slope = torch.zeros_like(_dot(probes, s)) if products is None else _dot(products, probes)
+    return (s, slope) if training else (s.detach(), slope.detach())
+
+
+def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Generator | None) -> Tensor:
+    """Probes (projections, batch, *shape): those given, or Rademacher signs."""
+    if v is None:
+        if projections < 1:
+            raise ValueError(f"projections={projections}; valid are positive integers")
+        shape = (projections, *x.shape)
+        return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x) * 2 - 1
+    if v.shape[-x.ndim :] != x.shape or v.ndim not in (x.ndim, x.ndim + 1):
+        raise ValueError(f"v has shape {tuple(v.shape)}; valid are {tuple(x.shape)} and (projections, *that)")
+    return v if v.ndim > x.ndim else v.unsqueeze(0)
+
+
+def explicit_score_matching(score: Score, x: Tensor, target: Tensor) -> Tensor:
+    """||score(x) - target||^2 / 2 against the known score of the density at x (Hyvarinen 2005, eq. 2)."""
+    return _half_square(_same_shape(score(_checked(x)), x, "the score") - _same_shape(target, x, "target"))
+
+
+def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
+    """tr(d score/dx) + ||score||^2 / 2, with the exact trace: a backward pass per element (Hyvarinen 2005, eq. 4)."""
+    size = _checked(x)[0].numel()
+    unit = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
+    s, slope = _with_slope(score, x, unit)
+    return slope.sum(0) + _half_square(s)
+
+
+def sliced_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The mean over projections v of v^T (d score/dx) v + (v^T score)^2 / 2 (Song et al. 2019, eq. 7).
+
+    v is of the shape of x, or (projections, *that), with E v v^T = 1: random signs from `generator` unless given.
+    """
+    probes = _signs(_checked(x), v, projections, generator)
+    s, slope = _with_slope(score, x, probes)
+    return (slope + _dot(probes, s).square() / 2).mean(0)
+
+
+def variance_reduced_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The mean over projections v of v^T (d score/dx) v, plus ||score||^2 / 2 (Song et al. 2019, eq. 8).
+
+    Sliced score matching with the expectation over v of its second term; arguments as there.
+    """
+    s, slope = _with_slope(score, x, _signs(_checked(x), v, projections, generator))
+    return slope.mean(0) + _half_square(s)
+
+
+def finite_difference_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    step: float = 0.05,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Sliced score matching with both terms from score(x + step v) and score(x - step v) (Pang et al. 2020, section 4).
+
+    No derivative by x is taken: two forward passes a projection, and an error of order step^2.
+    """
+    if not step > 0:
+        raise ValueError(f"step={step}; valid are positive numbers, a small part of the data's width")
+    probes = _signs(_checked(x), v, projections, generator)
+    ends = torch.cat([x + step * probes, x - step * probes]).flatten(0, 1)
+    # One call a side of a projection: a condition that the callable holds has the rows of x.
+    s = torch.stack([_same_shape(score(part), x, "the score") for part in ends.split(len(x))])
+    ahead, behind = _dot(s, torch.cat([probes, probes])).chunk(2)
+    return ((ahead - behind) / (2 * step) + (ahead + behind).square() / 8).mean(0)
+
+
+def kernel_score_matching(
+    score: Score,
+    x0: Tensor,
+    kernel: Callable[[Tensor], Distribution],
+    *,
+    weight: Tensor | float = 1.0,
+    noisy: Tensor | None = None,
+) -> Tensor:
+    """weight / 2 ||score(x) - grad_x log kernel(x | x0)||^2 at x ~ kernel(x0): denoising score matching (Vincent 2011).
+
+    The minimiser is the score of the noised data. The kernel's score comes from its log_prob by autograd, so that any
+    distribution with a density that has no jumps serves: `lambda x0: Laplace(x0, 0.1)`.
+
+    Args:
+        score: The model, in the space of noised data.
+        x0: Data (batch, *shape).
+        kernel: Maps x0 to the distribution of its noised values, per element or of whole samples.
+        weight: A number, or (batch,).
+        noisy: The noised values, of the shape of x0; drawn by the kernel, from torch's own generator, unless given.
+    """
+    law = kernel(_checked(x0))
+    with torch.enable_grad():
+        drawn = law.sample() if noisy is None else noisy.detach()
+        x = _same_shape(drawn, x0, "the noised data").requires_grad_()
+        (target,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    return torch.as_tensor(weight).to(target) * explicit_score_matching(score, x.detach(), target)
+
+
+def multilevel_score_matching(
+    score: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    sigmas: Tensor,
+    *,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """sigma^2 / 2 ||score(x0 + sigma eps, sigma) + eps / sigma||^2 (Song & Ermon 2019, eq. 5 and 6).
+
+    Gaussian denoising score matching at many levels, weighted by sigma^2 so that no level outweighs another.
+
+    Args:
+        score: The model score(x, sigma), with sigma (batch,).
+        x0: Data (batch, *shape).
+        sigmas: The levels (levels,), of which each sample draws one.
+        noise: eps, of the shape of x0; drawn unless given.
+        generator: Source of what is drawn.
+    """
+    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()):
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; valid is a vector of positive levels")
+    level = torch.randint(len(sigmas), (len(_checked(x0)),), generator=generator, device=x0.device)
+    sigma = sigmas.to(x0)[level]
+    if noise is None:
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    x = x0 + expand(sigma, x0) * _same_shape(noise, x0, "noise")
+    s = _same_shape(score(x, sigma), x0, "the score")
+    return _half_square(expand(sigma, x0) * s + noise)
