@@ -16,6 +16,15 @@ from sdescore.quantised import bits_per_dim, dequantize
 from sdescore.reverse import Reverse
 from sdescore.sampling import sample, trajectory
 from sdescore.scaling import Scaling
+from sdescore.score_matching import (
+    explicit_score_matching,
+    finite_difference_score_matching,
+    implicit_score_matching,
+    kernel_score_matching,
+    multilevel_score_matching,
+    sliced_score_matching,
+    variance_reduced_score_matching,
+)
 from sdescore.sde import SDE, LinearSDE
 from sdescore.solver import OneStep, Solver, find_solver
 from sdescore.traces import GaussianFit, orthogonal
@@ -46,15 +55,22 @@ __all__ = [
     "denoising_score_matching",
     "dequantize",
     "encode",
+    "explicit_score_matching",
     "find_solver",
+    "finite_difference_score_matching",
+    "implicit_score_matching",
     "karras",
+    "kernel_score_matching",
     "likelihood",
     "log_likelihood",
+    "multilevel_score_matching",
     "orthogonal",
     "sample",
     "slerp",
+    "sliced_score_matching",
     "temper",
     "trajectory",
     "uniform_lambda",
     "uniform_t",
+    "variance_reduced_score_matching",
 ]
