@@ -167,7 +167,8 @@ class _Run:
         """Run a batch again to say where its values stopped being finite."""
         name = type(self.solver).__name__
         for step, x in enumerate(self.states(start, stop)):
-            bad = (~x.isfinite().flatten(1).all(1)).nonzero().flatten() + self.first + start
+            wrong = ~x[: len(self) - start].isfinite().flatten(1).all(1)
+            bad = wrong.nonzero().flatten() + self.first + start
             if len(bad):
                 rows = ", ".join(str(int(i)) for i in bad[:8]) + (", …" if len(bad) > 8 else "")
                 at = f" (t = {self.times[step]:.6g})" if step < len(self.times) else " (the last denoising)"
@@ -258,7 +259,8 @@ def sample(
             for step, x in enumerate(run.states(start, start + size)):  # noqa: B007
                 bar.update(step > 0)
             assert x is not None
+            x = x[: len(run) - start]  # without the padding
             if not bool(x.isfinite().all()):
                 raise FloatingPointError(run.explain(start, start + size))
             done.append(x)
-    return torch.cat(done)[: len(run)]
+    return torch.cat(done)
