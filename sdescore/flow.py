@@ -119,7 +119,7 @@ class Input:
         return Input(sde, denoiser, x, check_condition(condition, len(x)), batch_size or len(x), device)
 
     def batches(self, bar: tqdm) -> Iterator[tuple[int, Tensor, Reverse, Callable[[float], None]]]:
-        """Each batch: the number of its first sample, its states in float64, its Reverse, and a callback of progress."""
+        """Of each batch the number of its first sample, the float64 states, the Reverse, and a callback of progress."""
         for start in range(0, len(self.x), self.batch_size):
             rows = slice(start, start + self.batch_size)
             state = self.x[rows].to(self.device, torch.float64)

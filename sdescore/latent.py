@@ -89,18 +89,22 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
     Between independent normal latents the result is as long as they are, where the straight line would be too short.
     The lengths are interpolated geometrically; weight is a number or (batch,).
-    Raises ValueError for shapes that differ.
+    Raises ValueError for shapes that differ, and for zero or opposite latents, between which there is no one way.
     """
     if a.shape != b.shape:
         raise ValueError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}; valid are equal shapes")
-    column = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(-1, *(1,) * (a.ndim - 1))
-    norms = [each.flatten(1).norm(dim=1).reshape(-1, *(1,) * (a.ndim - 1)) for each in (a, b)]
-    p, q = a / norms[0], b / norms[1]
+    p, q = a.flatten(1), b.flatten(1)
+    w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(-1, 1)
+    sizes = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
+    p, q = p / sizes[0], q / sizes[1]
     # From half the chord, which keeps its digits at small angles where the cosine loses them.
-    angle = 2 * torch.atan2((p - q).flatten(1).norm(dim=1), (p + q).flatten(1).norm(dim=1)).reshape(norms[0].shape)
-    # sin(w angle) / sin(angle), and its limit w at angle 0.
-    share = [w * torch.sinc(w * angle / math.pi) / torch.sinc(angle / math.pi) for w in (1 - column, column)]
-    return norms[0] ** (1 - column) * norms[1] ** column * (share[0] * p + share[1] * q)
+    angle = 2 * torch.atan2((p - q).norm(dim=1, keepdim=True), (p + q).norm(dim=1, keepdim=True))
+    bad = ~(angle < math.pi - 1e-5)
+    if bool(bad.any()):
+        raise ValueError(f"a and b are zero or opposite in sample {int(bad.flatten().nonzero()[0])}")
+    # sin(w angle) / sin(angle), which is w at angle 0.
+    near, far = (v * torch.sinc(v * angle / math.pi) / torch.sinc(angle / math.pi) for v in (1 - w, w))
+    return (sizes[0] ** (1 - w) * sizes[1] ** w * (near * p + far * q)).reshape(a.shape)
 
 
 def temper(z: Tensor, temperature: float) -> Tensor:

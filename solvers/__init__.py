@@ -1,6 +1,7 @@
 """The numerical methods. To add one: a file here, and a line under sdescore.solvers in pyproject.toml."""
 
 from .adams import INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
+from .adaptive import DormandPrince
 from .churn import Churn
 from .euler_maruyama import EulerMaruyama
 from .langevin import AnnealedLangevin, Langevin
@@ -53,6 +54,7 @@ __all__ = [
     "Churn",
     "Coordinate",
     "Corrector",
+    "DormandPrince",
     "EulerMaruyama",
     "Heun",
     "Langevin",
