@@ -4,7 +4,9 @@ Three things are interchangeable and do not know each other's types: the process
 solver (any numerical method, found by name through the entry-point group sdescore.solvers).
 """
 
+from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hmc, langevin, mala
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
+from sdescore.energy import Distance, Energy, log_density
 from sdescore.grids import karras, uniform_lambda, uniform_t
 from sdescore.latent import decode, encode, slerp, temper
 from sdescore.likelihood import Likelihood, likelihood, log_likelihood
@@ -34,9 +36,12 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "Chains",
     "CosineSDE",
     "Denoiser",
     "DiscreteSDE",
+    "Distance",
+    "Energy",
     "FlowSDE",
     "GaussianFit",
     "GaussianMixture",
@@ -49,20 +54,26 @@ __all__ = [
     "Scaling",
     "Solver",
     "SubVPSDE",
+    "annealed_langevin",
     "bits_per_dim",
     "convert",
     "decode",
     "denoising_score_matching",
     "dequantize",
+    "effective_sample_size",
     "encode",
     "explicit_score_matching",
     "find_solver",
     "finite_difference_score_matching",
+    "hmc",
     "implicit_score_matching",
     "karras",
     "kernel_score_matching",
+    "langevin",
     "likelihood",
+    "log_density",
     "log_likelihood",
+    "mala",
     "multilevel_score_matching",
     "orthogonal",
     "sample",

@@ -1,0 +1,215 @@
+"""Markov chains that sample a density from its score or its unnormalised logarithm, a batch of chains at a time.
+
+Two conventions of the step are in use: x + (e/2) score + sqrt(e) z (Song & Ermon 2019, eq. 4) and
+x + h score + sqrt(2 h) z (Roberts & Tweedie 1996). They are the same for e = 2 h; `step` is h everywhere here.
+Randomness of chain i depends on (seed, i) alone. No chain carries a graph. For correctors inside a diffusion
+sampler see sdescore.solvers.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdescore.noise import White
+
+__all__ = ["Chains", "annealed_langevin", "effective_sample_size", "hmc", "langevin", "mala"]
+
+Score = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """What chains did: x (chains, *shape) their last states; trace (kept, chains, *shape) every `thin`-th state, in
+    order; acceptance (chains,) the share of accepted proposals, 1 where there is no test.
+    """
+
+    x: Tensor
+    trace: Tensor
+    acceptance: Tensor
+
+    def effective_sample_size(self, burn: int = 0) -> Tensor:
+        """effective_sample_size() of the trace without its first `burn` states."""
+        return effective_sample_size(self.trace[burn:])
+
+
+def _check(x: Tensor, step: float, steps: int, thin: int) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"x has dtype {x.dtype}; valid are floating-point states")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; valid is (chains, *shape) with at least one chain")
+    if not (0 < step < math.inf) or steps < 1 or thin < 1:
+        raise ValueError(f"step={step}, steps={steps}, thin={thin}; valid are positive numbers")
+
+
+def _finite(x: Tensor, name: str, step: float) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise FloatingPointError(f"{name}: a chain is not finite at step={step}; a smaller step keeps it stable")
+    return x
+
+
+@torch.no_grad()
+def langevin(
+    score: Score, x: Tensor, *, step: float, steps: int, thin: int = 1, seed: int = 0, progress: bool = False
+) -> Chains:
+    """Unadjusted Langevin dynamics, x <- x + step score(x) + sqrt(2 step) z: biased by a term of order `step`.
+
+    On N(mean, std^2) it is the autoregression with coefficient 1 - step / std^2, whose variance is
+    std^2 / (1 - step / (2 std^2)). Arguments as of hmc(). Raises FloatingPointError if a chain diverges.
+    """
+    _check(x, step, steps, thin)
+    noise, kept = White(seed, range(len(x)), x.device), []
+    for i in tqdm(range(1, steps + 1), disable=not progress, desc="langevin"):
+        x = x + step * score(x) + math.sqrt(2 * step) * noise.fresh(x)
+        if i % thin == 0:
+            kept.append(x)
+    _finite(x, "langevin", step)
+    return Chains(x, _stack(kept, x), x.new_ones(len(x)))
+
+
+def _stack(kept: list[Tensor], x: Tensor) -> Tensor:
+    return torch.stack(kept) if kept else x.new_empty(0, *x.shape)
+
+
+@torch.no_grad()
+def annealed_langevin(
+    score: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    step: float,
+    repeats: int,
+    seed: int = 0,
+    progress: bool = False,
+) -> Chains:
+    """Langevin dynamics at falling noise levels, with step_i = step (sigma_i / sigma_L)^2 (Song & Ermon 2019, alg. 1).
+
+    Args:
+        score: score(x, sigma), sigma (chains,): the score of the data noised with standard deviation sigma.
+        x: Initial states (chains, *shape), about sigmas[0] wide.
+        sigmas: Decreasing levels (levels,), of equal ratios in the paper.
+        step: The last level's; the paper's epsilon is 2 step, and below sigma_L^2 / 10 is safe.
+        repeats: Steps at each level.
+        seed: Chain i's noise depends on (seed, i).
+        progress: Show a progress bar.
+
+    The trace holds the state after each level.
+    """
+    _check(x, step, repeats, 1)
+    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()) or not bool((sigmas.diff() < 0).all()):
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; valid is a decreasing vector of positive levels")
+    noise, kept = White(seed, range(len(x)), x.device), []
+    levels = sigmas.tolist()
+    for sigma in tqdm(levels, disable=not progress, desc="annealed langevin"):
+        own = step * (sigma / levels[-1]) ** 2
+        level = x.new_full((len(x),), sigma)
+        for _ in range(repeats):
+            x = x + own * score(x, level) + math.sqrt(2 * own) * noise.fresh(x)
+        kept.append(x)
+    _finite(x, "annealed_langevin", step)
+    return Chains(x, _stack(kept, x), x.new_ones(len(x)))
+
+
+def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
+    """log_density(x), (chains,), and its gradient."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = log_density(x)
+        if value.shape != x.shape[:1]:
+            raise ValueError(f"log_density returned {tuple(value.shape)}; it must return ({len(x)},), one a chain")
+        (gradient,) = torch.autograd.grad(value.sum(), x)
+    return value.detach(), gradient
+
+
+@torch.no_grad()
+def hmc(
+    log_density: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    step: float,
+    steps: int,
+    leapfrog: int = 10,
+    thin: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+) -> Chains:
+    """Hamiltonian Monte Carlo with unit mass: `leapfrog` steps of length `step`, then a Metropolis test (Neal 2011, 2).
+
+    Exact for any step that is accepted at all: the stationary law is the density itself.
+
+    Args:
+        log_density: Maps x to unnormalised natural-log densities (chains,); its gradient comes by autograd. Such as
+            Energy.log_density or GaussianMixture.log_prob. A proposal where it is -inf or not a number is rejected.
+        x: Initial states (chains, *shape), where it is finite.
+        step: Length of a leapfrog step.
+        steps: Proposals per chain.
+        leapfrog: Leapfrog steps, each with one gradient, per proposal.
+        thin: The trace keeps every `thin`-th state.
+        seed: Chain i's randomness depends on (seed, i) alone.
+        progress: Show a progress bar.
+    """
+    _check(x, step, steps, thin)
+    if leapfrog < 1:
+        raise ValueError(f"leapfrog={leapfrog}; valid are positive integers")
+    noise, kept, accepted = White(seed, range(len(x)), x.device), [], x.new_zeros(len(x))
+    value, gradient = _with_gradient(log_density, x)
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"log_density is not finite at x of chain {int((~value.isfinite()).nonzero()[0])}")
+    # One draw a proposal: the momentum and, in the last place, a normal whose distribution function is the test's u.
+    like = x.new_empty(len(x), x[0].numel() + 1)
+    for i in tqdm(range(1, steps + 1), disable=not progress, desc="hmc"):
+        drawn = noise.fresh(like)
+        momentum, u = drawn[:, :-1].reshape(x.shape), torch.special.log_ndtr(drawn[:, -1])
+        y, q, p = x, gradient, momentum
+        for _ in range(leapfrog):
+            p = p + step / 2 * q
+            y = y + step * p
+            proposed, q = _with_gradient(log_density, y)
+            p = p + step / 2 * q
+        gain = proposed - value - (p.flatten(1).square().sum(1) - momentum.flatten(1).square().sum(1)) / 2
+        take = u < gain  # false for a gain that is not a number
+        rows = take.reshape(-1, *(1,) * (x.ndim - 1))
+        x, gradient, value = torch.where(rows, y, x), torch.where(rows, q, gradient), torch.where(take, proposed, value)
+        accepted += take
+        if i % thin == 0:
+            kept.append(x)
+    return Chains(x, _stack(kept, x), accepted / steps)
+
+
+def mala(log_density: Callable[[Tensor], Tensor], x: Tensor, *, step: float, **options: Any) -> Chains:
+    """Metropolis-adjusted Langevin: langevin()'s step as proposal (Roberts & Tweedie 1996); arguments as of hmc().
+
+    It is Hamiltonian Monte Carlo with one leapfrog step of length sqrt(2 step) (Neal 2011, section 5.2).
+    """
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step}; valid are positive numbers")
+    return hmc(log_density, x, step=math.sqrt(2 * step), leapfrog=1, **options)
+
+
+def effective_sample_size(trace: Tensor) -> Tensor:
+    """How many independent draws the mean of chains is worth, of each element: (*shape) from (kept, chains, *shape).
+
+    Autocorrelations compare the variance of all chains together with that within each, so that chains which sit in
+    different modes count as few; they are summed while pairs of them are positive and falling (Geyer 1992;
+    Vehtari et al. 2021, section 3.2). An element that never moves is worth 1.
+    """
+    if trace.ndim < 3 or len(trace) < 4:
+        raise ValueError(f"trace has shape {tuple(trace.shape)}; valid is (kept, chains, *shape) with kept >= 4")
+    n, chains = trace.shape[:2]
+    x = trace.to(torch.float64)
+    mean = x.mean(0)
+    spectrum = torch.fft.rfft(x - mean, n=2 * n, dim=0)
+    covariance = torch.fft.irfft(spectrum.abs().square(), n=2 * n, dim=0)[:n].mean(1) / n  # over the chains
+    within = covariance[0] * n / (n - 1)
+    between = mean.var(0) if chains > 1 else torch.zeros_like(within)
+    total = covariance[0] + between
+    rho = 1 - (within - covariance * n / (n - 1)) / total.clamp(min=torch.finfo(total.dtype).tiny)
+    rho[0] = 1
+    pairs = rho[: n - n % 2].unflatten(0, (-1, 2)).sum(1)
+    pairs = torch.where((pairs > 0).cummin(0).values, pairs, 0).cummin(0).values.clamp(min=0)
+    time = (2 * pairs.sum(0) - 1).clamp(min=1 / math.log10(n * chains))  # antithetic chains may beat independence
+    return torch.where(total > 0, n * chains / time, 1.0)
