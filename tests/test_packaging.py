@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from importlib.metadata import distribution
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -125,13 +126,14 @@ def test_unknown_name_lists_what_is_installed() -> None:
         find_solver("magic")
 
 
-NAMES = (
-    "euler heun rk4 dpm++ ddpm euler-maruyama reverse-diffusion predictor-corrector annealed-langevin"
-    " torchdiffeq torchsde"
-)
+PROMISED = {
+    *("euler", "heun", "rk4", "dpm++", "ddpm", "euler-maruyama", "reverse-diffusion", "predictor-corrector"),
+    *("annealed-langevin", "torchdiffeq", "torchsde"),
+}
+NAMES = {entry.name for entry in distribution("sdescore").entry_points if entry.group == "sdescore.solvers"}
 
 
-@pytest.mark.parametrize("name", NAMES.split())
+@pytest.mark.parametrize("name", sorted(PROMISED | NAMES))
 def test_builtin_solver_is_found_by_name(name: str) -> None:
     assert type(find_solver(name)).__module__.startswith("sdescore.solvers.")
 
