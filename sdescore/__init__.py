@@ -4,6 +4,7 @@ Three things are interchangeable and do not know each other's types: the process
 solver (any numerical method, found by name through the entry-point group sdescore.solvers).
 """
 
+from sdescore.bound import Evidence, evidence_bound
 from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hmc, langevin, mala
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
@@ -14,7 +15,7 @@ from sdescore.mixture import GaussianMixture
 from sdescore.noise import Noise
 from sdescore.objectives import denoising_score_matching
 from sdescore.processes import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, KarrasSDE, SubVPSDE
-from sdescore.quantised import bits_per_dim, dequantize
+from sdescore.quantised import Quantised, bits_per_dim, dequantize, quantised_likelihood
 from sdescore.reverse import Reverse
 from sdescore.sampling import sample, trajectory
 from sdescore.scaling import Scaling
@@ -42,6 +43,7 @@ __all__ = [
     "DiscreteSDE",
     "Distance",
     "Energy",
+    "Evidence",
     "FlowSDE",
     "GaussianFit",
     "GaussianMixture",
@@ -50,6 +52,7 @@ __all__ = [
     "LinearSDE",
     "Noise",
     "OneStep",
+    "Quantised",
     "Reverse",
     "Scaling",
     "Solver",
@@ -62,6 +65,7 @@ __all__ = [
     "dequantize",
     "effective_sample_size",
     "encode",
+    "evidence_bound",
     "explicit_score_matching",
     "find_solver",
     "finite_difference_score_matching",
@@ -76,6 +80,7 @@ __all__ = [
     "mala",
     "multilevel_score_matching",
     "orthogonal",
+    "quantised_likelihood",
     "sample",
     "slerp",
     "sliced_score_matching",

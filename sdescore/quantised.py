@@ -1,14 +1,30 @@
-"""Quantised data: bits per dimension and dequantisation."""
+"""Quantised data: the probability of its levels from a density, and bits per dimension."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from sdescore.flow import Input
+from sdescore.likelihood import likelihood
 from sdescore.noise import generator
+from sdescore.reverse import Reverse
+from sdescore.sampling import evaluating
 from sdescore.scaling import Scaling
+from sdescore.sde import LinearSDE
 
-__all__ = ["bits_per_dim", "dequantize"]
+__all__ = ["Quantised", "bits_per_dim", "dequantize", "level_width", "quantised_likelihood"]
+
+
+def level_width(scaling: Scaling) -> float:
+    """The distance of two levels in model scale. Raises ValueError for data that is not quantised."""
+    if scaling.levels is None:
+        raise ValueError("scaling.levels is None: levels, and bits per dimension, belong to quantised data only")
+    return 2 / (scaling.levels - 1)
 
 
 def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> Tensor:
@@ -22,16 +38,138 @@ def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> 
         shape: Shape of a sample.
         scaling: How raw data is scaled. Raises ValueError if it has no levels.
     """
-    if scaling.levels is None:
-        raise ValueError("scaling.levels is None: bits per dimension are defined for quantised data only")
-    width = 2 / (scaling.levels - 1)
-    return -(log_prob / math.prod(shape) + math.log(width)) / math.log(2)
+    return -(log_prob / math.prod(shape) + math.log(level_width(scaling))) / math.log(2)
+
+
+def _uniform(x: Tensor, seed: int, first: int) -> Tensor:
+    own = (generator("dequantize", seed, first + i) for i in range(len(x)))
+    return torch.stack([torch.rand(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
 
 
 def dequantize(x: Tensor, scaling: Scaling, seed: int = 0, first: int = 0) -> Tensor:
     """Add uniform noise of one level's width to model data (batch, *shape); that of sample i depends on (seed, i)."""
-    if scaling.levels is None:
-        raise ValueError("scaling.levels is None: only quantised data can be dequantised")
-    own = (generator("dequantize", seed, first + i, device=x.device) for i in range(len(x)))
-    u = torch.stack([torch.rand(x.shape[1:], generator=g, device=x.device, dtype=x.dtype) for g in own])
-    return x + (u - 0.5) * (2 / (scaling.levels - 1))
+    return x + (_uniform(x, seed, first) - 0.5) * level_width(scaling)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What quantised_likelihood() knows of each sample.
+
+    log_prob (batch,) is the bound on the natural logarithm of the probability of its levels, stderr (batch,) its
+    standard error over the draws (NaN for a single one), nfe (batch,) the net calls of all draws, and bits_per_dim
+    (batch,) the bound in bits per element.
+    """
+
+    log_prob: Tensor
+    stderr: Tensor
+    nfe: Tensor
+    bits_per_dim: Tensor
+
+
+def truncation(reverse: Reverse, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The state y at t_min of data x (batch, *shape) with `noise`, and what its log-density lacks to that of x.
+
+    log p(x) >= E[log p(y) + log p(x | y) - log q(y | x)] with q the process's kernel and p(x | y) a normal of std
+    sigma / alpha at the denoised y (Song et al. 2021b, appendix B); the last two make
+    size log(alpha) + |eps|^2 / 2 - |eps_hat - eps|^2 / 2.
+    """
+    sde = reverse.sde
+    t = torch.tensor(sde.t_min, dtype=torch.float64)
+    alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+    y = alpha * x + sigma * noise
+    missing = noise.square() - (reverse.noise(y, t) - noise).square()
+    return y, x[0].numel() * math.log(alpha) + missing.flatten(1).sum(1) / 2
+
+
+def _check_levels(x: Tensor, scaling: Scaling) -> None:
+    level = (x.to(torch.float64) + 1) / level_width(scaling)
+    off = ((level - level.round()).abs() > 0.01) | (level < -0.5) | (level > scaling.levels - 0.5)  # type: ignore
+    rows = off.flatten(1).any(1).nonzero().flatten()
+    if len(rows):
+        raise ValueError(
+            f"x has values of sample {int(rows[0])} that are none of the {scaling.levels} levels of scaling; give data "
+            "as scaling.to_model() makes it, not dequantised"
+        )
+
+
+def _noises(x: Tensor, seed: int, first: int) -> Tensor:
+    own = (generator("truncation", seed, first + i) for i in range(len(x)))
+    return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
+
+
+def quantised_likelihood(
+    sde: LinearSDE,
+    net: Any,
+    x: Tensor,
+    scaling: Scaling,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
+    condition: Mapping[str, Tensor] | None = None,
+    predicts: str | None = None,
+    batch_size: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Quantised:
+    """A lower bound on the log-probability of quantised data x (batch, *shape), given as scaling.to_model() makes it.
+
+    Each draw adds uniform noise of one level's width and the process's own noise of t_min, and corrects for both, so
+    that the result is a bound for the data itself. Several draws make the importance-weighted bound, which rises
+    towards the log-probability with their number (Burda et al. 2016, eq. 8; Ho et al. 2019, eq. 12).
+
+    The probes' noise would raise a mean of exponentials; (1 - 1/draws) / 2 of its variance is taken off, which is at
+    least what it adds where that noise is normal.
+
+    Args:
+        sde, net, x: As for likelihood().
+        scaling: Of the data; its levels are those of x.
+        draws: Noises per sample.
+        seed: Seed of noise and probes; those of sample i depend on (seed, first + i) alone.
+        first: Number of the first sample.
+        rtol, atol, condition, predicts, batch_size, progress, options: As for likelihood().
+
+    Raises:
+        TypeError, ValueError: As likelihood(), for data that is not on the levels, and for several draws with a single
+            estimate of the trace, whose noise is unknown.
+    """
+    if draws < 1:
+        raise ValueError(f"draws={draws}; valid are positive integers")
+    given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
+    _check_levels(x, scaling)
+    if draws > 1 and options.get("trace") != "exact" and options.get("probes", 1) < 2:
+        raise ValueError(f"draws={draws} need probes of at least 2, or trace='exact', to know the probes' noise")
+    size = x[0].numel()
+    seeds = [generator("draw", seed, draw).initial_seed() for draw in range(draws)]
+    parts = []
+    with evaluating(given.denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
+        for start, state, reverse, _ in given.batches(bar):
+            rows = []
+            for own in seeds:
+                data = dequantize(state, scaling, own, first + start)
+                with torch.no_grad():
+                    y, missing = truncation(reverse, data, _noises(state, own, first + start))
+                found = likelihood(
+                    sde,
+                    given.denoiser,
+                    y,
+                    seed=own,
+                    first=first + start,
+                    rtol=rtol,
+                    atol=atol,
+                    condition=reverse.condition,
+                    **options,
+                )
+                rows.append(torch.stack([found.log_prob + missing, found.stderr, found.nfe + 1]))
+                bar.update(len(state) / draws)
+            parts.append(torch.stack(rows, 1))
+    log_weights, noise, nfe = torch.cat(parts, 2)  # (draws, batch) each
+    log_weights = log_weights + size * math.log(level_width(scaling))
+    stderr = torch.full_like(log_weights[0], torch.nan)
+    if draws > 1:
+        log_weights = log_weights - (1 - 1 / draws) / 2 * noise.square()
+        stderr = log_weights.softmax(0).std(0) * math.sqrt(draws)
+    log_prob = log_weights.logsumexp(0) - math.log(draws)
+    return Quantised(log_prob, stderr, nfe.sum(0).long(), -log_prob / (size * math.log(2)))
