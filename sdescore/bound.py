@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.flow import Input
+from sdescore.flow import Input, warn_outside
 from sdescore.likelihood import Density, Prior, standard_error
 from sdescore.noise import White, generator
 from sdescore.reverse import Reverse
@@ -100,6 +100,7 @@ def evidence_bound(
     if times < 1 or groups < 1:
         raise ValueError(f"times={times}, groups={groups}; valid are positive integers")
     given = Input.check(sde, net, x, 1.0, 1.0, condition, predicts, batch_size)
+    warn_outside(sde, given.denoiser, x, first)
     parts = []
     with evaluating(given.denoiser), torch.no_grad(), tqdm(total=len(x), disable=not progress, desc="bound") as bar:
         for start, state, reverse, advance in given.batches(bar):

@@ -1,5 +1,6 @@
 """The probability-flow ODE of any linear process in one set of coordinates, and the batches that travel along it."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,28 @@ def transport(
     done = integrate(slope, z, first, last, norm, advance=advance)
     y = (scales[1] * done.y).reshape(x.shape).to(x.dtype)
     return Solution(y, sde.time(done.time), done.calls, done.failed, done.stuck)
+
+
+def warn_outside(sde: LinearSDE, denoiser: Denoiser, x: Tensor, first: int = 0) -> None:
+    """Warn of samples with values that no training data had, as far as the denoiser knows the range of its data."""
+    scaling = denoiser.scaling
+    if scaling is None:
+        return
+    t = torch.tensor(sde.t_min, dtype=torch.float64)
+    # Half a level for dequantisation, and the noise of t_min.
+    reach = 1 + (1 / (scaling.levels - 1) if scaling.levels else 0.0) + 6 * float(sde.rho(t))
+    largest = x.flatten(1).abs().amax(1) / float(sde.alpha(t))
+    rows = (largest > reach).nonzero().flatten().tolist()
+    if rows:
+        worst = max(rows, key=lambda row: float(largest[row]))
+        names = ", ".join(str(first + row) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
+        warnings.warn(
+            f"outside of [-1, 1], where the net was trained, are values of sample {names}, up to "
+            f"{float(largest[worst]):.4g} in sample {first + worst}: what the net says there is extrapolated; "
+            "scale raw data with denoiser.scaling.to_model()",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

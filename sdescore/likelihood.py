@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.flow import Flow, Input
+from sdescore.flow import Flow, Input, warn_outside
 from sdescore.objectives import choose
 from sdescore.ode import integrate
 from sdescore.sampling import evaluating
@@ -188,7 +188,8 @@ def likelihood(
     Raises:
         TypeError, ValueError: For bad arguments, before any net call.
 
-    A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where.
+    A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where; another names samples outside
+    of the range that the denoiser's data had.
     """
     chosen, products = choose(TRACES, trace, "trace"), choose(DERIVATIVES, derivative, "derivative")
     if probes < 1:
@@ -196,6 +197,7 @@ def likelihood(
     given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
     parts = []
     denoiser = given.denoiser
+    warn_outside(sde, denoiser, x, first)
     with evaluating(denoiser), frozen(denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
         for start, state, reverse, advance in given.batches(bar):
             vectors = chosen.vectors(seed, first + start, state, probes)

@@ -70,7 +70,7 @@ def integrate(
     norm: Callable[[Tensor, Tensor], Tensor],
     tableau: Tableau = DORMAND_PRINCE,
     advance: Callable[[float], None] = lambda done: None,
-    limit: int = 20_000,
+    limit: int = 10_000,
 ) -> Solution:
     """Solve dy/dt = f for each row of y (batch, n) from start to stop, never evaluating outside of them.
 

@@ -157,6 +157,37 @@ def test_a_failing_sample_is_flagged_and_the_others_are_kept() -> None:
         log_likelihood(sde, denoiser, x, condition={"bad": none})
 
 
+class Rough(nn.Module):
+    """The noise of a standard normal, with an error that changes with every digit of c_noise where it is asked for."""
+
+    def forward(self, y: Tensor, c_noise: Tensor, rough: Tensor) -> Tensor:
+        jitter = 1e3 * torch.sin(1e9 * c_noise) * rough
+        return y * (torch.sigmoid(8 * c_noise).sqrt() + jitter).reshape(-1, 1)
+
+
+def test_a_tolerance_that_cannot_be_met_is_flagged_and_the_others_are_kept() -> None:
+    denoiser = Denoiser(Rough(), VPSDE(), data_std=1.0)
+    x, rough = torch.ones(3, 2, dtype=torch.float64), torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    with pytest.warns(
+        RuntimeWarning, match=r"likelihood of sample 1 is NaN: its tolerance was not met within \d+ calls"
+    ):
+        found = likelihood(VPSDE(), denoiser, x, rtol=1e-12, atol=1e-12, condition={"rough": rough})
+    assert found.log_prob.isnan().tolist() == [False, True, False]
+
+
+def test_data_outside_of_the_range_of_training_is_named() -> None:
+    sde, scaling = VPSDE(), Scaling(0, 16, 17)
+    denoiser = Denoiser(FailsFor(), sde, data_std=1.0, scaling=scaling)
+    none = {"bad": torch.zeros(3, dtype=torch.bool)}
+    raw = torch.tensor([[0.0, 1.0], [16.0, 3.0], [-1.0, 0.9]])
+    with pytest.warns(RuntimeWarning, match=r"values of sample 8, up to 16 in sample 8.*scaling.to_model"):
+        found = log_likelihood(sde, denoiser, raw, condition=none, first=7)
+    assert found.isfinite().all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_likelihood(sde, denoiser, dequantize(scaling.to_model(raw.clamp(0)), scaling), condition=none)
+
+
 @pytest.mark.parametrize("method", ["float32 net", "training mode and frozen parameters restored"])
 def test_a_module_is_left_as_it_was(method: str) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(2, 2))
@@ -256,3 +287,13 @@ def test_integrator_is_of_fifth_order_in_the_tolerance() -> None:
     torch.testing.assert_close(
         runs[1].y, torch.tensor([[math.sin(60.0), math.cos(60.0)]], dtype=torch.float64), rtol=0, atol=1e-8
     )
+
+
+def test_integrator_stops_a_row_that_has_used_up_its_calls() -> None:
+    rates = torch.tensor([[1.0], [1e5]], dtype=torch.float64)
+    found = integrate(
+        lambda t, y, rows: -rates[rows] * y, torch.ones(2, 1, dtype=torch.float64), 0.0, 1.0, rms(1e-6), limit=500
+    )
+    assert found.stuck.tolist() == found.failed.tolist() == [False, True]
+    assert 500 <= int(found.calls[1]) < 510 and float(found.time[1]) < 1
+    assert float(found.y[0]) == pytest.approx(math.exp(-1), abs=1e-5)
