@@ -1,0 +1,165 @@
+"""Training data: raw samples by index, how they are scaled, and which of them each step takes."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sdescore.noise import generator
+from sdescore.scaling import Scaling
+
+__all__ = ["Arrays", "Batch", "Source", "batches", "data_std", "order", "share"]
+
+Batch = tuple[Tensor, Tensor | None]
+
+
+class Source(Protocol):
+    """Raw samples by index.
+
+    shape is that of one sample; scaling takes raw values to [-1, 1]; classes is the number of labels, None without
+    labels; lazy says that reading costs enough to be worth processes of its own.
+    """
+
+    shape: tuple[int, ...]
+    scaling: Scaling
+    classes: int | None
+    lazy: bool
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """Raw samples (n, *shape) and their labels (n,), int64, or None; named so for torch's DataLoader."""
+        ...
+
+
+class Arrays:
+    """A source in memory.
+
+    Args:
+        raw: (n, *shape), uint8, other integers or floating point; vectors (n,) become (n, 1).
+        labels: Integers (n,) from 0.
+        scaling: Range of the raw values; needed for integers other than uint8. Otherwise 0 to 255 in 256 levels for
+            uint8, and the smallest to the largest value for floating point.
+
+    Raises ValueError for values that are not finite or outside the range, saying where, and for labels that do not fit.
+    """
+
+    lazy = False
+
+    def __init__(self, raw: Tensor, labels: Tensor | None = None, scaling: Scaling | None = None) -> None:
+        if raw.ndim == 0 or raw.numel() == 0:
+            raise ValueError(f"x has shape {tuple(raw.shape)}; valid is (n, *shape) with at least one sample")
+        if raw.is_complex() or raw.dtype == torch.bool:
+            raise ValueError(f"x has dtype {raw.dtype}; valid are uint8, other integers and floating point")
+        _check_finite(raw)
+        self.raw = raw.unsqueeze(1) if raw.ndim == 1 else raw
+        self.scaling = scaling or _default_scaling(raw)
+        low, high = float(raw.min()), float(raw.max())
+        if low < self.scaling.low or high > self.scaling.high:
+            raise ValueError(
+                f"x spans [{low:g}, {high:g}]; the range given is [{self.scaling.low}, {self.scaling.high}]"
+            )
+        self.labels = None if labels is None else _checked_labels(labels, len(raw))
+        self.shape = tuple(self.raw.shape[1:])
+        self.classes = None if self.labels is None else int(self.labels.max()) + 1
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        index = torch.as_tensor(indices)
+        return self.raw[index], None if self.labels is None else self.labels[index]
+
+
+def _check_finite(raw: Tensor) -> None:
+    if raw.is_floating_point() and not bool(raw.isfinite().all()):
+        bad = (~raw.isfinite()).nonzero()
+        where = ", ".join(map(str, bad[0].tolist()))
+        raise ValueError(f"x[{where}] is {raw[tuple(bad[0])]}; {len(bad)} of {raw.numel()} values are not finite")
+
+
+def _default_scaling(raw: Tensor) -> Scaling:
+    if raw.dtype == torch.uint8:
+        return Scaling()
+    if not raw.is_floating_point():
+        raise ValueError(f"x has dtype {raw.dtype} and no range; state it, or valid are uint8 and floating point")
+    if raw.min() == raw.max():
+        raise ValueError(f"x is {raw.min():g} everywhere; state its range")
+    return Scaling(float(raw.min()), float(raw.max()), None)
+
+
+def _checked_labels(labels: Tensor, count: int) -> Tensor:
+    if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels have shape {tuple(labels.shape)}, {labels.dtype}; valid are {count} integers")
+    if labels.min() < 0:
+        raise ValueError(f"labels have {int(labels.min())}; valid are integers from 0")
+    return labels.long()
+
+
+def data_std(source: Source, most: int = 4096) -> float:
+    """Standard deviation of the scaled values around their mean, over at most `most` evenly spaced samples."""
+    indices = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(int)
+    count, total, squares = 0, 0.0, 0.0
+    for chunk in np.array_split(indices, -(-len(indices) // 256)):
+        x = source.scaling.to_model(source.__getitems__(chunk.tolist())[0], torch.float64)
+        count, total, squares = count + x.numel(), total + float(x.sum()), squares + float(x.square().sum())
+    return float(max(squares / count - (total / count) ** 2, 0.0) ** 0.5)
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, count: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=generator("order", seed, epoch))
+
+
+def order(seed: int, count: int, step: int, batch: int) -> Tensor:
+    """Which of `count` samples the step (from 0) takes, (batch,), for all processes together.
+
+    Epochs follow each other without a gap, each a permutation of its own: after k epochs every sample was taken k
+    times. Nothing but the arguments decides, so that a resumed run needs no other state.
+    """
+    position, end, pieces = step * batch, (step + 1) * batch, []
+    while position < end:
+        epoch, start = divmod(position, count)
+        piece = _permutation(seed, count, epoch)[start : start + end - position]
+        pieces.append(piece)
+        position += len(piece)
+    return torch.cat(pieces)
+
+
+def share(batch: int, rank: int, processes: int) -> slice:
+    """The part of a global batch that a process takes; parts differ by at most one sample."""
+    return slice(rank * batch // processes, (rank + 1) * batch // processes)
+
+
+def batches(
+    source: Source,
+    seed: int,
+    batch: int,
+    steps: range,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """This process's share of the batch of each step; `workers` processes read ahead from a lazy source."""
+    mine = share(batch, rank, processes)
+    chosen = (order(seed, len(source), step, batch)[mine].tolist() for step in steps)
+    return iter(
+        DataLoader(
+            cast(Any, source),
+            batch_sampler=chosen,
+            collate_fn=_as_it_is,
+            num_workers=workers if source.lazy else 0,
+            pin_memory=pin,
+            generator=torch.Generator(),  # its own, since workers are seeded from it
+        )
+    )
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,61 @@
+"""The processes of a training run, and what launchers leave silent about them."""
+
+import logging
+import os
+from collections.abc import Mapping
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import is_tensorboard_available
+
+__all__ = ["launch", "launcher_warnings"]
+
+logger = logging.getLogger(__name__)
+
+
+def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
+    """The Accelerator of this process, under plain python, torchrun or accelerate launch.
+
+    Raises ValueError for an absent tracker or settings of the launcher that would change the gradient, and RuntimeError
+    if there are not as many processes as the launcher started.
+    """
+    if tracker == "tensorboard" and not is_tensorboard_available():
+        raise ValueError("tracker='tensorboard' is not installed; pip install tensorboard, or set tracker='none'")
+    # Unless told, accelerate starts no process group on a CPU: each process would train alone, over the others' files.
+    cpu = not (torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available())
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=mixed_precision,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=out,
+    )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise ValueError(
+            f"the launcher asks for {accelerator.gradient_accumulation_steps} gradient accumulation steps; "
+            "leave that to the setting accumulation"
+        )
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise RuntimeError(f"the launcher started {started} processes, but accelerate has {accelerator.num_processes}")
+    if accelerator.is_main_process:
+        for message in launcher_warnings(os.environ, accelerator.num_processes, mixed_precision):
+            logger.warning(message)
+    return accelerator
+
+
+def launcher_warnings(environment: Mapping[str, str], processes: int, mixed_precision: str) -> list[str]:
+    """What the launcher was asked for, by the traces that it leaves in the environment, and does not give."""
+    messages = []
+    # accelerate launch says where processes shall meet if it was asked for several, even where it starts only one.
+    if processes == 1 and "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
+        messages.append(
+            "accelerate launch was asked for several processes, but started ONE: it has no launcher for several on a "
+            "CPU. Use torchrun --standalone --nproc_per_node 2 ... instead"
+        )
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", mixed_precision):
+        messages.append(
+            f"the launcher was asked for mixed precision {asked}, but the run's own setting holds: "
+            f"mixed_precision={mixed_precision!r}"
+        )
+    return messages

@@ -1,0 +1,240 @@
+"""One training step, and all the state that it changes.
+
+All that is random in a step belongs to (seed, step, index in the global batch): each process draws it for the whole
+batch and takes its share. Dropout alone belongs to (seed, step, rank).
+"""
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from sdescore import checkpoints
+from sdescore.config import TrainConfig
+from sdescore.data import Source, share
+from sdescore.denoiser import Denoiser
+from sdescore.noise import generator
+from sdescore.objectives import TIMES, denoising_score_matching
+
+__all__ = ["Draws", "Learner", "draw"]
+
+logger = logging.getLogger(__name__)
+
+
+class Draws(NamedTuple):
+    """What a step draws: quantiles u (batch,), noise (batch, *shape), and whether to mirror and to drop the label."""
+
+    u: Tensor
+    noise: Tensor
+    flip: Tensor
+    drop: Tensor
+
+    def take(self, where: slice) -> "Draws":
+        """The draws of a part of the batch."""
+        return Draws(*(each[where] for each in self))
+
+
+def draw(config: TrainConfig, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Draws:
+    """The draws for the whole global batch of a step (from 0); no setting changes what another one draws."""
+    batch = config.batch_size
+
+    def own(name: str) -> torch.Generator:
+        return generator(f"train {name}", config.seed, step, device=device)
+
+    u = TIMES[config.times].draw(batch, own("times"), torch.device(device))
+    noise = torch.randn(batch, *shape, generator=own("noise"), device=device)
+    flip = torch.rand(batch, generator=own("flip"), device=device) < (0.5 if config.flips else 0.0)
+    drop = torch.rand(batch, generator=own("drop"), device=device) < config.label_drop
+    return Draws(u, noise, flip, drop)
+
+
+class Learner:
+    """All that a run changes: the net, its average, the optimiser with its schedule, and the step."""
+
+    def __init__(self, config: TrainConfig, source: Source, accelerator: Accelerator) -> None:
+        if config.batch_size < accelerator.num_processes * config.accumulation:
+            raise ValueError(
+                f"batch_size={config.batch_size} is less than {accelerator.num_processes} processes with "
+                f"accumulation={config.accumulation} parts each"
+            )
+        self.config, self.source, self.accelerator, self.step = config, source, accelerator, 0
+        torch.manual_seed(generator("train init", config.seed).initial_seed())
+        self.denoiser = config.build_denoiser(source).to(accelerator.device)
+        self.classes = source.classes if config.conditional else None
+        # Buffers are copied from the net, not averaged: constants stay exact.
+        self.ema = AveragedModel(self.denoiser, multi_avg_fn=self._average)
+        net, optimizer = self.denoiser.net, self._optimizer()
+        if config.compile:
+            net.forward = torch.compile(net.forward)
+        self.schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup, 1)))
+        self.net, self.optimizer = accelerator.prepare(net, optimizer)
+        # The same net behind what accelerate wraps around it: its processes and its precision.
+        self.parallel = Denoiser(self.net, self.denoiser.sde, config.predicts, self.denoiser.data_std)
+        self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
+        size = self.share.stop - self.share.start
+        self.parts = [share(size, k, config.accumulation) for k in range(config.accumulation)]
+        self._rehearse()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        cls = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        return cls(
+            self.denoiser.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=self.accelerator.device.type in ("cpu", "cuda"),
+        )
+
+    @torch.no_grad()
+    def _average(self, averaged: Any, current: Any, updates: Any) -> None:
+        """torch's exponential average, whose decay rises to the one set: the first weights are soon forgotten.
+
+        `updates` is on the device and would have to be waited for; it equals the step.
+        """
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        get_ema_multi_avg_fn(decay)(averaged, current, updates)
+
+    def _rehearse(self) -> None:
+        """A pass without effect, in which a net that does not fit the data fails and gradients are put into buckets.
+
+        torch sorts the buckets anew after the first pass, and with them the sums over more than two processes: without
+        this, a resumed run's first step would be summed in another order than the same step of an unbroken run.
+        """
+        before = {name: value.clone() for name, value in self.denoiser.state_dict().items()}
+        raw, labels = self.source.__getitems__([0])
+        draws, part = draw(self.config, 0, self.source.shape, self.accelerator.device), self.parts[0]
+        count = part.stop - part.start
+        labels = None if labels is None else labels.expand(count)
+        self._backward(raw.expand(count, *self.source.shape), labels, draws.take(slice(0, count)))
+        self.optimizer.zero_grad()
+        self.denoiser.load_state_dict(before)
+
+    def _backward(self, raw: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
+        """Add the gradient of samples to this process's; returns their part of the loss.
+
+        The loss of a sample is the mean over its elements, and a batch's the mean over its samples. What accelerate
+        averages over the processes are sums, so that shares need not be equal.
+        """
+        device, config = self.accelerator.device, self.config
+        raw = raw.to(device, non_blocking=True)
+        x0 = self.source.scaling.to_model(raw, torch.get_default_dtype())
+        if config.flips:
+            x0 = torch.where(draws.flip.reshape(-1, 1, 1, 1), x0.flip(-1), x0)
+        condition = {}
+        if self.classes is not None:
+            labels = cast(Tensor, labels).to(device, non_blocking=True)
+            condition["label"] = torch.where(draws.drop, self.classes, labels)
+        losses = denoising_score_matching(
+            self.parallel,
+            x0,
+            weighting=config.weighting,
+            times=config.times,
+            u=draws.u,
+            noise=draws.noise,
+            condition=condition,
+        )
+        loss = losses.sum() * (2 / x0[0].numel() * self.accelerator.num_processes / config.batch_size)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def update(self, raw: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One step on this process's share of the batch: raw (share, *shape), labels (share,).
+
+        Returns its part of the loss, whose mean over the processes is the batch's, and the norm of the gradient.
+        """
+        config, accelerator = self.config, self.accelerator
+        torch.manual_seed(generator("train dropout", config.seed, accelerator.process_index, self.step).initial_seed())
+        draws = draw(config, self.step, self.source.shape, accelerator.device).take(self.share)
+        losses = []
+        for part in self.parts:
+            with nullcontext() if part is self.parts[-1] else accelerator.no_sync(self.net):
+                some_labels = None if labels is None else labels[part]
+                losses.append(self._backward(raw[part], some_labels, draws.take(part)))
+        norm = accelerator.clip_grad_norm_(self.net.parameters(), config.grad_clip or float("inf"))
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.ema.update_parameters(self.denoiser)
+        self.step += 1
+        return torch.stack(losses).sum(), norm
+
+    @property
+    def averaged(self) -> Denoiser:
+        """The denoiser with the averaged weights."""
+        return cast(Denoiser, self.ema.module)
+
+    def save(self) -> None:
+        """Write a checkpoint, remove older ones, and write the averaged denoiser to model/; the main process alone."""
+        if self.accelerator.is_main_process:
+            root = Path(self.config.out) / "checkpoints"
+            checkpoints.save_checkpoint(root, self.step, *self._state())
+            checkpoints.prune(root, self.step, self.config.keep)
+            self.publish()
+        self.accelerator.wait_for_everyone()
+
+    def publish(self) -> None:
+        """Write the averaged denoiser to model/, from which it can be sampled."""
+        self.averaged.save_pretrained(Path(self.config.out) / "model")
+
+    def _data(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged of the data."""
+        return {"samples": len(self.source), "shape": list(self.source.shape), "data_std": self.denoiser.data_std}
+
+    def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        moments, groups = split_optimizer(self.optimizer.state_dict())
+        tensors = {"net": self.denoiser.state_dict(), "ema": self.averaged.state_dict(), "optimizer": moments}
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "config": self.config.to_json(),
+            "data": self._data(),
+            "processes": self.accelerator.num_processes,
+            "optimizer": groups,
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        return tensors, state
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint. Raises ValueError if it is that of another run or of other data."""
+        tensors, state = checkpoints.load(folder)
+        if state["data"] != self._data():
+            raise ValueError(f"{folder} was made with data {state['data']}; now it is {self._data()}")
+        self.denoiser.load_state_dict(tensors["net"])
+        self.averaged.load_state_dict(tensors["ema"])
+        self.ema.n_averaged.fill_(state["step"])
+        self.optimizer.load_state_dict(join_optimizer(tensors["optimizer"], state["optimizer"]))
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        if state["processes"] != self.accelerator.num_processes:
+            logger.warning(
+                "%s was written by %d processes and goes on with %d: data and noise stay the same, but dropout "
+                "differs, and sums in their last bits",
+                folder,
+                state["processes"],
+                self.accelerator.num_processes,
+            )
+
+
+def split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The tensors of an optimiser's state, named "parameter.what", and the settings of its groups."""
+    moments = {f"{i}.{name}": value for i, each in state["state"].items() for name, value in each.items()}
+    return moments, state["param_groups"]
+
+
+def join_optimizer(moments: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The inverse of split_optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": [{**group, "betas": tuple(group["betas"])} for group in groups]}

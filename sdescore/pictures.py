@@ -1,0 +1,45 @@
+"""Samples as a picture."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdescore.scaling import Scaling
+
+__all__ = ["is_image", "save_grid", "to_pixels"]
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape can be shown: (1 or 3 channels, height, width)."""
+    return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def to_pixels(raw: Tensor, scaling: Scaling | None = None) -> Tensor:
+    """Raw data in the scaling's range as uint8 from 0 to 255, rounded; of the same shape."""
+    scaling = scaling or Scaling()
+    unit = (raw.to("cpu", torch.float64) - scaling.low) / (scaling.high - scaling.low)
+    return (unit.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> None:
+    """Write raw images (n, channels, height, width) as one picture, row by row; small ones are magnified.
+
+    columns is about the square root of n unless told. Raises ValueError unless there are 1 or 3 channels.
+    """
+    from PIL import Image
+
+    if raw.ndim != 4 or not len(raw) or not is_image(tuple(raw.shape[1:])):
+        raise ValueError(f"images have shape {tuple(raw.shape)}; valid is (n, 1 or 3, height, width)")
+    count, channels, height, width = raw.shape
+    columns = columns or int((count - 1) ** 0.5) + 1
+    rows = -(-count // columns)
+    zoom, gap = max(1, 48 // max(height, width)), 2
+    pixels = to_pixels(raw, scaling).repeat_interleave(zoom, 2).repeat_interleave(zoom, 3)
+    high, wide = height * zoom + gap, width * zoom + gap
+    canvas = torch.full((channels, rows * high + gap, columns * wide + gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(pixels):
+        top, left = i // columns * high + gap, i % columns * wide + gap
+        canvas[:, top : top + height * zoom, left : left + width * zoom] = image
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(canvas.movedim(0, 2).squeeze(2).numpy()).save(path)

@@ -1,0 +1,96 @@
+"""Training: a run is a function of its config, whatever the number of processes and however often it is resumed."""
+
+import json
+import logging
+from pathlib import Path
+
+import torch
+
+from sdescore import checkpoints
+from sdescore.config import TrainConfig
+from sdescore.data import Source, batches
+from sdescore.denoiser import Denoiser
+from sdescore.launch import launch
+from sdescore.learner import Learner
+from sdescore.reports import Report, picture
+
+__all__ = ["TrainConfig", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_start(config: TrainConfig, resume: bool) -> Path | None:
+    """The checkpoint to go on from, None for a new run.
+
+    Raises FileExistsError for a new run where there are checkpoints, FileNotFoundError for none to resume from, and
+    ValueError, naming the fields, for a run with another config.
+    """
+    root = Path(config.out) / "checkpoints"
+    if not resume:
+        if checkpoints.steps(root):
+            raise FileExistsError(f"out={config.out!r} has checkpoints; resume that run, or choose another folder")
+        return None
+    folder = checkpoints.newest(root)
+    conflicts = config.conflicts(json.loads((folder / checkpoints.STATE).read_bytes())["config"])
+    if conflicts:
+        raise ValueError(
+            f"{folder} is of a run with other settings (saved, given): {', '.join(conflicts)}. "
+            f"The run's own are in {Path(config.out) / 'config.json'}"
+        )
+    return folder
+
+
+def train(config: TrainConfig, *, resume: bool = False, source: Source | None = None) -> Denoiser:
+    """Train a denoiser and return it with its averaged weights, as it is saved in the folder config.out/model.
+
+    Runs in one process or as one of many. A resumed run ends with the bits of one that was never interrupted.
+
+    Args:
+        config: The settings.
+        resume: Go on from the newest sound checkpoint in config.out.
+        source: Data other than what config.data names.
+
+    Raises:
+        ValueError, FileExistsError, FileNotFoundError: For settings, data or a folder that do not fit, before training.
+        FloatingPointError: If the loss is no longer finite. OSError: If a checkpoint cannot be written.
+    """
+    accelerator = launch(config.mixed_precision, config.tracker, config.out)
+    start = find_start(config, resume)
+    source = source or config.build_source()
+    out, device = Path(config.out), accelerator.device
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoints.replace_text(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        learner = Learner(config, source, accelerator)
+        if start is not None:
+            learner.load(start)
+            if accelerator.is_main_process:
+                logger.info("resumed from %s", start)
+                learner.publish()  # the run may have been killed between the checkpoint and the model
+        _run(learner)
+    return learner.averaged.eval()
+
+
+def _run(learner: Learner) -> None:
+    config, accelerator, source = learner.config, learner.accelerator, learner.source
+    reader = batches(
+        source,
+        config.seed,
+        config.batch_size,
+        range(learner.step, config.steps),
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        workers=config.workers,
+        pin=accelerator.device.type == "cuda",
+    )
+    with Report(config, accelerator, learner.step) as report:
+        for raw, labels in reader:
+            report.add(*learner.update(raw, labels))
+            done, last = learner.step, learner.step == config.steps
+            if last or done % config.log_every == 0 or done % config.save_every == 0:
+                report.write(learner.schedule.get_last_lr()[0])
+            if last or done % config.save_every == 0:
+                learner.save()
+            if config.sample_every and (last or done % config.sample_every == 0) and accelerator.is_main_process:
+                picture(config, learner.averaged, done, learner.classes)
