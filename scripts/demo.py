@@ -1,0 +1,225 @@
+#!/usr/bin/env python
+"""Train a U-Net on 1,500 handwritten digits, sample it with several solvers, and score the samples.
+
+    python scripts/demo.py --out runs/demo
+
+Takes a few minutes on two CPU cores. Leaves table.md, results.json, pictures and the trained model in the folder. After
+an interruption the same command goes on from the last checkpoint.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import digits as judges
+import torch
+from evaluate import Judge
+from figures import draw_loss, draw_quality, draw_trajectory
+from likelihood import mean_and_error, measure
+from shared import markdown, model_values, parse, run, write_json, write_whole
+
+from sdescore import Denoiser, Solver, find_solver, sample
+from sdescore.checkpoints import steps as checkpoints_of
+from sdescore.data import Arrays
+from sdescore.pictures import save_grid
+from sdescore.reports import read_log
+from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector
+from sdescore.sources import digits
+from sdescore.training import TrainConfig, train
+
+PROBE = 100  # steps of training after which its speed is known
+THRESHOLD = 0.9
+
+# What is sampled with: the solver and the length of its time grid.
+SOLVERS: dict[str, tuple[str, Solver, int]] = {
+    "heun": ("ODE", find_solver("heun"), 18),
+    "dpm++": ("ODE", find_solver("dpm++"), 20),
+    "euler-maruyama": ("SDE", find_solver("euler-maruyama"), 100),
+    "predictor-corrector": ("SDE", PredictorCorrector(EulerMaruyama(), Langevin(snr=0.1)), 100),
+}
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demonstration.
+
+    Args:
+        out: Folder of the results.
+        steps: Training steps, each on 128 digits.
+        training_seconds: Time for training: a machine that is too slow for all steps in this time makes fewer.
+        count: Samples per solver.
+        seed: Of everything that is random.
+    """
+
+    out: str = "runs/demo"
+    steps: int = 2500
+    training_seconds: float = 200.0
+    count: int = 1500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("training_seconds", 0), ("count", 100)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; valid are numbers of at least {least}")
+
+    def training(self) -> TrainConfig:
+        """The settings of training, that were tuned for a few minutes on two cores."""
+        return TrainConfig(
+            data="digits",
+            net="UNet",
+            net_args={"base_width": 28, "multipliers": [1, 2], "blocks": 1, "attention": [], "dropout": 0.1},
+            sde="KarrasSDE",
+            predicts="edm",
+            weighting="edm",
+            times="log-normal",
+            steps=self.steps,
+            batch_size=128,
+            lr=2e-3,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            warmup=100,
+            ema_decay=0.999,
+            seed=self.seed,
+            out=str(Path(self.out) / "train"),
+            save_every=PROBE,
+            log_every=10,
+            sample_every=500,
+            tracker="none",
+        )
+
+
+def trained(config: DemoConfig) -> Denoiser:
+    """The denoiser after all steps, or as many as the time allows; goes on from the last checkpoint if there is one."""
+    settings = config.training()
+    found = checkpoints_of(Path(settings.out) / "checkpoints")
+    if found:
+        print(f"Resuming: training was at step {found[-1]} when it was last saved.", flush=True)
+    if not found or found[-1] < PROBE:
+        train(replace(settings, steps=min(PROBE, settings.steps)), resume=bool(found))
+    speeds = sorted(line["images_per_second"] for line in read_log(settings.out))
+    fitting = int(config.training_seconds * speeds[len(speeds) // 2] / settings.batch_size)
+    steps = min(settings.steps, max(fitting, PROBE))
+    if steps < settings.steps:
+        print(f"This machine makes {steps} of the {settings.steps} steps in {config.training_seconds:g} s.", flush=True)
+    return train(replace(settings, steps=max(steps, *found, 1)), resume=True)
+
+
+def drawn(config: DemoConfig, denoiser: Denoiser, solver: Solver, steps: int) -> tuple[Arrays, int, float]:
+    """Samples rounded to the levels of the data, the net calls that each took, and the seconds for all."""
+    assert denoiser.shape is not None and denoiser.scaling is not None
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    since, size = time.perf_counter(), min(500, config.count)
+    with denoiser.net.register_forward_hook(count):
+        shape = (config.count, *denoiser.shape)
+        x = sample(
+            denoiser.sde, denoiser, shape, solver=solver, steps=steps, seed=config.seed, batch_size=size, progress=True
+        )
+    seconds = time.perf_counter() - since
+    raw = denoiser.scaling.to_data(x).round().to(torch.uint8)
+    return Arrays(raw, None, denoiser.scaling), calls // -(-config.count // size), seconds
+
+
+def novelty(source: Arrays, training: Arrays) -> float:
+    """The mean distance to the nearest training digit."""
+    a, b = (torch.cat([x for x, _ in model_values(each)]).flatten(1) for each in (source, training))
+    return float(torch.cdist(a, b).min(1).values.mean())
+
+
+def score(config: DemoConfig, denoiser: Denoiser) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Sample with every solver, write the pictures of samples, and compare with the real digits.
+
+    Returns what is measured of the two sets of real digits, and of the samples of each solver.
+    """
+    out, training, test = Path(config.out), digits("train"), digits("test")
+    judge = Judge(test, judges.features, judges.probabilities, THRESHOLD)
+
+    def measured(source: Arrays) -> dict[str, Any]:
+        return {"frechet": judge.distance(source), "recognised": judge.recognised(source)}
+
+    real = [
+        {
+            "set": "test digits",
+            "frechet": None,
+            "recognised": judge.recognised(test),
+            "novelty": novelty(test, training),
+        },
+        {"set": "training digits", **measured(training), "novelty": None},
+    ]
+    save_grid(out / "real.png", test.raw[:100], test.scaling)
+    rows = []
+    for name, (kind, solver, steps) in SOLVERS.items():
+        source, nfe, seconds = drawn(config, denoiser, solver, steps)
+        save_grid(out / f"samples-{name}.png", source.raw[:100], source.scaling)
+        row = {"solver": name, "kind": kind, "nfe": nfe, "seconds": seconds}
+        rows.append(row | measured(source) | {"novelty": novelty(source, training)})
+    return real, rows
+
+
+def report(real: list[dict[str, Any]], rows: list[dict[str, Any]], bits: tuple[float, float], count: int) -> str:
+    """The results as text with a Markdown table."""
+    (test, training), table = real, []
+    for row in rows:
+        table.append(
+            {
+                "solver": row["solver"],
+                "kind": row["kind"],
+                "NFE": row["nfe"],
+                "seconds": f"{row['seconds']:.1f}",
+                "Fréchet": f"{row['frechet']:.3f}",
+                "÷ train-to-test": f"{row['frechet'] / training['frechet']:.2f}",
+                "recognised": f"{row['recognised']:.3f}",
+                "÷ real": f"{row['recognised'] / test['recognised']:.2f}",
+                "novelty ÷ real": f"{row['novelty'] / test['novelty']:.2f}",
+            }
+        )
+    return f"""{markdown(table)}
+
+{count:,} samples per solver, rounded to the 17 levels of the data. NFE: net calls per sample.
+Fréchet: squared distance to the 297 test digits in the features of a classifier of the training digits; that of the
+1,500 training digits is {training["frechet"]:.3f} (÷ train-to-test: 1 is as near as the training digits).
+Recognised: share with a class of probability {THRESHOLD:g} or more; of the real test digits {test["recognised"]:.3f}.
+Novelty: mean distance to the nearest training digit; of the test digits {test["novelty"]:.2f} (÷ real: copies have 0).
+Test log-likelihood: {bits[0]:.3f} ± {bits[1]:.3f} bits per dimension (17 equally likely levels: 4.087).
+"""
+
+
+def demonstrate(config: DemoConfig) -> None:
+    since, out = time.perf_counter(), Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    denoiser = trained(config)
+    training_seconds = time.perf_counter() - since
+    real, rows = score(config, denoiser)
+    x = torch.cat([x for x, _ in model_values(digits("test"))])
+    bits = mean_and_error(measure(denoiser, x, seed=config.seed, rtol=1e-4, atol=1e-4, progress=True)["bits_per_dim"])
+    draw_loss(out / "loss.png", read_log(out / "train"))
+    draw_quality(out / "quality.png", rows, *real)
+    draw_trajectory(out / "trajectory.png", denoiser, seed=config.seed)
+    text = report(real, rows, bits, config.count)
+    write_whole(out / "table.md", text)
+    seconds = {"training": training_seconds, "total": time.perf_counter() - since}
+    write_json(
+        out / "results.json",
+        {
+            "count": config.count,
+            "real": real,
+            "solvers": rows,
+            "bits_per_dim": dict(zip(("mean", "stderr"), bits, strict=True)),
+            "seconds": seconds,
+        },
+    )
+    print(f"\n{text}\n{seconds['total']:.0f} s, training {training_seconds:.0f} s of them. Pictures and model: {out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run("demo.py", lambda: demonstrate(parse(DemoConfig, "demo.py", __doc__, arguments)))
+
+
+if __name__ == "__main__":
+    main()

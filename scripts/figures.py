@@ -1,0 +1,64 @@
+"""The pictures of the demonstration."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+
+from sdescore import Denoiser, Scaling, karras, trajectory
+from sdescore.pictures import save_grid
+from sdescore.sde import expand
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+__all__ = ["draw_loss", "draw_quality", "draw_trajectory"]
+
+
+def draw_trajectory(path: Path, denoiser: Denoiser, seed: int, rows: int = 6, columns: int = 10) -> None:
+    """Some samples on their way from noise to data, left to right, each state at the contrast of the data."""
+    assert denoiser.shape is not None
+    sde, std = denoiser.sde, denoiser.data_std
+    times = karras()(sde, 18)
+    states = list(trajectory(sde, denoiser, (rows, *denoiser.shape), solver="heun", times=times, seed=seed))
+    scale = std / (sde.alpha(times) ** 2 * std**2 + sde.sigma(times) ** 2).sqrt()
+    states = [expand(factor, x) * x for factor, x in zip(scale, states, strict=False)] + states[-1:]
+    shown = [states[i] for i in np.linspace(0, len(states) - 1, columns).round().astype(int)]
+    images = torch.stack(shown, 1).flatten(0, 1).clamp(-1, 1)
+    save_grid(path, images, Scaling(-1.0, 1.0, None), columns)
+
+
+def draw_loss(path: Path, log: Sequence[Mapping[str, float]]) -> None:
+    """The training loss over the steps: each line of the log, and a running mean of them."""
+    steps, losses = [line["step"] for line in log], np.array([line["loss"] for line in log])
+    width = max(1, len(losses) // 25)
+    running = np.convolve(losses, np.ones(width) / width, mode="valid")
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(steps, losses, color="0.75", label=f"mean of {steps[1] - steps[0] if len(steps) > 1 else 1:g} steps")
+    axes.plot(steps[width - 1 :], running, label="running mean")
+    axes.set(xlabel="step", ylabel="training loss", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_quality(
+    path: Path, rows: Sequence[Mapping[str, Any]], test: Mapping[str, Any], training: Mapping[str, Any]
+) -> None:
+    """What each solver reaches with how many net calls, beside what real digits reach."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    panels = [
+        ("frechet", "Fréchet distance to the test digits", training["frechet"], "training digits"),
+        ("recognised", "share recognised", test["recognised"], "test digits"),
+    ]
+    for axis, (key, title, level, label) in zip(axes, panels, strict=True):
+        for row in rows:
+            axis.scatter(row["nfe"], row[key], label=f"{row['solver']} ({row['kind']})")
+        axis.axhline(level, color="0.5", linestyle="--", label=label)
+        axis.set(xlabel="net calls per sample", ylabel=title, xscale="log", ylim=(0, None))
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,206 @@
+#!/usr/bin/env python
+"""Draw samples from a trained model.
+
+    python scripts/sample.py --model runs/digits/model --out runs/digits/heun --count 1500
+    python scripts/sample.py --model ... --out ... --solver dpm++ --nfe 20
+    python scripts/sample.py --model ... --out ... --solver torchdiffeq --solver_args.method bosh3
+    accelerate launch scripts/sample.py ...                                the GPUs of this machine share the set
+    torchrun --standalone --nproc_per_node 2 scripts/sample.py ...         two processes share it, on CPUs too
+
+Writes samples.npz (raw values, and labels if there are any) and, for images, images/000000.png ... and grid.png.
+The same command goes on after an interruption; samples of other settings are never overwritten.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from shared import load_model, named_object, npz_bytes, parse, run, write_json, write_whole
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdescore import Denoiser, Scaling, Solver, find_solver, karras, sample, uniform_lambda, uniform_t
+from sdescore.config import check_arguments
+from sdescore.grids import Grid
+from sdescore.launch import launch
+from sdescore.pictures import is_image, save_grid, to_pixels
+from sdescore.plugins import find_plugin
+
+GRIDS: dict[str, Grid] = {"karras": karras(), "uniform-lambda": uniform_lambda(), "uniform-t": uniform_t()}
+SHOWN = 64  # samples in grid.png
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Settings of a set of samples.
+
+    Args:
+        model: Folder of a saved model, such as runs/digits/model, or its name on the Hugging Face Hub.
+        out: Folder to write to: a new one, or that of the same command, interrupted.
+        count: How many samples.
+        solver: Name of an installed solver, such as heun or dpm++; or module:name of one in a Python file of yours.
+        solver_args: Arguments of the named solver, such as tau of ddpm or method of torchdiffeq.
+        steps: Steps of the solver; 50 unless steps or nfe is told.
+        nfe: Net calls per sample, instead of steps.
+        grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-t; the solver's own unless told.
+        label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
+        seed: Sample i depends on the seed and on i alone.
+        batch_size: Samples at a time in each process.
+    """
+
+    model: str
+    out: str
+    count: int = 64
+    solver: str = "heun"
+    solver_args: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    nfe: int | None = None
+    grid: str | None = None
+    label: int | None = None
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("count", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
+        if self.grid is not None and self.grid not in GRIDS:
+            raise ValueError(f"grid={self.grid!r}; valid are {', '.join(GRIDS)}")
+
+    def build_solver(self) -> Solver:
+        """The solver that is named."""
+        if ":" in self.solver:
+            found = named_object(self.solver, "solver")
+        else:
+            found = find_plugin("sdescore.solvers", self.solver, "solver")
+        ready = isinstance(found, Solver) and not isinstance(found, type)
+        check_arguments(type(found) if ready else found, self.solver_args, "solver_args")
+        if not ready:
+            return find_solver(found(**self.solver_args))
+        return replace(found, **self.solver_args) if self.solver_args else found
+
+    def labels(self, denoiser: Denoiser, first: int, count: int) -> Tensor | None:
+        """The labels of some samples, None where none are asked for."""
+        if self.label is None:
+            return None
+        classes = getattr(denoiser.net, "config", {}).get("classes")
+        if classes is None or not -1 <= self.label < classes:
+            valid = "none, since the model has no classes" if classes is None else f"-1 to {classes - 1}"
+            raise ValueError(f"label={self.label}; valid are {valid}")
+        return torch.arange(first, first + count) % classes if self.label == -1 else torch.full((count,), self.label)
+
+
+def fingerprint(denoiser: Denoiser) -> str:
+    """What tells two models' weights apart."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError unless the folder is new, empty, or of a run with these settings."""
+    record = out / "settings.json"
+    if record.exists():
+        saved = json.loads(record.read_text())
+        differing = [f"{k} ({saved.get(k)!r}, {v!r})" for k, v in settings.items() if saved.get(k) != v]
+        if differing:
+            raise ValueError(f"{out} has samples of other settings (saved, given): {', '.join(differing)}")
+    elif out.exists() and any(path.suffix != ".writing" for path in out.iterdir()):
+        raise ValueError(f"out={str(out)!r} is not empty; valid is a new folder")
+
+
+def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
+    """Samples as the data had them: rounded to its levels, and uint8 where these are small integers."""
+    scaling = denoiser.scaling
+    if scaling is None:
+        return x.float().cpu().numpy()
+    raw = scaling.to_data(x).cpu()
+    integral = scaling.levels is not None and scaling.high - scaling.low == scaling.levels - 1
+    if integral and scaling.low == int(scaling.low) and scaling.low >= 0 and scaling.high <= 255:
+        return raw.round().to(torch.uint8).numpy()
+    return raw.float().numpy()
+
+
+def write_images(folder: Path, first: int, raw: np.ndarray, scaling: Scaling) -> None:
+    """Write raw images as PNG files, numbered."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, pixels in enumerate(to_pixels(torch.from_numpy(raw), scaling).movedim(1, 3).squeeze(3).numpy()):
+        Image.fromarray(pixels).save(folder / f"{first + i:06d}.png")
+
+
+def draw(config: SampleConfig) -> None:
+    """Draw this process's batches of the set; the main process then puts them together."""
+    (denoiser, shape), solver, out = load_model(config.model), config.build_solver(), Path(config.out)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("model", "out")}
+    settings["weights"] = fingerprint(denoiser)
+    config.labels(denoiser, 0, 1)
+    claim(out, settings)
+    accelerator = launch("no", "none", config.out)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if (out / "samples.npz").exists():
+        accelerator.print(f"{out / 'samples.npz'} is complete: {config.count} samples of these settings")
+        return
+    if accelerator.is_main_process:
+        write_json(out / "settings.json", settings)
+    denoiser, parts = denoiser.to(accelerator.device), out / "parts"
+    scaling = denoiser.scaling or Scaling(-1.0, 1.0, None)
+    starts = range(0, config.count, config.batch_size)
+    mine = starts[accelerator.process_index :: accelerator.num_processes]
+    left = [start for start in mine if not (parts / f"{start:09d}.npz").exists()]
+    if len(left) < len(mine):
+        accelerator.print(f"{len(mine) - len(left)} of {len(mine)} batches are there already")
+    several = len(left) > 1
+    show = accelerator.is_main_process
+    for start in tqdm(left, disable=not (show and several), desc="batches"):
+        count = min(config.batch_size, config.count - start)
+        label = config.labels(denoiser, start, count)
+        x = sample(
+            denoiser.sde,
+            denoiser,
+            (count, *shape),
+            solver=solver,
+            steps=config.steps,
+            nfe=config.nfe,
+            times=None if config.grid is None else GRIDS[config.grid],
+            seed=config.seed,
+            first=start,
+            condition=None if label is None else {"label": label},
+            batch_size=config.batch_size,
+            progress=show and not several,
+        )
+        arrays = {"x": raw_array(denoiser, x)} | ({} if label is None else {"y": label.numpy()})
+        if is_image(shape):
+            write_images(out / "images", start, arrays["x"], scaling)
+        write_whole(parts / f"{start:09d}.npz", npz_bytes(**arrays))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        finish(out, parts, scaling, is_image(shape))
+        print(f"{config.count} samples in {out / 'samples.npz'}")
+
+
+def finish(out: Path, parts: Path, scaling: Scaling, image: bool) -> None:
+    """Put the parts together."""
+    loaded = [dict(np.load(path)) for path in sorted(parts.glob("*.npz"))]
+    arrays = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]}
+    if image:
+        save_grid(out / "grid.png", torch.from_numpy(arrays["x"][:SHOWN]), scaling)
+    write_whole(out / "samples.npz", npz_bytes(**arrays))
+    shutil.rmtree(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run("sample.py", lambda: draw(parse(SampleConfig, "sample.py", __doc__, arguments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,414 @@
+"""The scripts: what they say of themselves, what they leave, and what they refuse in one line."""
+
+import importlib
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdescore import Denoiser, KarrasSDE, Scaling, dequantize, sample
+from sdescore.metrics import frechet_distance
+from sdescore.nets import UNet
+from sdescore.sources import digits
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+STD = 0.75
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A script as a module, by its name."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module
+
+
+def saved(
+    path: Path, *, classes: int | None = None, active: bool = True, shape: tuple[int, ...] | None = (1, 8, 8)
+) -> str:
+    """A tiny untrained model: the exact denoiser of N(0, STD^2) unless it is active."""
+    torch.manual_seed(0)
+    net = UNet(1, 8, base_width=8, multipliers=(1,), blocks=1, attention=(), heads=1, classes=classes)
+    if active:
+        for parameter in net.exits.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    Denoiser(net, KarrasSDE(), "edm", STD, shape=shape, scaling=Scaling(0, 16, 17)).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return saved(tmp_path / "model")
+
+
+def refused(main: Callable[[list[str]], None], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line that a script says before it ends with an error."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code not in (0, None)
+    said = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err
+    lines: list[str] = said.strip().splitlines()
+    return lines[-1]
+
+
+def content(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("name", ["sample", "likelihood", "evaluate", "demo"])
+def test_help_shows_commands_and_explains_every_flag(
+    name: str, script: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        script(name).main(["--help"])
+    said = capsys.readouterr().out
+    assert f"    python scripts/{name}.py --" in said
+    flags = said.split("Settings of ")[1].split("\n  --")[1:]
+    assert flags and all(len(re.split(r"\((?:required|type)", flag)[0].split()) > 4 for flag in flags)
+
+
+class TestSample:
+    def test_writes_what_the_library_draws(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        arguments = ["--model", model, "--out", str(out), "--count", "10", "--nfe", "7", "--batch_size", "4"]
+        script("sample").main([*arguments, "--seed", "3"])
+        denoiser = Denoiser.from_pretrained(model)
+        x = sample(denoiser.sde, denoiser, (10, 1, 8, 8), nfe=7, seed=3, batch_size=4)
+        raw = content(out / "samples.npz")["x"]
+        assert raw.dtype == np.uint8 and raw.shape == (10, 1, 8, 8)
+        # Rounded to the nearest of 17 levels, not cut off.
+        assert np.abs(raw - ((x.clamp(-1, 1) + 1) * 8).numpy()).max() <= 0.5 + 1e-4
+        pictures = sorted((out / "images").iterdir())
+        assert [path.name for path in pictures] == [f"{i:06d}.png" for i in range(10)]
+        for path, image in zip(pictures, raw, strict=True):
+            assert np.abs(np.asarray(Image.open(path)) - image[0] * (255 / 16)).max() <= 0.5
+        assert (out / "grid.png").exists() and not (out / "parts").exists()
+
+        before = (out / "samples.npz").stat().st_mtime_ns
+        script("sample").main([*arguments, "--seed", "3"])
+        assert "is complete" in capsys.readouterr().out and (out / "samples.npz").stat().st_mtime_ns == before
+        assert "other settings (saved, given): seed (3, 4)" in refused(
+            script("sample").main, [*arguments, "--seed", "4"], capsys
+        )
+        saved(Path(model), active=False)
+        assert "other settings (saved, given): weights" in refused(
+            script("sample").main, [*arguments, "--seed", "3"], capsys
+        )
+
+    def test_goes_on_after_an_interruption(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = script("sample")
+        arguments = [
+            "--model",
+            model,
+            "--count",
+            "10",
+            "--steps",
+            "3",
+            "--batch_size",
+            "4",
+            "--solver",
+            "euler-maruyama",
+        ]
+        module.main([*arguments, "--out", str(tmp_path / "whole")])
+        firsts: list[int] = []
+
+        def stopping(*given: Any, first: int, **named: Any) -> Tensor:
+            firsts.append(first)
+            if firsts == [0, 4]:
+                raise KeyboardInterrupt
+            return sample(*given, first=first, **named)
+
+        monkeypatch.setattr(module, "sample", stopping)
+        with pytest.raises(SystemExit, match="interrupted"):
+            module.main([*arguments, "--out", str(tmp_path / "halves")])
+        assert not (tmp_path / "halves/samples.npz").exists()
+        module.main([*arguments, "--out", str(tmp_path / "halves")])
+        assert firsts == [0, 4, 4, 8]
+        assert (tmp_path / "halves/samples.npz").read_bytes() == (tmp_path / "whole/samples.npz").read_bytes()
+
+    @pytest.mark.slow
+    def test_processes_share_the_set(self, model: str, tmp_path: Path) -> None:
+        arguments = [str(SCRIPTS / "sample.py"), "--model", model, "--count", "19", "--steps", "3", "--batch_size", "4"]
+        alone, two = tmp_path / "alone", tmp_path / "two"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        subprocess.run([sys.executable, *arguments, "--out", str(alone)], check=True)
+        subprocess.run([*launcher, *arguments, "--out", str(two)], check=True)
+        assert (alone / "samples.npz").read_bytes() == (two / "samples.npz").read_bytes()
+        assert len(list((two / "images").iterdir())) == 19
+
+    def test_classes(self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = [
+            "--model",
+            saved(tmp_path / "model", classes=3),
+            "--count",
+            "7",
+            "--steps",
+            "2",
+            "--batch_size",
+            "4",
+        ]
+        script("sample").main([*arguments, "--label", "-1", "--out", str(tmp_path / "each")])
+        assert content(tmp_path / "each/samples.npz")["y"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+        arguments += ["--out", str(tmp_path / "one"), "--label"]
+        assert "label=3; valid are -1 to 2" in refused(script("sample").main, [*arguments, "3"], capsys)
+
+    def test_solvers_of_all_kinds(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "own_solvers.py").write_text(
+            "from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector\n"
+            "corrected = PredictorCorrector(EulerMaruyama(), Langevin(snr=0.1, repeats=2))\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        config = script("sample").SampleConfig
+        built = config(model, "out", solver="own_solvers:corrected").build_solver()
+        assert built.corrector.repeats == 2
+        assert config(model, "out", solver="ddpm", solver_args={"tau": 0.5}).build_solver().tau == 0.5
+        assert config(model, "out", solver="churn", solver_args={"amount": 5.0}).build_solver().amount == 5.0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--solver", "huen"], "solver='huen' is not installed; valid are"),
+            (["--solver", "nowhere:thing"], "No module named 'nowhere'"),
+            (["--solver", "heun", "--solver_args.order", "3"], "solver_args has order"),
+            (["--nfe", "2"], "nfe=2 is too small"),
+            (["--nfe", "9", "--steps", "3"], "valid is one of them"),
+            (["--grid", "square"], "grid='square'; valid are karras, uniform-lambda, uniform-t"),
+            (["--count", "0"], "count=0; valid are"),
+            (["--label", "1"], "the model has no classes"),
+            (["--model", "nothing/here/either"], "no folder"),
+        ],
+    )
+    def test_bad_input_is_one_line(
+        self,
+        arguments: list[str],
+        message: str,
+        script: Callable[[str], Any],
+        model: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        given = ["--model", model, "--out", str(tmp_path / "out"), *arguments]
+        assert message in refused(script("sample").main, given, capsys)
+
+    def test_a_folder_with_other_things(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.txt").write_text("mine")
+        assert "is not empty" in refused(script("sample").main, ["--model", model, "--out", str(tmp_path)], capsys)
+
+
+class TestLikelihood:
+    def test_a_gaussian_has_its_closed_form(
+        self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model, out = saved(tmp_path / "model", active=False), tmp_path / "out.json"
+        script("likelihood").main(["--model", model, "--count", "5", "--out", str(out), "--trace", "exact"])
+        result = json.loads(out.read_text())
+        source = digits("test")
+        x = dequantize(source.scaling.to_model(source.raw[:5]), source.scaling, 0).double().flatten(1)
+        variance = STD**2 + KarrasSDE().t_min ** 2
+        nats = -(x.square() / variance + math.log(2 * math.pi * variance)).sum(1) / 2
+        bits = -(nats / 64 + math.log(2 / 16)) / math.log(2)
+        assert result["samples"]["nats"] == pytest.approx(nats.tolist(), abs=0.05)
+        assert result["samples"]["bits_per_dim"] == pytest.approx(bits.tolist(), abs=1e-3)
+        assert result["bits_per_dim"]["mean"] == pytest.approx(float(bits.mean()), abs=1e-3)
+        assert result["bits_per_dim"]["stderr"] == pytest.approx(float(bits.std()) / 5**0.5, rel=1e-2)
+        assert f"{result['bits_per_dim']['mean']:.4f}" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--data", "digits:both"], "split='both'; valid are"),
+            (["--data", "colour.npz"], "(3, 4, 4); the model's are (1, 8, 8)"),
+            (["--data", "range.npz"], "spans [17, 17]"),
+            (["--data", "missing.npz"], "there is no file 'missing.npz'"),
+            (["--count", "0"], "count=0; valid are"),
+            (["--trace", "guess"], "trace='guess'; valid are"),
+            (["--out", "colour.npz"], "out='colour.npz' exists"),
+            (["--data", "plain.npz", "--conditional", "true"], "has no labels"),
+        ],
+    )
+    def test_bad_input_is_one_line(
+        self,
+        arguments: list[str],
+        message: str,
+        script: Callable[[str], Any],
+        model: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        np.savez("colour.npz", x=np.zeros((4, 3, 4, 4), np.uint8))
+        np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
+        np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
+        assert message in refused(script("likelihood").main, ["--model", model, *arguments], capsys)
+
+
+class TestEvaluate:
+    def test_sets_in_files_are_the_sets_in_memory(
+        self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        train, out = digits("train"), tmp_path / "table.json"
+        np.savez(tmp_path / "set.npz", x=train.raw.numpy())
+        (tmp_path / "set").mkdir()
+        for i, image in enumerate((train.raw[:300, 0].double() * 255 / 16).round().to(torch.uint8).numpy()):
+            Image.fromarray(image).save(tmp_path / f"set/{i:04d}.png")
+        np.savez(tmp_path / "part.npz", x=train.raw[:300].numpy())
+        sets = [str(tmp_path / name) for name in ("set.npz", "set", "part.npz")]
+        script("evaluate").main(["--samples", json.dumps(sets), "--out", str(out)])
+        rows = {row["set"]: row for row in json.loads(out.read_text())["sets"]}
+        assert rows["digits:test"]["samples"] == 297 and rows["digits:test"]["Fréchet distance"] is None
+        assert rows[sets[0]]["Fréchet distance"] == pytest.approx(rows["digits:train"]["Fréchet distance"], rel=1e-6)
+        assert rows[sets[1]]["Fréchet distance"] == pytest.approx(rows[sets[2]]["Fréchet distance"], rel=0.02)
+        assert rows[sets[0]]["recognised"] == rows["digits:train"]["recognised"] > 0.95
+        assert re.search(r"\| digits:train +\| +1500 \| +0\.\d{4} \| +0\.9\d{3} \|", capsys.readouterr().out)
+
+    def test_functions_of_ones_own(
+        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "own_judge.py").write_text(
+            "import torch\n"
+            "def embed(x):\n    return x.flatten(1)\n"
+            "def classify(x):\n    return torch.stack([x.mean((1, 2)), 1 - x.mean((1, 2))], 1)\n"
+        )
+        own = torch.Generator().manual_seed(0)
+        a, b = torch.rand(60, 2, 3, generator=own), torch.rand(50, 2, 3, generator=own)
+        b[:13] = 0.97
+        np.savez("a.npz", x=a.numpy())
+        np.savez("b.npz", x=b.numpy())
+        arguments = ["--samples", "b.npz", "--reference", "a.npz", "--baseline", "", "--out", "table.json"]
+        arguments += ["--features", "own_judge:embed", "--classifier", "own_judge:classify"]
+        script("evaluate").main(arguments)
+        row = json.loads((tmp_path / "table.json").read_text())["sets"][1]
+        low, high = a.min(), a.max()
+        x, y = ((each.clamp(low, high) - low) / (high - low) * 2 - 1 for each in (a, b))
+        assert row["Fréchet distance"] == pytest.approx(frechet_distance(x.flatten(1), y.flatten(1)), rel=1e-3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of digits:test have (1, 8, 8)"),
+            (["--features", "digits"], "features='digits'; valid is module:name"),
+            (["--features", "digits:smell"], "has no attribute 'smell'"),
+            (["--features", "bad_judge:scalars"], "gave (297,) for 297 samples; valid is (n, d)"),
+            (["--samples", "one.npz"], "valid is (n, d) with n of at least 2"),
+            (["--samples", "none.npz"], "there is no file 'none.npz'"),
+            (["--samples", "nothing"], "data='nothing'; valid are"),
+            (["--threshold", "1.5"], "threshold=1.5; valid are"),
+        ],
+    )
+    def test_bad_input_is_one_line(
+        self,
+        arguments: list[str],
+        message: str,
+        script: Callable[[str], Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "bad_judge.py").write_text("def scalars(x):\n    return x.flatten(1).sum(1)\n")
+        np.savez("wide.npz", x=np.zeros((4, 1, 4, 4), np.uint8))
+        np.savez("one.npz", x=np.zeros((1, 1, 8, 8), np.uint8))
+        assert message in refused(script("evaluate").main, ["--samples", "digits:train", *arguments], capsys)
+
+
+class TestJudge:
+    """The judge of the digits knows the training digits alone."""
+
+    def test_the_classifier_is_accurate_calibrated_and_doubts_what_is_no_digit(
+        self, script: Callable[[str], Any]
+    ) -> None:
+        judges, test = script("digits"), digits("test")
+        assert test.labels is not None
+        x = test.scaling.to_model(test.raw)
+        sure, answer = judges.probabilities(x).max(1)
+        right = (answer == test.labels).double()
+        assert right.mean() >= 0.98
+        assert (sure >= 0.9).double().mean() >= 0.9
+        assert abs(float(sure.mean() - right.mean())) <= 0.02 and right[sure >= 0.9].mean() >= 0.98
+        own = torch.Generator().manual_seed(0)
+        scrambled = x.flatten(1)[:, torch.randperm(64, generator=own)].reshape(x.shape)
+        assert (judges.probabilities(scrambled).max(1).values >= 0.9).double().mean() <= 0.05
+
+    def test_the_distance_rises_with_every_defect(self, script: Callable[[str], Any]) -> None:
+        judges, train, test = script("digits"), digits("train"), digits("test")
+        assert train.labels is not None
+        x, real = train.scaling.to_model(train.raw), judges.features(test.scaling.to_model(test.raw))
+        own = torch.Generator().manual_seed(0)
+        noisy = x + 0.4 * torch.randn(x.shape, generator=own)
+        mixed = (x + x[torch.randperm(len(x), generator=own)]) / 2
+        least = frechet_distance(judges.features(x), real)
+        for worse in (noisy, mixed, x[train.labels != 8]):
+            assert frechet_distance(judges.features(worse), real) > 1.5 * least
+
+
+class TestDemo:
+    def test_leaves_a_table_and_pictures_and_resumes(
+        self,
+        script: Callable[[str], Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        demo = script("demo")
+        few = {name: (kind, solver, 3) for name, (kind, solver, _) in demo.SOLVERS.items()}
+        monkeypatch.setattr(demo, "SOLVERS", few)
+        monkeypatch.setattr(demo, "PROBE", 2)
+        whole = demo.measure
+        monkeypatch.setattr(demo, "measure", lambda denoiser, x, **options: whole(denoiser, x[:3], **options))
+        arguments = ["--out", str(tmp_path), "--steps", "4", "--count", "100"]
+        trained: list[int] = []
+        train = demo.train
+
+        def stopping(config: Any, **options: Any) -> Any:
+            trained.append(config.steps)
+            if trained == [2, 4]:
+                raise KeyboardInterrupt
+            return train(config, **options)
+
+        monkeypatch.setattr(demo, "train", stopping)
+        with pytest.raises(SystemExit, match="interrupted"):
+            demo.main(arguments)
+        assert "Resuming" not in capsys.readouterr().out
+        demo.main(arguments)
+        assert trained == [2, 4, 4]
+        said = capsys.readouterr().out
+        assert "Resuming: training was at step 2" in said
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert [row["solver"] for row in results["solvers"]] == list(few)
+        assert [row["nfe"] for row in results["solvers"]] == [5, 3, 3, 5]
+        assert results["real"][0]["recognised"] > 0.9 and results["bits_per_dim"]["mean"] > 0
+        assert (tmp_path / "table.md").read_text() in said
+        pictures = {path.name for path in tmp_path.glob("*.png")}
+        assert pictures == {"real.png", "loss.png", "quality.png", "trajectory.png", *(f"samples-{n}.png" for n in few)}
+        assert Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)
+
+    def test_too_slow_a_machine_trains_less(
+        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        demo = script("demo")
+        monkeypatch.setattr(demo, "PROBE", 2)
+        config = demo.DemoConfig(out=str(tmp_path), steps=10_000, training_seconds=0.0)
+        demo.trained(config)
+        lines = [json.loads(line)["step"] for line in (tmp_path / "train/log.jsonl").read_text().splitlines()]
+        assert max(lines) == 2
