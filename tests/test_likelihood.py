@@ -161,7 +161,7 @@ class Rough(nn.Module):
     """The noise of a standard normal, with an error that changes with every digit of c_noise where it is asked for."""
 
     def forward(self, y: Tensor, c_noise: Tensor, rough: Tensor) -> Tensor:
-        jitter = 1e6 * torch.sin(1e9 * c_noise) * rough
+        jitter = 1e6 * torch.sin(1e18 * c_noise) * rough
         return y * (torch.sigmoid(8 * c_noise).sqrt() + jitter).reshape(-1, 1)
 
 
