@@ -8,6 +8,7 @@ from sdescore.bound import Evidence, evidence_bound
 from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hmc, langevin, mala
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
+from sdescore.general import CIRSDE, FlowHeun, GeneralReverse, reverse_sample, simulate
 from sdescore.grids import karras, uniform_lambda, uniform_t
 from sdescore.latent import decode, encode, slerp, temper
 from sdescore.likelihood import Likelihood, likelihood, log_likelihood
@@ -33,6 +34,7 @@ from sdescore.solver import OneStep, Solver, find_solver
 from sdescore.traces import GaussianFit, orthogonal
 
 __all__ = [
+    "CIRSDE",
     "PREDICTIONS",
     "SDE",
     "VESDE",
@@ -44,9 +46,11 @@ __all__ = [
     "Distance",
     "Energy",
     "Evidence",
+    "FlowHeun",
     "FlowSDE",
     "GaussianFit",
     "GaussianMixture",
+    "GeneralReverse",
     "KarrasSDE",
     "Likelihood",
     "LinearSDE",
@@ -81,7 +85,9 @@ __all__ = [
     "multilevel_score_matching",
     "orthogonal",
     "quantised_likelihood",
+    "reverse_sample",
     "sample",
+    "simulate",
     "slerp",
     "sliced_score_matching",
     "temper",

@@ -41,6 +41,21 @@ class SDE(ABC):
     @abstractmethod
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor: ...
 
+    def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:
+        """The divergence of g g^T: the derivative of g_i^2 by x_i for each element i, of the shape of x.
+
+        By autograd, with a backward pass an element; a process that knows it in closed form overrides this.
+        """
+        size = x[0].numel()
+        unit = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_()
+            square = self.diffusion(at, t).square().expand_as(at)
+            if not square.requires_grad:
+                return torch.zeros_like(x)
+            (rows,) = torch.autograd.grad(square, at, unit, is_grads_batched=True)
+        return (rows * unit).sum(0)
+
     @abstractmethod
     def prior_sample(
         self,
@@ -120,6 +135,9 @@ class LinearSDE(SDE):
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
         return torch.as_tensor(expand(self.g(t), x)).to(x)
+
+    def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha x0 + sigma noise, for x0 and noise (batch, *shape), t () or (batch,).

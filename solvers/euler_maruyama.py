@@ -18,5 +18,5 @@ class EulerMaruyama(OneStep):
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         width = t - s
-        spread = expand(reverse.sde.g(t) * width.sqrt(), x)
+        spread = reverse.sde.diffusion(x, t) * expand(width.sqrt(), x)
         return x - expand(width, x) * reverse.drift(x, t) + spread * noise(x, t, s)
