@@ -1,0 +1,128 @@
+"""The probability-flow ODE handed over to torchdiffeq, for any of its methods (Chen et al. 2018)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from sdescore.grids import karras
+from sdescore.noise import Noise
+from sdescore.reverse import Reverse
+from sdescore.sde import LinearSDE, expand
+
+from .targets import V
+
+__all__ = ["TorchDiffEq"]
+
+# Net calls over a number of steps.
+FIXED: dict[str, Callable[[int], int]] = {
+    "euler": lambda n: n,
+    "midpoint": lambda n: 2 * n,
+    "heun2": lambda n: 2 * n,
+    "heun3": lambda n: 3 * n,
+    "rk4": lambda n: 4 * n,
+    "explicit_adams": lambda n: n + 3 * min(n, 2),  # two steps of rk4 fill the history
+}
+ADAPTIVE = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
+METHODS = (*FIXED, *ADAPTIVE, "implicit_adams", "fixed_adams", "scipy_solver")
+# Adams-Bashforth of order 4: torchdiffeq's own default, order 11, is unstable.
+DEFAULTS: dict[str, dict[str, Any]] = {"explicit_adams": {"max_order": 5}}
+GIVING_UP = ("underflow in dt", "max_num_steps", "non-finite values")  # how its assertions begin
+OWN_OPTIONS = ("grid_constructor", "interp", "jump_t", "step_size", "step_t")
+
+
+def _largest(error: Tensor) -> Tensor:
+    """The root mean square of the sample that has the largest: every sample keeps the tolerance, not their mean."""
+    return error.flatten(1).square().mean(1).max().sqrt()
+
+
+@dataclass(frozen=True)
+class TorchDiffEq:
+    """d(x / w) = m dmu of the v target: x at unit scale against the angle mu = atan(rho), where m is bounded.
+
+    Fixed-step methods step on `times`. Adaptive ones, and scipy_solver, take their own steps between its ends, one size
+    for the whole batch, so that a sample depends on its batch within the tolerance; the states at `times` are then
+    interpolated. All of them are held at once, so give few `times` if memory is short.
+
+    Args:
+        method: "dopri5" or another of METHODS. The Adams methods need equal steps in mu, as in the default grid, and
+            scipy_solver runs in NumPy, without gradients.
+        rtol: Relative tolerance of a step, of adaptive and implicit methods.
+        atol: Absolute tolerance, of x / w, whose scale is that of data.
+        options: The method's own, such as {"max_num_steps": 100}, {"max_order": 4}, or {"solver": "Radau"} of SciPy.
+
+    Raises:
+        ValueError: For an unknown method, and for what else cannot work.
+        FloatingPointError: From solve(), if the net's output is not finite or the tolerance cannot be kept.
+    """
+
+    method: str = "dopri5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r}; valid are {', '.join(map(repr, METHODS))}")
+        if not (self.rtol > 0 and self.atol > 0):
+            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive numbers")
+        if taken := [name for name in OWN_OPTIONS if name in self.options]:
+            raise ValueError(f"options has {taken}, which `times` decides; leave {', '.join(OWN_OPTIONS)} out")
+        if self.options.get("max_order", 4) < 4:
+            raise ValueError(f"options has max_order={self.options['max_order']}; valid are 4 to 12")
+
+    def grid(self, sde: LinearSDE, steps: int) -> Tensor:
+        """Times of equal steps in mu, between the ends of the other grids."""
+        ends = karras()(sde, 2)
+        first, last = V.mu(sde.lam(ends)).tolist()
+        mu = torch.linspace(first, last, steps, dtype=torch.float64)
+        return sde.time(V.lam(mu)).clamp(ends[1], ends[0])
+
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        sde, nodes = reverse.sde, V.mu(reverse.sde.lam(times))
+        (first, last), (high, low) = times[[0, -1]].tolist(), nodes[[0, -1]].tolist()
+        widths = nodes.diff()
+        if "adams" in self.method and bool((widths / widths[0] - 1).abs().max() > 1e-6):
+            raise ValueError(f"times: {self.method} needs equal steps in atan(rho); leave times out for such a grid")
+
+        def slope(mu: Tensor, y: Tensor) -> Tensor:
+            # Trial steps, and rounding in the dtype of y, may lead out of the range.
+            lam = V.lam(mu.double().clamp(low, high))
+            t = sde.time(lam).clamp(last, first)
+            m = reverse.combination(expand(V.w(sde, t), y) * y, t, *V.pair(lam))
+            finite = m.isfinite().flatten(1).all(1)
+            # This costs no synchronisation more: torchdiffeq compares times on the host at every step.
+            if not bool(finite.all()):
+                rows = f"{len(y) - int(finite.sum())} of {len(y)} samples"
+                raise FloatingPointError(f"{self}: values are not finite at t = {float(t):.6g}, in {rows}")
+            return m
+
+        options = {"norm": _largest, **DEFAULTS.get(self.method, {}), **self.options}
+        nodes = nodes.to(x.device)
+        if self.method in ADAPTIVE:  # without a step that ends there they go beyond the end and interpolate
+            options["step_t"] = nodes[-1:]
+        w = V.w(sde, times)
+        try:
+            path = odeint(
+                slope, x / expand(w[0], x), nodes, rtol=self.rtol, atol=self.atol, method=self.method, options=options
+            )
+        except AssertionError as error:
+            if not str(error).startswith(GIVING_UP):
+                raise
+            raise FloatingPointError(f"{self} gave up: {error}") from error
+        if len(path) < len(times):
+            raise FloatingPointError(f"{self} gave up before t = {last:.6g}")
+        for scale, y in zip(w[1:], path[1:], strict=True):
+            yield expand(scale, y) * y
+
+    def calls(self, steps: int) -> int:
+        """Net calls of a fixed-step method. Raises ValueError for the others."""
+        if self.method not in FIXED:
+            raise ValueError(
+                f"nfe is given, but method={self.method!r} calls the net as often as its tolerance needs; "
+                f"give rtol and atol, or one of the methods {', '.join(map(repr, FIXED))}"
+            )
+        return FIXED[self.method](steps - 1)
