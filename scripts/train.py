@@ -11,6 +11,7 @@ Afterwards runs/digits/model is all that sampling needs. The result does not dep
 
 import argparse
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -38,7 +39,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, bool]:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"  # one process speaks for all
+    logging.basicConfig(level=logging.INFO if first else logging.CRITICAL, format="%(message)s")
     config, resume = parse()
     try:
         train(config, resume=resume)

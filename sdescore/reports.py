@@ -1,12 +1,14 @@
 """What a training run says while it goes on: log.jsonl, the tracker, the progress bar and pictures of samples."""
 
 import json
+import logging
 import math
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -19,6 +21,8 @@ from sdescore.pictures import is_image, save_grid
 from sdescore.sampling import sample
 
 __all__ = ["Report", "picture", "read_log"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_log(out: str | Path) -> list[dict[str, float]]:
@@ -74,6 +78,10 @@ class Report:
         self.step += 1
         self.bar.update()
 
+    def restart_clock(self) -> None:
+        """Leave out of the speed what was done since the last line."""
+        self.since = time.perf_counter()
+
     def write(self, lr: Tensor | float) -> None:
         """Write a line on the steps since the last. Raises FloatingPointError, on all processes, for a NaN or Inf."""
         if not self.pending:
@@ -102,22 +110,18 @@ class Report:
 def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | None) -> None:
     """Write samples of a denoiser to samples/step-...: .png for images, .npz for anything else; classes in turn."""
     assert denoiser.shape is not None and denoiser.scaling is not None
+    shape = (config.sample_count, *denoiser.shape)
     label = None if classes is None else {"label": torch.arange(config.sample_count) % classes}
-    x = sample(
-        denoiser.sde,
-        denoiser,
-        (config.sample_count, *denoiser.shape),
-        solver=config.sample_solver,
-        steps=config.sample_steps,
-        seed=config.seed,
-        condition=label,
-    )
+    solver, steps = config.sample_solver, config.sample_steps
+    try:
+        x = sample(denoiser.sde, denoiser, shape, solver=solver, steps=steps, seed=config.seed, condition=label)
+    except FloatingPointError as error:  # no reason to end a run that may still come right
+        logger.warning("no samples at step %d: %s", step, error)
+        return
     raw = denoiser.scaling.to_data(x).cpu()
     path = Path(config.out) / "samples" / f"step-{step:06d}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_image(denoiser.shape):
         save_grid(path.with_suffix(".png"), raw, denoiser.scaling)
     else:
-        import numpy as np
-
         np.savez(path.with_suffix(".npz"), x=raw.numpy())

@@ -86,11 +86,13 @@ def _run(learner: Learner) -> None:
     )
     with Report(config, accelerator, learner.step) as report:
         for raw, labels in reader:
+            rate = learner.schedule.get_last_lr()[0]
             report.add(*learner.update(raw, labels))
             done, last = learner.step, learner.step == config.steps
             if last or done % config.log_every == 0 or done % config.save_every == 0:
-                report.write(learner.schedule.get_last_lr()[0])
+                report.write(rate)
             if last or done % config.save_every == 0:
                 learner.save()
             if config.sample_every and (last or done % config.sample_every == 0) and accelerator.is_main_process:
                 picture(config, learner.averaged, done, learner.classes)
+                report.restart_clock()
