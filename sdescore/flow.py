@@ -20,13 +20,17 @@ __all__ = ["Flow", "Input", "transport"]
 # Errors that rounding makes in one step: no step is better than this, whatever its length.
 FINEST = 1e-13
 
+# Of q = atan(rho)^(1 / POWER): 1 suits smooth densities best and 7 thin ones, 2 costs little more than either.
+POWER = 2
+
 
 @dataclass(frozen=True)
 class Flow:
-    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in lam: dz/dlam = -sin cos (cos eps - sin x0).
+    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in q with atan(rho) = q^POWER: dz/dq = dangle/dq v.
 
-    With cos = alpha / s and sin = sigma / s. It is the same equation on every linear process, its right side is
-    bounded, and the scale of x does not enter (Song et al. 2021, eq. 13, in other coordinates).
+    v = cos eps - sin x0 with cos = alpha / s and sin = sigma / s. It is the same equation on every linear process, its
+    right side is bounded, and the scale of x does not enter (Song et al. 2021, eq. 13, in other coordinates). The
+    power spreads the small angles, at which data near a surface has a divergence of 1 / angle.
     """
 
     reverse: Reverse
@@ -35,13 +39,21 @@ class Flow:
         """s(t)."""
         return torch.hypot(self.reverse.sde.alpha(t), self.reverse.sde.sigma(t))
 
-    def slope(self, lam: Tensor, rows: Tensor) -> Callable[[Tensor], Tensor]:
-        """dz/dlam as a function of z (rows, *shape), at lam (rows,), of the samples whose numbers are `rows`."""
+    def coordinate(self, t: Tensor) -> Tensor:
+        """q at a time."""
+        return torch.atan(self.reverse.sde.rho(t)) ** (1 / POWER)
+
+    def time(self, q: Tensor) -> Tensor:
+        """The time at q."""
         sde = self.reverse.sde
-        t = sde.time(lam).clamp(sde.t_min, sde.T)
-        sin, cos = torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()
+        return sde.time(-torch.tan(q**POWER).log()).clamp(sde.t_min, sde.T)
+
+    def slope(self, q: Tensor, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        """dz/dq as a function of z (rows, *shape), at q (rows,), of the samples whose numbers are `rows`."""
+        t, angle, rate = self.time(q), q**POWER, POWER * q ** (POWER - 1)
         reverse, scale = self.reverse.take(rows), self.scale(t)
-        return lambda z: reverse.combination(expand(scale, z) * z, t, sin * sin * cos, -sin * cos * cos)
+        p, eps = -rate * angle.sin(), rate * angle.cos()
+        return lambda z: reverse.combination(expand(scale, z) * z, t, p, eps)
 
 
 def transport(
@@ -58,21 +70,21 @@ def transport(
     The y of the solution is the state (batch, *shape) at its `time`, in the dtype of x; the root mean square of a
     step's error is at most atol + rtol |z|. Integrated in float64.
     """
-    flow, sde, shape = Flow(reverse), reverse.sde, x.shape[1:]
+    flow, shape = Flow(reverse), x.shape[1:]
     ends = torch.tensor([start, stop], dtype=torch.float64)
     scales = flow.scale(ends).tolist()
 
-    def slope(lam: Tensor, z: Tensor, rows: Tensor) -> Tensor:
-        return flow.slope(lam, rows)(z.reshape(-1, *shape)).flatten(1)
+    def slope(q: Tensor, z: Tensor, rows: Tensor) -> Tensor:
+        return flow.slope(q, rows)(z.reshape(-1, *shape)).flatten(1)
 
     def norm(error: Tensor, size: Tensor) -> Tensor:
         return (error / (atol + rtol * size)).square().mean(1).sqrt()
 
     z = x.to(torch.float64).flatten(1) / scales[0]
-    first, last = sde.lam(ends).tolist()
+    first, last = flow.coordinate(ends).tolist()
     done = integrate(slope, z, first, last, norm, advance=advance)
     y = (scales[1] * done.y).reshape(x.shape).to(x.dtype)
-    return Solution(y, sde.time(done.time), done.calls, done.failed, done.stuck)
+    return Solution(y, flow.time(done.time), done.calls, done.failed, done.stuck)
 
 
 def warn_outside(sde: LinearSDE, denoiser: Denoiser, x: Tensor, first: int = 0) -> None:

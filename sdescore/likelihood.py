@@ -89,8 +89,8 @@ class _Change:
         shape = self.vectors.shape[3:]
         return y[:, : math.prod(shape)].reshape(-1, *shape), y[:, math.prod(shape) :]
 
-    def __call__(self, lam: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        slope, products = self.products(self.flow.slope(lam, rows), self.split(y)[0], self.vectors.flatten(0, 1), rows)
+    def __call__(self, q: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        slope, products = self.products(self.flow.slope(q, rows), self.split(y)[0], self.vectors.flatten(0, 1), rows)
         return torch.cat([slope.flatten(1), products.unflatten(0, self.vectors.shape[:2]).sum(1).T], 1)
 
     def norm(self, rtol: float, atol: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -120,19 +120,19 @@ def _solve(
     flow = change.flow
     sde = flow.reverse.sde
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
-    start, stop = sde.lam(ends).tolist()
+    start, stop = flow.coordinate(ends).tolist()
     scales = flow.scale(ends)
     begun = change.start(x / float(scales[0]))
     done = integrate(change, begun, start, stop, change.norm(rtol, atol), advance=advance)
     z, changes = change.split(done.y)
     if control is not None:
-        changes = changes - control.excess(change.vectors, start, stop).T
+        changes = changes - control.excess(change.vectors, *sde.lam(ends).tolist()).T
     latent = float(scales[1]) * z
     constant = z[0].numel() * float((scales[1] / scales[0]).log())
     log_prob = prior.log_prob(latent).to(torch.float64) + constant + changes.mean(1)
     stderr = torch.zeros_like(log_prob) if trace.exact else standard_error(changes)
     for row in done.failed.nonzero().flatten().tolist():
-        at = float(sde.time(done.time[row]))
+        at = float(flow.time(done.time[row]))
         warnings.warn(
             f"the likelihood of sample {first + row} is NaN: {done.reason(row)} at t = {at:.6g}",
             RuntimeWarning,
