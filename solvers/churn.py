@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from sdescore.noise import Noise
@@ -34,8 +35,9 @@ class Churn:
         sde = reverse.sde
         rho = sde.rho(times)
         gamma = min(self.amount / len(times), math.sqrt(2) - 1)
-        raised = rho * (1 + gamma * ((self.low <= rho) & (rho <= self.high)))
-        u = sde.time(-raised.log()).maximum(times).clamp(max=sde.T)
+        raised = (self.low <= rho) & (rho <= self.high) & (gamma > 0)
+        # Elsewhere u is t to the bit: rounding alone would add noise of its square root.
+        u = torch.where(raised, sde.time(-(rho * (1 + gamma)).log()), times).clamp(max=sde.T)
         kept = sde.alpha(u) / sde.alpha(times)
         added = self.inflation * sde.alpha(u) * (sde.rho(u) ** 2 - rho**2).clamp(min=0).sqrt()
         for i, (t, s) in enumerate(pairwise(times.unbind())):
