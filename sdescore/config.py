@@ -32,8 +32,9 @@ CHOICES = {
 AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
 AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay")
 
-# What a resumed run may change: where it writes, how often, how far it goes; nothing that the weights depend on.
-FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every"}
+# What a resumed run may change: where it writes, how often, how far it goes; and how a step is computed, on which the
+# weights depend in their last bits alone.
+FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
 FREE |= {"sample_every", "sample_count", "sample_solver", "sample_steps"}
 
 
@@ -49,6 +50,7 @@ class TrainConfig:
         data_high: Largest raw value of the .npz file; 255 for uint8, the largest found for floating point unless told.
         data_levels: Number of equally spaced raw values if the .npz data is quantised; 256 for uint8 unless told.
         flips: Mirror every other image, left to right.
+        dequantize: Add uniform noise of one level's width to data that has levels: needed for a good likelihood.
         workers: Processes that read images ahead, for each training process; only a folder needs them.
         conditional: Tell the net the labels.
         label_drop: Share of the labels that are withheld, so that guidance can be used later.
@@ -94,6 +96,7 @@ class TrainConfig:
     data_high: float | None = None
     data_levels: int | None = None
     flips: bool = False
+    dequantize: bool = False
     workers: int = 2
     conditional: bool = False
     label_drop: float = 0.1
@@ -204,6 +207,8 @@ class TrainConfig:
             raise ValueError(f"conditional=True, but data={self.data!r} has no labels")
         if self.flips and len(source.shape) != 3:
             raise ValueError(f"flips=True, but samples have shape {source.shape}; valid are images")
+        if self.dequantize and source.scaling.levels is None:
+            raise ValueError(f"dequantize=True, but data={self.data!r} has no levels")
         std = self.data_std or data_std(source)
         if not std > 0:
             raise ValueError(f"data={self.data!r} has the same value everywhere")

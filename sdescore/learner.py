@@ -21,6 +21,7 @@ from sdescore.data import Source, share
 from sdescore.denoiser import Denoiser
 from sdescore.noise import generator
 from sdescore.objectives import TIMES, denoising_score_matching
+from sdescore.quantised import level_width
 
 __all__ = ["Draws", "Learner", "draw"]
 
@@ -28,12 +29,16 @@ logger = logging.getLogger(__name__)
 
 
 class Draws(NamedTuple):
-    """What a step draws: quantiles u (batch,), noise (batch, *shape), and whether to mirror and to drop the label."""
+    """What a step draws: quantiles u (batch,), noise and shift (batch, *shape), whether to mirror and to drop the label.
+
+    shift is uniform in [-1/2, 1/2), in levels of the data; zeros that broadcast where it is not wanted.
+    """
 
     u: Tensor
     noise: Tensor
     flip: Tensor
     drop: Tensor
+    shift: Tensor
 
     def take(self, where: slice) -> "Draws":
         """The draws of a part of the batch."""
@@ -51,7 +56,10 @@ def draw(config: TrainConfig, step: int, shape: tuple[int, ...], device: torch.d
     noise = torch.randn(batch, *shape, generator=own("noise"), device=device)
     flip = torch.rand(batch, generator=own("flip"), device=device) < (0.5 if config.flips else 0.0)
     drop = torch.rand(batch, generator=own("drop"), device=device) < config.label_drop
-    return Draws(u, noise, flip, drop)
+    shift = torch.zeros(batch, *(1,) * len(shape), device=device)
+    if config.dequantize:
+        shift = torch.rand(noise.shape, generator=own("shift"), device=device) - 0.5
+    return Draws(u, noise, flip, drop, shift)
 
 
 class Learner:
@@ -127,6 +135,8 @@ class Learner:
         x0 = self.source.scaling.to_model(raw, torch.get_default_dtype())
         if config.flips:
             x0 = torch.where(draws.flip.reshape(-1, 1, 1, 1), x0.flip(-1), x0)
+        if config.dequantize:
+            x0 = x0 + level_width(self.source.scaling) * draws.shift
         condition = {}
         if self.classes is not None:
             labels = cast(Tensor, labels).to(device, non_blocking=True)

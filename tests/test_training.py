@@ -122,6 +122,15 @@ def assert_same_bits(one: str | Path, two: str | Path) -> None:
     assert [name for name in a if not a[name].equal(b[name])] == []
 
 
+def assert_close(one: str | Path, two: str | Path) -> None:
+    """Equal but for the order of sums in float64."""
+    a, b = outcome(one), outcome(two)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        scale = float(value.abs().max())
+        torch.testing.assert_close(b[name], value, rtol=1e-9, atol=1e-10 * scale + 1e-13, msg=name)
+
+
 def run(processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the worker above as so many processes, under torchrun if they are several."""
     script = Path(config.out).parent / "worker.py"
@@ -203,6 +212,23 @@ class TestGradient:
         assert draws.flip.float().mean() == pytest.approx(0.5, abs=0.1)
         assert draws.drop.float().mean() == pytest.approx(0.3, abs=0.09)
 
+    def test_dequantised_data_fills_the_width_of_a_level(self, config: TrainConfig) -> None:
+        config = replace(config, batch_size=200, accumulation=1, conditional=False, flips=False, dequantize=True)
+        own, seen = learner(config), []
+
+        def record(x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+            seen.append(x)
+            return x * next(own.denoiser.parameters()).mean()
+
+        own.net.forward = record
+        raw, _ = next_batch(own)
+        own.update(raw, None)
+        draws, y = draw(config, 0, (1, 8, 8)), seen[-1]
+        assert draws.shift.min() < -0.49 and draws.shift.max() > 0.49 and abs(float(draws.shift.mean())) < 0.01
+        # Raw levels are 1 apart, model values in steps of 1/8.
+        assert _distance_to_line(y, draws.noise, (raw + draws.shift) / 8 - 1).max() < 1e-5
+        assert _distance_to_line(y, draws.noise, raw / 8 - 1).mean() > 1e-2
+
 
 def _distance_to_line(y: torch.Tensor, noise: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
     """The residual of y against the span of x0 and noise, for each sample."""
@@ -215,8 +241,9 @@ def _distance_to_line(y: torch.Tensor, noise: torch.Tensor, x0: torch.Tensor) ->
 class TestDraws:
     def test_each_setting_draws_for_itself(self, config: TrainConfig) -> None:
         a = draw(config, 3, (1, 8, 8))
-        b = draw(replace(config, flips=False, label_drop=0.0), 3, (1, 8, 8))
+        b = draw(replace(config, flips=False, label_drop=0.0, dequantize=True), 3, (1, 8, 8))
         assert a.u.equal(b.u) and a.noise.equal(b.noise) and not b.flip.any() and not b.drop.any()
+        assert not a.shift.any() and b.shift.all()
 
     def test_steps_and_seeds_differ(self, config: TrainConfig) -> None:
         first = draw(config, 0, (2,))
@@ -342,18 +369,18 @@ class TestResume:
 
 
 class TestProcesses:
-    def test_two_are_one(self, plain: TrainConfig, tmp_path: Path, float64: None) -> None:
-        """Gradients of the same global batch, in unequal shares, and all that follows from them."""
+    def test_two_are_one(self, plain: TrainConfig, tmp_path: Path, float64: None, caplog: Any) -> None:
+        """Gradients of the same global batch, in unequal shares, and all that follows; the run goes on with one."""
         config = replace(plain, batch_size=9, conditional=True, flips=True, steps=3, log_every=1)
         pair = replace(config, out=str(tmp_path / "pair"), accumulation=2)
         train(config)
         two = run(2, pair)
         assert two.returncode == 0, two.stderr
-        a, b = outcome(config.out), outcome(pair.out)
-        assert a.keys() == b.keys()
-        for name, value in a.items():
-            scale = float(value.abs().max())
-            torch.testing.assert_close(b[name], value, rtol=1e-9, atol=1e-10 * scale + 1e-13, msg=name)
+        assert_close(config.out, pair.out)
+        train(replace(config, steps=5), resume=True)
+        train(replace(pair, steps=5), resume=True)
+        assert "written by 2 processes and goes on with 1" in caplog.text
+        assert_close(config.out, pair.out)
         for one, other in zip(read_log(config.out), read_log(pair.out), strict=True):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-10)
             assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-9)
@@ -546,6 +573,8 @@ class TestBadInput:
         vectors = replace(config, net="MLP", net_args={})
         with pytest.raises(ValueError, match="has no labels"):
             train(vectors, source=Arrays(torch.randn(9, 2)))
+        with pytest.raises(ValueError, match=r"dequantize=True, but .* has no levels"):
+            train(replace(vectors, conditional=False, flips=False, dequantize=True), source=Arrays(torch.randn(9, 2)))
         with pytest.raises(ValueError, match=r"flips=True, but samples have shape \(2,\)"):
             train(replace(vectors, conditional=False), source=Arrays(torch.randn(9, 2)))
 
