@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Draws(NamedTuple):
-    """What a step draws: quantiles u (batch,), noise and shift (batch, *shape), whether to mirror and to drop the label.
+    """What a step draws: quantiles u (batch,), noise and shift (batch, *shape); whether to mirror, to drop the label.
 
     shift is uniform in [-1/2, 1/2), in levels of the data; zeros that broadcast where it is not wanted.
     """
