@@ -68,6 +68,7 @@ class DemoConfig:
         """The settings of training, that were tuned for a few minutes on two cores."""
         return TrainConfig(
             data="digits",
+            dequantize=True,
             net="UNet",
             net_args={"base_width": 28, "multipliers": [1, 2], "blocks": 1, "attention": [], "dropout": 0.1},
             sde="KarrasSDE",
@@ -186,7 +187,7 @@ Fréchet: squared distance to the 297 test digits in the features of a classifie
 1,500 training digits is {training["frechet"]:.3f} (÷ train-to-test: 1 is as near as the training digits).
 Recognised: share with a class of probability {THRESHOLD:g} or more; of the real test digits {test["recognised"]:.3f}.
 Novelty: mean distance to the nearest training digit; of the test digits {test["novelty"]:.2f} (÷ real: copies have 0).
-Test log-likelihood: {bits[0]:.3f} ± {bits[1]:.3f} bits per dimension (17 equally likely levels: 4.087).
+Test log-likelihood: at most {bits[0]:.3f} ± {bits[1]:.3f} bits per dimension (17 equally likely levels: 4.087).
 """
 
 
@@ -197,7 +198,7 @@ def demonstrate(config: DemoConfig) -> None:
     training_seconds = time.perf_counter() - since
     real, rows = score(config, denoiser)
     x = torch.cat([x for x, _ in model_values(digits("test"))])
-    bits = mean_and_error(measure(denoiser, x, seed=config.seed, rtol=1e-4, atol=1e-4, progress=True)["bits_per_dim"])
+    bits = mean_and_error(measure(denoiser, x, seed=config.seed, rtol=1e-3, atol=1e-3, progress=True)["bits_per_dim"])
     draw_loss(out / "loss.png", read_log(out / "train"))
     draw_quality(out / "quality.png", rows, *real)
     draw_trajectory(out / "trajectory.png", denoiser, seed=config.seed)

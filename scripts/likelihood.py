@@ -3,22 +3,31 @@
 
     python scripts/likelihood.py --model runs/digits/model --data digits:test
     python scripts/likelihood.py --model ... --data my.npz --trace exact --out runs/mine/likelihood.json
+    python scripts/likelihood.py --model ... --probes 16 --draws 5 --bound 32 --out ...
+    accelerate launch scripts/likelihood.py ... --out ...                     the GPUs of this machine share the data
+    torchrun --standalone --nproc_per_node 2 scripts/likelihood.py ... --out ...    two processes, on CPUs too
 
-Prints means over the samples with their standard errors: nats (the log-density of values scaled to [-1, 1]) and, for
+Prints means over all samples with their standard errors: nats (the log-density of values scaled to [-1, 1]) and, for
 data with levels such as images, bits per dimension (of the levels' probability: uniform noise of one level's width is
-added first).
+added first). --draws adds the importance-weighted bound, in which the truncation at t_min is corrected; --bound adds
+the evidence bound of the reverse SDE and its gap to the ODE. With --out the same command goes on after an interruption.
 """
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from sample import claim, fingerprint
 from shared import load_model, markdown, model_values, open_source, parse, run, write_json
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from sdescore import Denoiser, bits_per_dim, dequantize, log_likelihood
+from sdescore import Denoiser, bits_per_dim, dequantize, evidence_bound, log_likelihood, quantised_likelihood
+from sdescore.launch import launch
 
 
 @dataclass(frozen=True)
@@ -28,14 +37,19 @@ class LikelihoodConfig:
     Args:
         model: Folder of a saved model, such as runs/digits/model, or its name on the Hugging Face Hub.
         data: digits:test, digits:train, a .npz file (array x) or a folder of images.
-        out: JSON file for the summary and the values of each sample; must not exist yet.
+        out: JSON file for the summary and the values of each sample; must not exist yet. Batches that are done are
+            kept beside it until all are.
         count: Take this many samples from the start of the data; all unless told.
-        trace: hutchinson (one random direction a sample, unbiased) or exact (slower by the number of dimensions).
+        trace: hutchinson (random signs, unbiased), gaussian, orthogonal, or exact (slower by the number of dimensions).
+        probes: Random directions per sample.
+        draws: Draws of the importance-weighted bound, for data with levels; more than one need several probes or the
+            exact trace. 0 leaves it out.
+        bound: Times in each of eight groups of the evidence bound; 0 leaves it out.
         conditional: Tell the model the labels of the data.
         seed: Of the random directions and of the noise that dequantises.
         rtol: Relative tolerance of the ODE.
         atol: Absolute tolerance of the ODE.
-        batch_size: Samples at a time.
+        batch_size: Samples at a time in each process.
     """
 
     model: str
@@ -43,31 +57,58 @@ class LikelihoodConfig:
     out: str | None = None
     count: int | None = None
     trace: str = "hutchinson"
+    probes: int = 1
+    draws: int = 0
+    bound: int = 0
     conditional: bool = False
     seed: int = 0
-    rtol: float = 1e-4
-    atol: float = 1e-4
-    batch_size: int = 500
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    batch_size: int = 100
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
             raise ValueError(f"count={self.count}; valid are integers of at least 1")
+        for name, least in (("probes", 1), ("draws", 0), ("bound", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least {least}")
         if self.out is not None and Path(self.out).exists():
             raise ValueError(f"out={self.out!r} exists; valid is a new file")
 
 
-def measure(denoiser: Denoiser, x: Tensor, labels: Tensor | None = None, **options: Any) -> dict[str, Tensor]:
+def measure(
+    denoiser: Denoiser,
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    draws: int = 0,
+    bound: int = 0,
+    seed: int = 0,
+    first: int = 0,
+    **options: Any,
+) -> dict[str, Tensor]:
     """The nats and, for a model of data with levels, the bits per dimension of each sample; x are model values.
 
-    options are those of log_likelihood; its seed also seeds the noise that dequantises.
+    draws and bound are those of LikelihoodConfig, options of log_likelihood; seed and first also number the noise.
     """
-    scaling, shape = denoiser.scaling, tuple(x.shape[1:])
-    condition = None if labels is None else {"label": labels}
-    if scaling is None or scaling.levels is None:
-        return {"nats": log_likelihood(denoiser.sde, denoiser, x, condition=condition, **options)}
-    x = dequantize(x, scaling, options.get("seed", 0))
-    nats = log_likelihood(denoiser.sde, denoiser, x, condition=condition, **options)
-    return {"nats": nats, "bits_per_dim": bits_per_dim(nats, shape, scaling)}
+    sde, scaling, shape = denoiser.sde, denoiser.scaling, tuple(x.shape[1:])
+    numbers: dict[str, Any] = {"seed": seed, "first": first, "condition": None if labels is None else {"label": labels}}
+    quantised = scaling is not None and scaling.levels is not None
+    raw, x = x, dequantize(x, scaling, seed, first) if scaling is not None and quantised else x
+    nats = {"": log_likelihood(sde, denoiser, x, **numbers, **options)}
+    if bound:
+        nats["bound_"] = evidence_bound(sde, denoiser, x, times=bound, **numbers).log_prob
+        nats["gap_"] = nats[""] - nats["bound_"]
+    values = {f"{name}nats": value for name, value in nats.items()}
+    if scaling is not None and quantised:
+        values["bits_per_dim"] = bits_per_dim(nats[""], shape, scaling)
+        if bound:
+            values["bound_bits_per_dim"] = bits_per_dim(nats["bound_"], shape, scaling)
+            values["gap_bits_per_dim"] = values["bound_bits_per_dim"] - values["bits_per_dim"]
+        if draws:
+            found = quantised_likelihood(sde, denoiser, raw, scaling, draws=draws, **numbers, **options)
+            values["weighted_bits_per_dim"] = found.bits_per_dim
+    return {name: value.cpu() for name, value in values.items()}
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
@@ -75,28 +116,104 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
-def compute(config: LikelihoodConfig) -> None:
-    denoiser, shape = load_model(config.model)
+def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    """The model values of the data, and their labels where the model is told them."""
     source = open_source(config.data, denoiser.scaling)
     if source.shape != shape:
         raise ValueError(f"data={config.data!r} has samples of shape {source.shape}; the model's are {shape}")
     if denoiser.scaling is not None and source.scaling != denoiser.scaling:
         raise ValueError(f"data={config.data!r} has {source.scaling}; the model was trained on {denoiser.scaling}")
+    if config.conditional and source.classes is None:
+        raise ValueError(f"conditional=True, but data={config.data!r} has no labels")
     parts = list(model_values(source, progress="reading"))
-    x, labels = torch.cat([x for x, _ in parts])[: config.count], None
-    if config.conditional:
-        if source.classes is None:
-            raise ValueError(f"conditional=True, but data={config.data!r} has no labels")
-        labels = torch.cat([labels for _, labels in parts if labels is not None])[: config.count]
-    options = {name: getattr(config, name) for name in ("trace", "seed", "rtol", "atol", "batch_size")}
-    values = measure(denoiser, x, labels, progress=True, **options)
-    means = {name: mean_and_error(each) for name, each in values.items()}
+    x = torch.cat([x for x, _ in parts])[: config.count]
+    if not config.conditional:
+        return x, None
+    return x, torch.cat([labels for _, labels in parts if labels is not None])[: config.count]
+
+
+def finite_means(values: dict[str, Tensor]) -> tuple[dict[str, tuple[float, float]], list[int]]:
+    """The means over the samples that have all values, and the numbers of those that have not."""
+    valid = torch.stack([value.isfinite() for value in values.values()]).all(0)
+    if not bool(valid.any()):
+        raise FloatingPointError("no sample has a finite likelihood")
+    return {name: mean_and_error(value[valid]) for name, value in values.items()}, (~valid).nonzero().flatten().tolist()
+
+
+def joined(parts: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The values of batches, by their first samples, in order."""
+    batches = [parts[start] for start in sorted(parts)]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def load_parts(folder: Path) -> dict[int, dict[str, Tensor]]:
+    """The batches that are done."""
+
+    def values(numbers: list[float | None]) -> Tensor:
+        return torch.tensor([torch.nan if number is None else number for number in numbers], dtype=torch.float64)
+
+    found = {int(path.stem): json.loads(path.read_text()) for path in folder.glob("[0-9]*.json")}
+    return {start: {name: values(numbers) for name, numbers in batch.items()} for start, batch in found.items()}
+
+
+def listed(values: Tensor) -> list[float | None]:
+    """Numbers for JSON, which has no NaN."""
+    return [value if value == value else None for value in values.tolist()]
+
+
+def compute(config: LikelihoodConfig) -> None:
+    """Measure this process's batches; the main process then puts them together."""
+    denoiser, shape = load_model(config.model)
+    x, labels = read(config, denoiser, shape)
+    options = {n: getattr(config, n) for n in ("trace", "probes", "draws", "bound", "seed", "rtol", "atol")}
+    settings = {n: v for n, v in asdict(config).items() if n not in ("model", "out")} | {"count": len(x)}
+    folder = None if config.out is None else Path(f"{config.out}.parts")
+    if folder is not None:
+        settings["weights"] = fingerprint(denoiser)
+        claim(folder, settings)
+    accelerator = launch("no", "none", str(folder or "."))
+    if accelerator.num_processes > 1 and folder is None:
+        raise ValueError(f"out is not set; {accelerator.num_processes} processes put their results together in a file")
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if folder is not None and accelerator.is_main_process:
+        write_json(folder / "settings.json", settings)
+    denoiser = denoiser.to(accelerator.device)
+    starts = range(0, len(x), config.batch_size)
+    done = {} if folder is None else load_parts(folder)
+    mine = [s for s in starts[accelerator.process_index :: accelerator.num_processes] if s not in done]
+    if done:
+        accelerator.print(f"{len(done)} of {len(starts)} batches are there already")
+    with tqdm(mine, disable=not accelerator.is_main_process, desc="batches") as bar:
+        for start in bar:
+            rows = slice(start, start + config.batch_size)
+            label = None if labels is None else labels[rows]
+            done[start] = measure(denoiser, x[rows], label, first=start, **options)
+            if folder is not None:
+                write_json(folder / f"{start:09d}.json", {name: listed(each) for name, each in done[start].items()})
+            means, _ = finite_means(joined(done))
+            name = "bits_per_dim" if "bits_per_dim" in means else "nats"
+            bar.set_postfix_str("{} {:.4f} ± {:.4f}".format(name.replace("_", " "), *means[name]))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        values = joined(done if folder is None else load_parts(folder))
+        report(config, values)
+        if folder is not None:
+            shutil.rmtree(folder)
+
+
+def report(config: LikelihoodConfig, values: dict[str, Tensor]) -> None:
+    """Print the means, and write them with the values of all samples."""
+    means, failed = finite_means(values)
     rows = [{"": name.replace("_", " "), "mean": f"{m:.4f}", "±": f"{e:.4f}"} for name, (m, e) in means.items()]
-    print(f"{len(x)} samples of {config.data}\n{markdown(rows)}")
+    count = len(values["nats"])
+    print(f"{count} samples of {config.data}\n{markdown(rows)}")
+    if failed:
+        print(f"left out of the means: samples {failed}")
     if config.out is not None:
-        summary = {name: {"mean": m, "stderr": e} for name, (m, e) in means.items()}
-        samples = {name: each.tolist() for name, each in values.items()}
-        write_json(Path(config.out), {"config": asdict(config), "count": len(x), **summary, "samples": samples})
+        summary = {n: {"mean": m, "stderr": e if e == e else None} for n, (m, e) in means.items()}
+        samples = {name: listed(each) for name, each in values.items()}
+        content = {"config": asdict(config), "count": count, "failed": failed, **summary, "samples": samples}
+        write_json(Path(config.out), content)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
