@@ -7,13 +7,15 @@
     accelerate launch scripts/likelihood.py ... --out ...                     the GPUs of this machine share the data
     torchrun --standalone --nproc_per_node 2 scripts/likelihood.py ... --out ...    two processes, on CPUs too
 
-Prints means over all samples with their standard errors: nats (the log-density of values scaled to [-1, 1]) and, for
-data with levels such as images, bits per dimension (of the levels' probability: uniform noise of one level's width is
-added first). --draws adds the importance-weighted bound, in which the truncation at t_min is corrected; --bound adds
-the evidence bound of the reverse SDE and its gap to the ODE. With --out the same command goes on after an interruption.
+Prints means over all samples with their standard errors. For data with levels, such as images, nats are a bound on the
+log-probability of the levels, and bits per dimension the same: noise of one level's width and that of t_min are added,
+and corrected for; more --draws make the bound tighter. For other data nats are the log-density of values scaled to
+[-1, 1]. --bound adds the evidence bound of the reverse SDE and its gap to the ODE. With --out the same command goes on
+after an interruption.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +28,9 @@ from shared import load_model, markdown, model_values, open_source, parse, run, 
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import Denoiser, bits_per_dim, dequantize, evidence_bound, log_likelihood, quantised_likelihood
+from sdescore import Denoiser, dequantize, evidence_bound, log_likelihood, quantised_likelihood
 from sdescore.launch import launch
+from sdescore.quantised import draw_seed, level_width
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class LikelihoodConfig:
         count: Take this many samples from the start of the data; all unless told.
         trace: hutchinson (random signs, unbiased), gaussian, orthogonal, or exact (slower by the number of dimensions).
         probes: Random directions per sample.
-        draws: Draws of the importance-weighted bound, for data with levels; more than one need several probes or the
-            exact trace. 0 leaves it out.
+        draws: Noises of a sample that has levels: several make the importance-weighted bound, and need several probes
+            or the exact trace.
         bound: Times in each of eight groups of the evidence bound; 0 leaves it out.
         conditional: Tell the model the labels of the data.
         seed: Of the random directions and of the noise that dequantises.
@@ -58,7 +61,7 @@ class LikelihoodConfig:
     count: int | None = None
     trace: str = "hutchinson"
     probes: int = 1
-    draws: int = 0
+    draws: int = 1
     bound: int = 0
     conditional: bool = False
     seed: int = 0
@@ -69,7 +72,7 @@ class LikelihoodConfig:
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
             raise ValueError(f"count={self.count}; valid are integers of at least 1")
-        for name, least in (("probes", 1), ("draws", 0), ("bound", 0), ("batch_size", 1)):
+        for name, least in (("probes", 1), ("draws", 1), ("bound", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least {least}")
         if self.out is not None and Path(self.out).exists():
@@ -81,7 +84,7 @@ def measure(
     x: Tensor,
     labels: Tensor | None = None,
     *,
-    draws: int = 0,
+    draws: int = 1,
     bound: int = 0,
     seed: int = 0,
     first: int = 0,
@@ -89,25 +92,25 @@ def measure(
 ) -> dict[str, Tensor]:
     """The nats and, for a model of data with levels, the bits per dimension of each sample; x are model values.
 
-    draws and bound are those of LikelihoodConfig, options of log_likelihood; seed and first also number the noise.
+    draws and bound are those of LikelihoodConfig, options of likelihood(); seed and first also number the noise.
     """
-    sde, scaling, shape = denoiser.sde, denoiser.scaling, tuple(x.shape[1:])
-    numbers: dict[str, Any] = {"seed": seed, "first": first, "condition": None if labels is None else {"label": labels}}
+    sde, scaling, size = denoiser.sde, denoiser.scaling, x[0].numel()
+    numbers: dict[str, Any] = {"first": first, "condition": None if labels is None else {"label": labels}}
     quantised = scaling is not None and scaling.levels is not None
-    raw, x = x, dequantize(x, scaling, seed, first) if scaling is not None and quantised else x
-    nats = {"": log_likelihood(sde, denoiser, x, **numbers, **options)}
-    if bound:
-        nats["bound_"] = evidence_bound(sde, denoiser, x, times=bound, **numbers).log_prob
-        nats["gap_"] = nats[""] - nats["bound_"]
-    values = {f"{name}nats": value for name, value in nats.items()}
     if scaling is not None and quantised:
-        values["bits_per_dim"] = bits_per_dim(nats[""], shape, scaling)
-        if bound:
-            values["bound_bits_per_dim"] = bits_per_dim(nats["bound_"], shape, scaling)
-            values["gap_bits_per_dim"] = values["bound_bits_per_dim"] - values["bits_per_dim"]
-        if draws:
-            found = quantised_likelihood(sde, denoiser, raw, scaling, draws=draws, **numbers, **options)
-            values["weighted_bits_per_dim"] = found.bits_per_dim
+        nats = quantised_likelihood(sde, denoiser, x, scaling, draws=draws, seed=seed, **numbers, **options).log_prob
+        x, mass = dequantize(x, scaling, draw_seed(seed, 0), first), size * math.log(level_width(scaling))
+    else:
+        nats, mass = log_likelihood(sde, denoiser, x, seed=seed, **numbers, **options), 0.0
+    values = {"nats": nats}
+    if bound:
+        values["bound_nats"] = evidence_bound(sde, denoiser, x, times=bound, seed=seed, **numbers).log_prob + mass
+    if quantised:
+        values |= {name.replace("nats", "bits_per_dim"): -v / (size * math.log(2)) for name, v in values.items()}
+    if bound:
+        values["gap_nats"] = values["nats"] - values["bound_nats"]
+    if bound and quantised:
+        values["gap_bits_per_dim"] = values["bound_bits_per_dim"] - values["bits_per_dim"]
     return {name: value.cpu() for name, value in values.items()}
 
 

@@ -17,7 +17,7 @@ from sdescore.sampling import evaluating
 from sdescore.scaling import Scaling
 from sdescore.sde import LinearSDE
 
-__all__ = ["Quantised", "bits_per_dim", "dequantize", "level_width", "quantised_likelihood"]
+__all__ = ["Quantised", "bits_per_dim", "dequantize", "draw_seed", "level_width", "quantised_likelihood"]
 
 
 def level_width(scaling: Scaling) -> float:
@@ -92,6 +92,11 @@ def _check_levels(x: Tensor, scaling: Scaling) -> None:
         )
 
 
+def draw_seed(seed: int, draw: int) -> int:
+    """The seed of a draw's noises; dequantize() with it gives the data of that draw."""
+    return generator("draw", seed, draw).initial_seed()
+
+
 def _noises(x: Tensor, seed: int, first: int) -> Tensor:
     own = (generator("truncation", seed, first + i) for i in range(len(x)))
     return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
@@ -142,7 +147,7 @@ def quantised_likelihood(
     if draws > 1 and options.get("trace") != "exact" and options.get("probes", 1) < 2:
         raise ValueError(f"draws={draws} need probes of at least 2, or trace='exact', to know the probes' noise")
     size = x[0].numel()
-    seeds = [generator("draw", seed, draw).initial_seed() for draw in range(draws)]
+    seeds = [draw_seed(seed, draw) for draw in range(draws)]
     parts = []
     with evaluating(given.denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
         for start, state, reverse, _ in given.batches(bar):
