@@ -26,7 +26,7 @@ class GaussianMixture:
     def __init__(
         self,
         means: Tensor | Sequence[object],
-        stds: Tensor | Sequence[float] | float = 1.0,
+        stds: Tensor | Sequence[object] | float = 1.0,
         weights: Tensor | Sequence[float] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -74,15 +74,15 @@ def test_likelihood_of_a_known_energy_is_its_gaussian(trace: str) -> None:
 
 
 def test_the_score_differentiates_by_input_and_parameters() -> None:
-    energy, t = Energy(Scalar(), beta=1.5), torch.tensor([0.1, 0.5], dtype=torch.float64)
+    net, t = Scalar(), torch.tensor([0.1, 0.5], dtype=torch.float64)
+    energy = Energy(net, beta=1.5)
     x = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: energy(x, t), (x,))
-    outer = energy.net.outer
 
     def by_parameter(value: Tensor) -> Tensor:
         return torch.func.functional_call(energy, {"net.outer": value}, (x.detach(), t))
 
-    assert torch.autograd.gradcheck(by_parameter, (outer.detach().clone().requires_grad_(),))
+    assert torch.autograd.gradcheck(by_parameter, (net.outer.detach().clone().requires_grad_(),))
     with torch.no_grad():
         plain = energy(x, t)
     assert not plain.requires_grad
@@ -104,20 +104,19 @@ def test_log_density_of_a_denoiser_has_its_score_as_gradient(predicts: str, bare
 
 def test_an_energy_trains_by_denoising() -> None:
     """The gradient of the loss by a parameter equals finite differences: the double backward is right."""
-    energy = Energy(Distance(Shift()))
-    denoiser = Denoiser(energy, SDE, "noise", data_std=STD)
+    shift = Shift()
+    denoiser = Denoiser(Energy(Distance(shift)), SDE, "noise", data_std=STD)
     x0, noise = gaussian().sample(64, 0), torch.randn(64, 2, dtype=torch.float64)
     u = torch.linspace(0.1, 0.9, 64, dtype=torch.float64)
 
     def loss() -> Tensor:
         return denoising_score_matching(denoiser, x0, u=u, noise=noise).mean()
 
-    parameter = energy.net.net.weight
-    (gradient,) = torch.autograd.grad(loss(), parameter)
+    (gradient,) = torch.autograd.grad(loss(), shift.weight)
     with torch.no_grad():
         ends = []
         for step in (1e-5, -2e-5):
-            parameter += step
+            shift.weight.add_(step)
             ends.append(float(loss()))
     assert float(gradient) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 

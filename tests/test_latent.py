@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_a_trained_net_decodes_what_it_encoded(trained: tuple[Denoiser, Tensor])
     denoiser, x = trained
     errors = []
     for tolerance in (1e-4, 1e-6, 1e-8):
-        options = {"rtol": tolerance, "atol": tolerance}
+        options: dict[str, Any] = {"rtol": tolerance, "atol": tolerance}
         z = encode(denoiser.sde, denoiser, x, **options)
         errors.append(relative(decode(denoiser.sde, denoiser, z, **options), x))
         assert relative(z, x) > 0.5  # they are far from each other
@@ -90,7 +91,8 @@ def test_sampling_from_a_latent_is_decoding_and_one_denoising(oracle2: GaussianM
 
 def test_the_solver_is_found_by_name_and_its_samples_are_right(oracle2: GaussianMixture) -> None:
     """Against a fourth-order method on many steps from the same noise."""
-    sde, options = FlowSDE(), {"shape": (16, 2), "seed": 3}
+    sde = FlowSDE()
+    options: dict[str, Any] = {"shape": (16, 2), "seed": 3}
     found = sample(sde, oracle2.denoiser(sde), solver="dopri5", **options)
     expected = sample(sde, oracle2.denoiser(sde), solver="rk4", steps=1000, **options)
     torch.testing.assert_close(found, expected, rtol=0, atol=3e-3)

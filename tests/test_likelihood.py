@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -253,7 +254,7 @@ def test_bad_arguments(change: dict[str, object], error: type[Exception], messag
         log_likelihood(**arguments)  # type: ignore[arg-type]
 
 
-def rms(tolerance: float):
+def rms(tolerance: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda error, size: (error / (tolerance + tolerance * size)).square().mean(1).sqrt()
 
 

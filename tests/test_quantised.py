@@ -1,6 +1,7 @@
 """Bits per dimension and bounds against distributions over levels that are known."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def test_the_bound_reaches_the_entropy_of_a_known_distribution(sde: LinearSDE) -
     mass = masses(oracle.means[:, 0], oracle.stds[:, 0], oracle.weights)
     assert float(mass.sum()) == pytest.approx(1, abs=1e-4)
     entropy = -float((mass * mass.log2()).sum())
-    options = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
+    options: dict[str, Any] = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
     x, repeats = LEVELS[:, None], 40
     one = quantised_likelihood(sde, oracle.denoiser(sde), x.repeat_interleave(repeats, 0), SCALING, **options)
     many = quantised_likelihood(
@@ -59,7 +60,7 @@ def test_the_truncation_at_t_min_is_corrected() -> None:
     oracle = GaussianMixture([[0.1]], d, dtype=torch.float64)
     variance = torch.tensor([d**4 / (d**2 + s**2) + s**2], dtype=torch.float64)
     expected = masses(oracle.means[:, 0], variance.sqrt(), torch.ones(1)).log()[3:7]
-    options = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
+    options: dict[str, Any] = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
     x = LEVELS[3:7, None].repeat_interleave(8, 0)
     found = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, draws=50, **options)
     mean, error = found.log_prob.reshape(4, 8).exp().mean(1).log(), found.stderr.reshape(4, 8).mean(1) / math.sqrt(8)
@@ -79,7 +80,7 @@ def test_noisy_probes_do_not_raise_the_bound() -> None:
         return denoiser.score(x @ turn, t) @ turn.T
 
     x = LEVELS[torch.randint(2, 7, (64, 4), generator=own)]
-    options = {"draws": 8, "rtol": 1e-3, "atol": 1e-3}
+    options: dict[str, Any] = {"draws": 8, "rtol": 1e-3, "atol": 1e-3}
     exact = quantised_likelihood(sde, net, x, SCALING, trace="exact", **options).log_prob
     noisy = quantised_likelihood(sde, net, x, SCALING, probes=8, **options).log_prob
     excess = noisy - exact
@@ -99,7 +100,7 @@ def test_bits_do_not_depend_on_the_range_of_the_raw_data(levels: int) -> None:
 def test_a_sample_does_not_feel_the_others() -> None:
     sde, oracle = VPSDE(), GaussianMixture(torch.zeros(1, 2), 0.3, dtype=torch.float64)
     x = LEVELS[torch.tensor([[2, 3], [4, 5], [6, 4]])]
-    options = {"draws": 2, "trace": "exact", "seed": 4}
+    options: dict[str, Any] = {"draws": 2, "trace": "exact", "seed": 4}
     whole = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, **options)
     parts = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, batch_size=2, **options)
     last = quantised_likelihood(sde, oracle.denoiser(sde), x[2:], SCALING, first=2, **options)

@@ -1,6 +1,7 @@
 """The estimators of the trace: unbiased, with the variance that theory gives them, and with an honest error bar."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_the_control_variate_leaves_the_mean_and_lowers_the_error() -> None:
     x = net.sample(1)
     exact = likelihood(sde, net, x, trace="exact").log_prob
     fit = GaussianFit.of(net.sample(2000, seed=1))
-    options = {"probes": 4, "rtol": 1e-4, "atol": 1e-4}
+    options: dict[str, Any] = {"probes": 4, "rtol": 1e-4, "atol": 1e-4}
     plain = likelihood(sde, net, x.expand(200, -1), **options).log_prob - exact
     controlled = likelihood(sde, net, x.expand(200, -1), control=fit, **options).log_prob - exact
     assert abs(float(controlled.mean())) < 4 * float(controlled.std()) / math.sqrt(200)
