@@ -1,5 +1,6 @@
 """The probability-flow ODE of any linear process in one set of coordinates, and the batches that travel along it."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,17 +21,14 @@ __all__ = ["Flow", "Input", "transport"]
 # Errors that rounding makes in one step: no step is better than this, whatever its length.
 FINEST = 1e-13
 
-# Of q = atan(rho)^(1 / POWER): 1 suits smooth densities best and 7 thin ones, 2 costs little more than either.
-POWER = 2
-
 
 @dataclass(frozen=True)
 class Flow:
-    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in q with atan(rho) = q^POWER: dz/dq = dangle/dq v.
+    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in q with atan(rho) = pi/2 sin(q)^2: dz/dq = dangle/dq v.
 
     v = cos eps - sin x0 with cos = alpha / s and sin = sigma / s. It is the same equation on every linear process, its
     right side is bounded, and the scale of x does not enter (Song et al. 2021, eq. 13, in other coordinates). The
-    power spreads the small angles, at which data near a surface has a divergence of 1 / angle.
+    square spreads the two ends: data near a surface has a divergence of 1 / angle, and nets see the logarithm of rho.
     """
 
     reverse: Reverse
@@ -41,19 +39,19 @@ class Flow:
 
     def coordinate(self, t: Tensor) -> Tensor:
         """q at a time."""
-        return torch.atan(self.reverse.sde.rho(t)) ** (1 / POWER)
+        return torch.asin((torch.atan(self.reverse.sde.rho(t)) / (math.pi / 2)).sqrt())
 
     def time(self, q: Tensor) -> Tensor:
         """The time at q."""
         sde = self.reverse.sde
-        return sde.time(-torch.tan(q**POWER).log()).clamp(sde.t_min, sde.T)
+        return sde.time(-torch.tan(math.pi / 2 * q.sin() ** 2).log()).clamp(sde.t_min, sde.T)
 
     def slope(self, q: Tensor, rows: Tensor) -> Callable[[Tensor], Tensor]:
         """dz/dq as a function of z (rows, *shape), at q (rows,), of the samples whose numbers are `rows`."""
-        t, angle, rate = self.time(q), q**POWER, POWER * q ** (POWER - 1)
+        t, angle, rate = self.time(q), math.pi / 2 * q.sin() ** 2, math.pi / 2 * (2 * q).sin()
         reverse, scale = self.reverse.take(rows), self.scale(t)
-        p, eps = -rate * angle.sin(), rate * angle.cos()
-        return lambda z: reverse.combination(expand(scale, z) * z, t, p, eps)
+        of_data, of_noise = -rate * angle.sin(), rate * angle.cos()
+        return lambda z: reverse.combination(expand(scale, z) * z, t, of_data, of_noise)
 
 
 def transport(
