@@ -1,0 +1,86 @@
+"""What the experiments share: the command line, a training loop, nets of the plane, pictures and tables."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # pictures go to files, on machines without a screen too
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sdescore import GaussianMixture
+from sdescore.nets import MLP
+
+torch.set_num_threads(1)  # small tensors: threads cost more than they give
+
+# The two far modes of Song & Ermon 2019, section 3.2; the small one holds a fifth of the mass.
+FAR = GaussianMixture([[-5.0, -5.0], [5.0, 5.0]], 1.0, [0.2, 0.8])
+
+
+def arguments(description: str | None, name: str) -> argparse.Namespace:
+    """--out and --seed; seeds torch and makes the folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help=f"folder of {name}.png and .json")
+    parser.add_argument("--seed", type=int, default=0, help="of data, initial weights and noise")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(given.seed)
+    return given
+
+
+class PlainScore(nn.Module):
+    """MLP as a score net of x alone, or of (x, level)."""
+
+    def __init__(self, features: int, width: int = 128, depth: int = 2) -> None:
+        super().__init__()
+        self.net = MLP(features, width=width, depth=depth)
+
+    def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
+        out: Tensor = self.net(x, x.new_zeros(len(x)) if level is None else level)
+        return out
+
+
+def fit(
+    model: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float = 2e-3, name: str = "training"
+) -> list[float]:
+    """Minimise loss() by Adam with gradients clipped and a cosine schedule; the losses on the way."""
+    adam = torch.optim.Adam(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+    history = []
+    for _ in tqdm(range(steps), desc=name, mininterval=1):
+        value = loss()
+        adam.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+        adam.step()
+        schedule.step()
+        history.append(float(value))
+    return history
+
+
+def finish(figure: Figure, out: Path, name: str, numbers: Mapping[str, object]) -> None:
+    """Write the picture and its numbers."""
+    figure.savefig(out / f"{name}.png", dpi=80, bbox_inches="tight")
+    plt.close(figure)
+    (out / f"{name}.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    print(f"{out / name}.png")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows beneath their headings."""
+    text = [[f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*text, strict=True)]
+    for row in text:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def plane(limit: float, count: int) -> Tensor:
+    """The points (count^2, 2) of a square grid."""
+    axis = torch.linspace(-limit, limit, count)
+    return torch.cartesian_prod(axis, axis)
