@@ -1,0 +1,58 @@
+"""The forecast script's measures against closed forms, its windows, and what it refuses."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+
+
+@pytest.fixture
+def forecast(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    return importlib.import_module("forecast")
+
+
+def test_crps_of_a_normal_is_that_of_its_samples(forecast: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    mean, y = torch.tensor([[0.3, -1.0]]), torch.tensor([[0.9, 0.4]])
+    samples = mean + 0.7 * torch.randn(200_000, 1, 2, generator=draw)
+    exact = forecast.crps_normal(mean, torch.tensor([0.7]), y)
+    assert forecast.crps_samples(samples, y) == pytest.approx(exact, abs=5e-3)
+
+
+def test_crps_of_few_samples_is_unbiased(forecast: Any) -> None:
+    """Of two samples: E|x - y| - E|x - x'| / 2, written out."""
+    x, y = torch.tensor([[[1.0]], [[4.0]]]), torch.tensor([[2.0]])
+    assert forecast.crps_samples(x, y) == pytest.approx((1 + 2) / 2 - 3 / 2)
+
+
+def test_futures_of_the_splits_do_not_overlap(forecast: Any) -> None:
+    series = torch.arange(1000, dtype=torch.float64)
+    _, train = forecast.windows(series, 0, 600, 1)
+    past, test = forecast.windows(series, 600, 1000, 8)
+    assert train.max() == 599 and test.min() == 600
+    assert torch.equal(past[:, -1] + 1, test[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--csv", "short.csv"], "go together"),
+        (["--csv", "short.csv", "--column", "b"], "short.csv has a"),
+        (["--csv", "short.csv", "--column", "a"], "could not convert"),
+        (["--csv", "none.csv", "--column", "a"], "none.csv"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], word: str) -> None:
+    (tmp_path / "short.csv").write_text("a\n1\nx\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "forecast.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2 and word in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
