@@ -16,7 +16,7 @@ from typing import Any
 import digits as judges
 import torch
 from evaluate import Judge
-from figures import draw_loss, draw_quality, draw_trajectory
+from figures import draw_loss, draw_overview, draw_quality, draw_trajectory
 from likelihood import mean_and_error, measure
 from shared import markdown, model_values, parse, run, write_json, write_whole
 
@@ -154,12 +154,14 @@ def score(config: DemoConfig, denoiser: Denoiser) -> tuple[list[dict[str, Any]],
         {"set": "training digits", **measured(training), "novelty": None},
     ]
     save_grid(out / "real.png", test.raw[:100], test.scaling)
-    rows = []
+    rows, pictures = [], {"real digits": test.raw}
     for name, (kind, solver, steps) in SOLVERS.items():
         source, nfe, seconds = drawn(config, denoiser, solver, steps)
         save_grid(out / f"samples-{name}.png", source.raw[:100], source.scaling)
+        pictures[f"{name}, {nfe} net calls"] = source.raw
         row = {"solver": name, "kind": kind, "nfe": nfe, "seconds": seconds}
         rows.append(row | measured(source) | {"novelty": novelty(source, training)})
+    draw_overview(out / "overview.png", pictures)
     return real, rows
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from einops import rearrange
+from torch import Tensor
 
 from sdescore import Denoiser, Scaling, karras, trajectory
 from sdescore.pictures import save_grid
@@ -15,7 +17,7 @@ from sdescore.sde import expand
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-__all__ = ["draw_loss", "draw_quality", "draw_trajectory"]
+__all__ = ["draw_loss", "draw_overview", "draw_quality", "draw_trajectory"]
 
 
 def draw_trajectory(path: Path, denoiser: Denoiser, seed: int, rows: int = 6, columns: int = 10) -> None:
@@ -29,6 +31,16 @@ def draw_trajectory(path: Path, denoiser: Denoiser, seed: int, rows: int = 6, co
     shown = [states[i] for i in np.linspace(0, len(states) - 1, columns).round().astype(int)]
     images = torch.stack(shown, 1).flatten(0, 1).clamp(-1, 1)
     save_grid(path, images, Scaling(-1.0, 1.0, None), columns)
+
+
+def draw_overview(path: Path, sets: Mapping[str, Tensor], side: int = 8) -> None:
+    """The first images of some sets (n, 1, height, width) side by side, each under its title."""
+    figure, axes = plt.subplots(1, len(sets), figsize=(2.6 * len(sets), 2.9), layout="constrained")
+    for axis, (title, raw) in zip(axes, sets.items(), strict=True):
+        axis.imshow(rearrange(raw[: side**2].numpy(), "(r c) 1 h w -> (r h) (c w)", r=side), cmap="gray")
+        axis.set(title=title, xticks=[], yticks=[])
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 def draw_loss(path: Path, log: Sequence[Mapping[str, float]]) -> None:

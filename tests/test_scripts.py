@@ -400,7 +400,8 @@ class TestDemo:
         assert results["real"][0]["recognised"] > 0.9 and results["bits_per_dim"]["mean"] > 0
         assert (tmp_path / "table.md").read_text() in said
         pictures = {path.name for path in tmp_path.glob("*.png")}
-        assert pictures == {"real.png", "loss.png", "quality.png", "trajectory.png", *(f"samples-{n}.png" for n in few)}
+        drawn = {"real", "overview", "loss", "quality", "trajectory", *(f"samples-{name}" for name in few)}
+        assert pictures == {f"{name}.png" for name in drawn}
         assert Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)
 
     def test_too_slow_a_machine_trains_less(
