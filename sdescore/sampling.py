@@ -65,10 +65,10 @@ def time_grid(
 
 def _steps_within(nfe: int, calls: Callable[[int], int]) -> int:
     """The most steps whose net calls, with the last denoising, fit in nfe."""
-    if calls(2) + 1 > nfe:
-        raise ValueError(f"nfe={nfe} is too small: two steps of this solver make {calls(2) + 1} net calls")
+    if calls(2) > nfe:
+        raise ValueError(f"nfe={nfe} is too small: two steps of this solver make {calls(2)} net calls")
     steps = 2
-    while calls(steps + 1) + 1 <= nfe:
+    while calls(steps + 1) <= nfe:
         steps += 1
     return steps
 
@@ -98,9 +98,12 @@ def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[
 
 def _states(reverse: Reverse, solver: Solver, x: Tensor, times: Tensor, noise: White) -> Iterator[Tensor]:
     yield x
-    for x in solver.solve(reverse, x, times, noise) if len(times) > 1 else ():
+    steps = 0
+    for state in solver.solve(reverse, x, times, noise) if len(times) > 1 else ():
+        x, steps = state, steps + 1
         yield x
-    yield reverse.data(x, times[-1])
+    if steps < len(times):  # else the solver has denoised the last state itself
+        yield reverse.data(x, times[-1])
 
 
 class _Run:

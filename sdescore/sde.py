@@ -134,7 +134,7 @@ class LinearSDE(SDE):
         return expand(self.f(t), x) * x
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        return torch.as_tensor(expand(self.g(t), x)).to(x)
+        return torch.as_tensor(expand(self.g(t), x))
 
     def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:
         return torch.zeros_like(x)

@@ -20,12 +20,13 @@ GROUP = "sdescore.solvers"
 class Solver(Protocol):
     """A numerical method that takes states from noise towards data.
 
-    Two attributes are optional: `calls(steps)`, the net calls that solve() makes over a grid of `steps` times, without
-    which sample(nfe=...) cannot choose the grid; and `grid`, the method's default time grid (see sdescore.grids).
+    Two attributes are optional: `calls(steps)`, the net calls over a grid of `steps` times with the last denoising,
+    without which sample(nfe=...) cannot choose the grid; and `grid`, the method's default (see sdescore.grids).
     """
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        """Yield the states after x, the last one at times[-1].
+        """Yield the states after x, one at each later time; then, if the method can do better than the net's data
+        prediction at times[-1], the data.
 
         x is (batch, *shape) at times[0]; times is a decreasing float64 vector on the CPU, so that coefficients cost no
         device synchronisation. A yielded tensor is never written again.
@@ -46,7 +47,7 @@ class OneStep(ABC):
             yield x
 
     def calls(self, steps: int) -> int:
-        return steps - 1
+        return steps
 
 
 def find_solver(solver: "str | Solver") -> Solver:

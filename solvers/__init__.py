@@ -7,6 +7,7 @@ from .euler_maruyama import EulerMaruyama
 from .langevin import AnnealedLangevin, Langevin
 from .predictor_corrector import Corrector, PredictorCorrector
 from .presets import (
+    ADAMS,
     DDIM,
     DDPM,
     DEIS,
@@ -27,6 +28,7 @@ from .torchdiffeq import TorchDiffEq
 from .torchsde import TorchSDE
 
 __all__ = [
+    "ADAMS",
     "CLASSIC",
     "DATA",
     "DDIM",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdescore.grids import Grid, karras
 from sdescore.noise import Noise
 from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE
@@ -90,6 +91,9 @@ class Adams(OneStep):
         coordinate: In which variable.
         corrector: Correct each state, but the last, with the target at the predicted one.
         tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of the steps h in lam.
+        end: Number of last data predictions that are extrapolated, in rho^2, to the data at rho = 0. With 1 the error
+            of the last step is of order rho^2 and does not fall with the steps.
+        grid: The times that are used unless sample() is told others.
     """
 
     order: int = 2
@@ -97,10 +101,13 @@ class Adams(OneStep):
     coordinate: Coordinate = LAM
     corrector: bool = False
     tau: Tau = 0.0
+    end: int = 1
+    grid: Grid = field(default=karras(), repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 6:
-            raise ValueError(f"order={self.order}; valid are 1 to 6")
+        for name, value in (("order", self.order), ("end", self.end)):
+            if not 1 <= value <= 6:
+                raise ValueError(f"{name}={value}; valid are 1 to 6")
         if not callable(self.tau) and self.tau < 0:
             raise ValueError(f"tau={self.tau}; valid are non-negative numbers or a function of h")
 
@@ -148,17 +155,33 @@ class Adams(OneStep):
         def target(i: int, x: Tensor) -> Tensor:
             return reverse.combination(x, levels[i], *self.target.pair(lam[i]))
 
-        targets = [target(0, x)]
+        states, targets = [x], [target(0, x)]
         for i in range(last + 1):
             base = table.kept[i] * x
             if table.spread[i] > 0:
                 base.add_(noise(x, levels[i], levels[i + 1]), alpha=table.spread[i])
             x = _add(base.clone() if self.corrector else base, targets, table.predict[i])
-            if i < last:
-                ahead = [target(i + 1, x), *targets]
-                x = _add(base, ahead, table.correct[i]) if self.corrector else x
-                targets = ahead[: self.order]
-            yield x
+            correct = self.corrector and i < last
+            if not correct:
+                yield x
+            if i == last and self.end == 1:
+                return  # sample() denoises
+            states, ahead = [x, *states][: self.end], [target(i + 1, x), *targets]
+            if correct:
+                x = _add(base, ahead, table.correct[i])
+                yield x
+            targets = ahead[: max(self.order, self.end)]
+        yield _add(torch.zeros_like(x), [*states, *targets], self._ending(reverse.sde, times))
+
+    def _ending(self, sde: LinearSDE, times: Tensor) -> list[float]:
+        """The weights of the last states and of the last targets in the data at rho = 0."""
+        times = times[-self.end :].flip(0)
+        rho, lam, zero = sde.rho(times) ** 2, sde.lam(times), torch.zeros(1, 1, dtype=times.dtype)
+        share = _lagrange(zero, rho[None])[0, :, 0]
+        p, q = (torch.as_tensor(c, dtype=times.dtype) for c in self.target.pair(lam))
+        alpha, sigma = sde.alpha(times), sde.sigma(times)
+        determinant = alpha * q - sigma * p  # x0 = (q x - sigma m) / determinant
+        return [*(share * q / determinant).tolist(), *(-share * sigma / determinant).tolist()]
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """One step without history, of order 1."""

@@ -52,4 +52,4 @@ class AnnealedLangevin(OneStep):
         return self.corrector.correct(reverse, expand(sde.alpha(s) / sde.alpha(t), x) * x, s, noise)
 
     def calls(self, steps: int) -> int:
-        return (steps - 1) * self.corrector.repeats
+        return (steps - 1) * self.corrector.repeats + 1

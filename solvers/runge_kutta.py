@@ -38,7 +38,7 @@ class RungeKutta(OneStep):
         return expand(target.w(sde, s), x) * _advance(y, slopes, self.tableau.b, width)
 
     def calls(self, steps: int) -> int:
-        return len(self.tableau.b) * (steps - 1)
+        return len(self.tableau.b) * (steps - 1) + 1
 
 
 def _advance(y: Tensor, slopes: list[Tensor], weights: tuple[float, ...], width: Tensor) -> Tensor:

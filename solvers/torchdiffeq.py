@@ -125,4 +125,4 @@ class TorchDiffEq:
                 f"nfe is given, but method={self.method!r} calls the net as often as its tolerance needs; "
                 f"give rtol and atol, or one of the methods {', '.join(map(repr, FIXED))}"
             )
-        return FIXED[self.method](steps - 1)
+        return FIXED[self.method](steps - 1) + 1

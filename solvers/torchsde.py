@@ -118,4 +118,4 @@ class TorchSDE(OneStep):
         return path[-1].reshape(x.shape)
 
     def calls(self, steps: int) -> int:
-        return METHODS[self.method][self.noise_type == "diagonal"] * (steps - 1)
+        return METHODS[self.method][self.noise_type == "diagonal"] * (steps - 1) + 1
