@@ -39,7 +39,8 @@ class GaussianMixture:
         stds = torch.as_tensor(stds, dtype=self.means.dtype, device=self.means.device)
         if stds.ndim == 1 and len(stds) == count:
             stds = stds.reshape(-1, *(1,) * (self.means.ndim - 1))
-        if stds.ndim not in (0, self.means.ndim) or not bool((stds > 0).all()):
+        fits = stds.ndim == 0 or all(a in (1, b) for a, b in zip(stds.shape, self.means.shape, strict=False))
+        if stds.ndim not in (0, self.means.ndim) or not fits or not bool((stds > 0).all()):
             raise ValueError("stds must be positive: a number, (components,) or (components, *shape)")
         self.stds = stds.expand(self.means.shape)
         given = torch.as_tensor([1.0] * count if weights is None else weights, dtype=self.means.dtype)
