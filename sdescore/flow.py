@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.denoiser import Denoiser, as_denoiser, state_like
-from sdescore.ode import Solution, integrate
+from sdescore.ode import TSITOURAS, Solution, Tableau, integrate
 from sdescore.reverse import Reverse
 from sdescore.sampling import check_condition, check_range
 from sdescore.sde import LinearSDE, expand
@@ -62,6 +62,7 @@ def transport(
     rtol: float,
     atol: float,
     advance: Callable[[float], None] = lambda done: None,
+    tableau: Tableau = TSITOURAS,
 ) -> Solution:
     """Carry x (batch, *shape) from time start to time stop along the flow, each sample with its own adaptive steps.
 
@@ -80,7 +81,7 @@ def transport(
 
     z = x.to(torch.float64).flatten(1) / scales[0]
     first, last = flow.coordinate(ends).tolist()
-    done = integrate(slope, z, first, last, norm, advance=advance)
+    done = integrate(slope, z, first, last, norm, tableau, advance)
     y = (scales[1] * done.y).reshape(x.shape).to(x.dtype)
     return Solution(y, flow.time(done.time), done.calls, done.failed, done.stuck)
 

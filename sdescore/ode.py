@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DORMAND_PRINCE", "Solution", "Tableau", "integrate"]
+__all__ = ["DORMAND_PRINCE", "TSITOURAS", "Solution", "Tableau", "integrate"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,30 @@ DORMAND_PRINCE = Tableau(
     order=5,
 )
 
+# The 5(4) pair of Tsitouras (2011), with smaller errors at the same cost.
+TSITOURAS = Tableau(
+    a=(
+        (0.161,),
+        (-0.008480655492356989, 0.335480655492357),
+        (2.8971530571054935, -6.359448489975075, 4.3622954328695815),
+        (5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525),
+        (5.86145544294642, -12.92096931784711, 8.159367898576159, -0.071584973281401, -0.028269050394068383),
+        (0.09646076681806523, 0.01, 0.4798896504144996, 1.379008574103742, -3.290069515436081, 2.324710524099774),
+    ),
+    b=(0.09646076681806523, 0.01, 0.4798896504144996, 1.379008574103742, -3.290069515436081, 2.324710524099774, 0.0),
+    c=(0.0, 0.161, 0.327, 0.9, 0.9800255409045097, 1.0, 1.0),
+    error=(
+        0.001780011052225777,
+        0.0008164344596567469,
+        -0.007880878010261995,
+        0.1447110071732629,
+        -0.5823571654525552,
+        0.45808210592918697,
+        -1 / 66,
+    ),
+    order=5,
+)
+
 
 @dataclass(frozen=True)
 class Solution:
@@ -68,7 +92,7 @@ def integrate(
     start: float,
     stop: float,
     norm: Callable[[Tensor, Tensor], Tensor],
-    tableau: Tableau = DORMAND_PRINCE,
+    tableau: Tableau = TSITOURAS,
     advance: Callable[[float], None] = lambda done: None,
     limit: int = 10_000,
 ) -> Solution:
@@ -85,7 +109,7 @@ def integrate(
     stages, sign = len(tableau.b), 1.0 if stop > start else -1.0
     span = abs(stop - start)
     time = torch.full((len(y),), start, dtype=y.dtype, device=y.device)
-    step = torch.full_like(time, span / 50)
+    step = torch.full_like(time, span / 20)
     calls = torch.ones(len(y), dtype=torch.long, device=y.device)
     failed, stuck = torch.zeros(2, len(y), dtype=torch.bool, device=y.device)
     y, rows = y.clone(), torch.arange(len(y), device=y.device)
@@ -107,7 +131,8 @@ def integrate(
         y[rows] = torch.where(good[:, None], new, old)
         first = torch.where(good[:, None], slopes[-1], first)
         time[rows] = torch.where(good, torch.where(h < sign * (stop - t), t + sign * h, stop), t)
-        step[rows] = h * (0.9 * size.clamp(min=1e-10) ** (-1 / tableau.order)).clamp(0.2, 5.0)
+        # Careful growth: a rejected step costs all its calls, and with factors of 0.9 and 5 a quarter of them were.
+        step[rows] = h * (0.8 * size.clamp(min=1e-10) ** (-1 / tableau.order)).clamp(0.2, 1.5)
         vanished, spent = step[rows] < 1e-12 * span, calls[rows] >= limit
         reached = time[rows] == stop
         stuck[rows] = ~reached & (finite & vanished | spent)

@@ -10,6 +10,7 @@ from torch import Tensor
 from sdescore.flow import transport
 from sdescore.grids import karras
 from sdescore.noise import Noise
+from sdescore.ode import DORMAND_PRINCE
 from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE
 
@@ -37,6 +38,6 @@ class DormandPrince:
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         for start, stop in pairwise(times.tolist()):
-            done = transport(reverse, x, start, stop, self.rtol, self.atol)
+            done = transport(reverse, x, start, stop, self.rtol, self.atol, tableau=DORMAND_PRINCE)
             x = done.y.masked_fill(done.failed.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
             yield x

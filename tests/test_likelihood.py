@@ -26,7 +26,7 @@ from sdescore import (
     likelihood,
     log_likelihood,
 )
-from sdescore.ode import integrate
+from sdescore.ode import DORMAND_PRINCE, TSITOURAS, Tableau, integrate
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineSDE(), KarrasSDE(), FlowSDE()]
 process = pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
@@ -276,14 +276,15 @@ def test_integrator_follows_each_row_at_its_own_pace() -> None:
     assert (found.time == 3.0).all() and not found.failed.any()
 
 
-def test_integrator_is_of_fifth_order_in_the_tolerance() -> None:
+@pytest.mark.parametrize("tableau", [DORMAND_PRINCE, TSITOURAS], ids=["Dormand-Prince", "Tsitouras"])
+def test_integrator_is_of_fifth_order_in_the_tolerance(tableau: Tableau) -> None:
     """Calls grow as tolerance^(-1/5): a factor 10 for 5 powers of ten, where the first steps no longer matter."""
 
     def slope(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         return torch.stack([y[:, 1], -y[:, 0]], 1)
 
     y0 = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
-    runs = [integrate(slope, y0, 0.0, 60.0, rms(tolerance), limit=100_000) for tolerance in (1e-6, 1e-11)]
+    runs = [integrate(slope, y0, 0.0, 60.0, rms(tolerance), tableau, limit=100_000) for tolerance in (1e-6, 1e-11)]
     assert 6 < float(runs[1].calls) / float(runs[0].calls) < 14
     torch.testing.assert_close(
         runs[1].y, torch.tensor([[math.sin(60.0), math.cos(60.0)]], dtype=torch.float64), rtol=0, atol=1e-8
