@@ -176,7 +176,8 @@ def fixed(order: int) -> Callable[[Problem, float], Tensor]:
     def method(problem: Problem, steps: float) -> Tensor:
         z = problem.x / float(problem.flow.scale(problem.ends)[0])
         change = torch.zeros(len(z), dtype=z.dtype)
-        grid = torch.linspace(*problem.flow.coordinate(problem.ends).tolist(), int(steps) + 1, dtype=torch.float64)
+        first, last = problem.flow.coordinate(problem.ends).tolist()
+        grid = torch.linspace(first, last, int(steps) + 1, dtype=torch.float64)
         for q, width in zip(grid[:-1], grid.diff(), strict=True):
             value, total, growth = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(change)
             for weight, node in zip(weights, nodes, strict=True):

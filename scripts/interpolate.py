@@ -9,6 +9,7 @@ one to the other. Nothing is drawn: the probability-flow ODE takes an image to i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from shared import load_model, open_source, parse, run
@@ -62,7 +63,7 @@ def draw(config: InterpolateConfig) -> None:
     x = source.scaling.to_model(raw)
     if source.scaling.levels is not None:
         x = dequantize(x, source.scaling, config.seed, config.first)
-    options = {"rtol": config.rtol, "atol": config.atol, "progress": True}
+    options: dict[str, Any] = {"rtol": config.rtol, "atol": config.atol, "progress": True}
     z = temper(encode(denoiser.sde, denoiser, x, **options), config.temperature)
     weights = torch.linspace(0, 1, config.steps).repeat(config.pairs)
     starts, ends = (z[i::2].repeat_interleave(config.steps, 0) for i in (0, 1))
