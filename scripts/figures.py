@@ -35,10 +35,12 @@ def draw_trajectory(path: Path, denoiser: Denoiser, seed: int, rows: int = 6, co
 
 def draw_overview(path: Path, sets: Mapping[str, Tensor], side: int = 8) -> None:
     """The first images of some sets (n, 1, height, width) side by side, each under its title."""
-    figure, axes = plt.subplots(1, len(sets), figsize=(2.6 * len(sets), 2.9), layout="constrained")
+    figure, axes = plt.subplots(1, len(sets), figsize=(2.6 * len(sets), 3.0), layout="constrained")
     for axis, (title, raw) in zip(axes, sets.items(), strict=True):
-        axis.imshow(rearrange(raw[: side**2].numpy(), "(r c) 1 h w -> (r h) (c w)", r=side), cmap="gray")
-        axis.set(title=title, xticks=[], yticks=[])
+        framed = np.pad(raw[: side**2].numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=raw.max() // 3)
+        axis.imshow(rearrange(framed, "(r c) 1 h w -> (r h) (c w)", r=side), cmap="gray")
+        axis.set_title(title.replace(", ", "\n"), fontsize="medium")
+        axis.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -71,6 +73,9 @@ def draw_quality(
             axis.scatter(row["nfe"], row[key], label=f"{row['solver']} ({row['kind']})")
         axis.axhline(level, color="0.5", linestyle="--", label=label)
         axis.set(xlabel="net calls per sample", ylabel=title, xscale="log", ylim=(0, None))
+        calls = [row["nfe"] for row in rows]
+        axis.set_xticks(calls, [str(nfe) for nfe in calls])
+        axis.set_xticks([], minor=True)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     plt.close(figure)
