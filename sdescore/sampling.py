@@ -143,6 +143,9 @@ class _Run:
             raise ValueError(f"shape={self.shape}; valid is (n, *sample_shape) with positive numbers")
         if own_shape is not None and self.shape[1:] != own_shape:
             raise ValueError(f"shape={self.shape} asks for samples {self.shape[1:]}; the net makes {own_shape}")
+        if x is not None and not bool(x.isfinite().all()):
+            bad = first + int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise ValueError(f"x is not finite in sample {bad}; valid are finite states at times[0]")
         like = state_like(self.denoiser)
         like = x if like is None else like
         self.device = torch.device(device or ("cpu" if like is None else like.device))

@@ -583,6 +583,11 @@ class NoCalls:
         ({"shape": None}, ValueError, r"give one of shape, \(n, \*sample_shape\), and x"),
         ({"x": torch.zeros(4, 2)}, ValueError, "give one of shape"),
         ({"shape": None, "x": torch.zeros(4, 2, dtype=torch.long)}, TypeError, "x has dtype torch.int64"),
+        (
+            {"shape": None, "x": torch.tensor([[0.0, 0.0], [0.0, math.nan]])},
+            ValueError,
+            "x is not finite in sample 1",
+        ),
         ({"shape": (4,)}, ValueError, r"shape=\(4,\); valid is \(n, \*sample_shape\)"),
         ({"shape": (0, 2)}, ValueError, r"shape=\(0, 2\); valid is .* positive numbers"),
         ({"shape": (4, -1)}, ValueError, r"shape=\(4, -1\)"),
