@@ -33,6 +33,7 @@ from sdescore import (
 from sdescore.noise import White, generator
 from sdescore.sampling import time_grid
 from sdescore.solver import calls_of
+from sdescore.solvers import AnnealedLangevin, Langevin
 
 
 def knows_its_calls(name: str) -> bool:
@@ -594,6 +595,7 @@ class NoCalls:
         ({"steps": 0}, ValueError, "steps=0; valid are positive integers"),
         ({"steps": 5, "nfe": 10}, ValueError, "steps=5 and nfe=10 are both given"),
         ({"nfe": 2}, ValueError, "nfe=2 is too small"),
+        ({"nfe": 8, "solver": AnnealedLangevin(Langevin(repeats=0))}, ValueError, "nfe=8 sets no limit"),
         ({"nfe": 9, "solver": NoCalls()}, ValueError, r"NoCalls defines no calls\(steps\)"),
         ({"times": torch.tensor([0.9, 0.5]), "steps": 2}, ValueError, "leave steps and nfe out"),
         ({"times": torch.tensor([0.9, 0.5]), "nfe": 9}, ValueError, "leave steps and nfe out"),
