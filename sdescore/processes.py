@@ -1,15 +1,13 @@
 """The forward processes. To add one: a frozen dataclass with alpha and sigma, and closed forms where they are known."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sdescore.sde import LinearSDE
+from sdescore.discrete import DiscreteSDE
+from sdescore.sde import LinearSDE, VariancePreserving, require
 
 __all__ = [
     "PROCESSES",
@@ -23,25 +21,15 @@ __all__ = [
 ]
 
 
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _sigma_dot(sde: LinearSDE, t: Tensor) -> Tensor:
-    """d sigma / dt where alpha^2 + sigma^2 = 1, without the cancellation of sigma f + g^2 / (2 sigma) near T."""
-    return -(sde.alpha(t) ** 2) * sde.f(t) / sde.sigma(t)
-
-
 @dataclass(frozen=True)
-class VPSDE(LinearSDE):
+class VPSDE(VariancePreserving):
     """Variance preserving: beta(t) rises linearly; DDPM's limit (Song et al. 2021, eq. 11 and appendix C)."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
             0 < self.beta_min <= self.beta_max < math.inf,
             f"beta_min={self.beta_min}, beta_max={self.beta_max}; valid are 0 < beta_min <= beta_max < inf",
         )
@@ -73,12 +61,6 @@ class VPSDE(LinearSDE):
 
     def f(self, t: Tensor) -> Tensor:
         return -self.beta(t) / 2
-
-    def g(self, t: Tensor) -> Tensor:
-        return self.beta(t).sqrt()
-
-    def sigma_dot(self, t: Tensor) -> Tensor:
-        return _sigma_dot(self, t)
 
     def time(self, lam: Tensor) -> Tensor:
         return self._time_of_integral(torch.nn.functional.softplus(-2 * lam, threshold=40.0))
@@ -115,7 +97,7 @@ class VESDE(LinearSDE):
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; valid are 0 < sigma_min < sigma_max < inf",
         )
@@ -148,13 +130,13 @@ class VESDE(LinearSDE):
 
 
 @dataclass(frozen=True)
-class CosineSDE(LinearSDE):
+class CosineSDE(VariancePreserving):
     """alpha(t) = cos(u) / cos(u0) with u = (t + offset) / (1 + offset) pi / 2 (Nichol & Dhariwal 2021, eq. 17)."""
 
     offset: float = 0.008
 
     def __post_init__(self) -> None:
-        _check(0 <= self.offset < 1, f"offset={self.offset}; valid are 0 <= offset < 1")
+        require(0 <= self.offset < 1, f"offset={self.offset}; valid are 0 <= offset < 1")
 
     @property
     def T(self) -> float:
@@ -179,12 +161,6 @@ class CosineSDE(LinearSDE):
     def f(self, t: Tensor) -> Tensor:
         return -self._rate * torch.tan(self._start + self._rate * t)
 
-    def g(self, t: Tensor) -> Tensor:
-        return (-2 * self.f(t)).sqrt()
-
-    def sigma_dot(self, t: Tensor) -> Tensor:
-        return _sigma_dot(self, t)
-
     def time(self, lam: Tensor) -> Tensor:
         cos0, sin0 = math.cos(self._start), math.sin(self._start)
         cos = cos0 * torch.sigmoid(2 * lam).sqrt()
@@ -201,7 +177,7 @@ class KarrasSDE(LinearSDE):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        _check(
+        require(
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; valid are 0 < sigma_min < sigma_max < inf",
         )
@@ -258,98 +234,6 @@ class FlowSDE(LinearSDE):
 
     def time(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
-
-
-@dataclass(frozen=True)
-class DiscreteSDE(LinearSDE):
-    """A variance-preserving table of noise levels, continuous in between: t is the index into the table.
-
-    `lambdas` are the table's values of lam, strictly decreasing; t runs from 0 to len(lambdas) - 1, so that a net
-    trained on integer steps can be called with t as it is. Between entries lam is the monotone rational quadratic of
-    Gregory & Delbourgo (1982), which is once differentiable and has a closed-form inverse.
-    """
-
-    lambdas: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        _check(
-            len(self.lambdas) >= 2 and all(math.inf > a > b > -math.inf for a, b in pairwise(self.lambdas)),
-            "lambdas must be at least two finite, strictly decreasing values",
-        )
-        object.__setattr__(self, "lambdas", tuple(self.lambdas))
-
-    @classmethod
-    def from_betas(cls, betas: Sequence[float] | Tensor) -> "DiscreteSDE":
-        """The process whose alpha^2 at index i is the product of 1 - beta up to i (Ho et al. 2020, section 2)."""
-        table = torch.as_tensor(betas, dtype=torch.float64)
-        _check(
-            table.ndim == 1 and len(table) >= 2 and bool(((table > 0) & (table < 1)).all()),
-            "betas must be at least two values in (0, 1)",
-        )
-        lam = -torch.expm1(-torch.log1p(-table).cumsum(0)).log() / 2
-        return cls(tuple(lam.tolist()))
-
-    @property
-    def T(self) -> float:
-        return float(len(self.lambdas) - 1)
-
-    @property
-    def t_min(self) -> float:
-        return 0.0
-
-    def _piece(self, t: Tensor) -> tuple[Tensor, ...]:
-        t = t if t.is_floating_point() else t.to(torch.get_default_dtype())
-        values, slopes = _table(self.lambdas, t.dtype, t.device)
-        index = t.detach().floor().long().clamp(0, len(self.lambdas) - 2)
-        # take() and not [index], which reads an index of shape () back from the device.
-        value, slope = values.take(index), slopes.take(index)
-        return t - index, value, values.take(index + 1) - value, slope, slopes.take(index + 1)
-
-    def lam(self, t: Tensor) -> Tensor:
-        u, value, rise, left, right = self._piece(t)
-        v = u * (1 - u)
-        return value + rise * (rise * u * u + left * v) / (rise + (left + right - 2 * rise) * v)
-
-    def _slope(self, t: Tensor) -> Tensor:
-        u, _, rise, left, right = self._piece(t)
-        v = u * (1 - u)
-        numerator = rise**2 * (right * u * u + 2 * rise * v + left * (1 - u) ** 2)
-        return numerator / (rise + (left + right - 2 * rise) * v) ** 2
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.sigmoid(2 * self.lam(t)).sqrt()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.sigmoid(-2 * self.lam(t)).sqrt()
-
-    def f(self, t: Tensor) -> Tensor:
-        return self._slope(t) * torch.sigmoid(-2 * self.lam(t))
-
-    def g(self, t: Tensor) -> Tensor:
-        return (-2 * self.f(t)).sqrt()
-
-    def sigma_dot(self, t: Tensor) -> Tensor:
-        return _sigma_dot(self, t)
-
-    def time(self, lam: Tensor) -> Tensor:
-        values, slopes = _table(self.lambdas, lam.dtype, lam.device)
-        index = (torch.searchsorted(-values, -lam.detach(), right=True) - 1).clamp(0, len(self.lambdas) - 2)
-        value, left = values.take(index), slopes.take(index)
-        fall, rise = lam - value, values.take(index + 1) - value
-        bend = left + slopes.take(index + 1) - 2 * rise
-        # The root in [0, 1] of a u^2 + b u + c = 0, in the form without cancellation.
-        a, b, c = rise * (rise - left) + fall * bend, rise * left - fall * bend, -fall * rise
-        return index - 2 * c / (b + (b * b - 4 * a * c).clamp(min=0).sqrt())
-
-
-@lru_cache(maxsize=32)
-def _table(lambdas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The values and the slopes at the table's entries: harmonic means inside, the secants at both ends."""
-    values = torch.tensor(lambdas, dtype=torch.float64)
-    secants = values.diff()
-    inner = 2 * secants[1:] * secants[:-1] / (secants[1:] + secants[:-1])
-    slopes = torch.cat([secants[:1], inner, secants[-1:]])
-    return values.to(device, dtype), slopes.to(device, dtype)
 
 
 PROCESSES: dict[str, type[LinearSDE]] = {

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-__all__ = ["SDE", "LinearSDE", "expand"]
+__all__ = ["SDE", "LinearSDE", "VariancePreserving", "expand", "require"]
 
 
 def expand(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
@@ -17,6 +17,12 @@ def expand(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
     if not isinstance(coefficient, Tensor) or coefficient.ndim == 0:
         return coefficient
     return coefficient.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
 
 
 class SDE(ABC):
@@ -170,3 +176,14 @@ class LinearSDE(SDE):
     def prior_log_prob(self, x: Tensor) -> Tensor:
         z = x.flatten(1) / self.prior_std
         return -(z.square() / 2 + math.log(self.prior_std) + math.log(2 * math.pi) / 2).sum(1)
+
+
+class VariancePreserving(LinearSDE):
+    """alpha^2 + sigma^2 = 1, so that f determines g and the slope of sigma."""
+
+    def g(self, t: Tensor) -> Tensor:
+        return (-2 * self.f(t)).sqrt()
+
+    def sigma_dot(self, t: Tensor) -> Tensor:
+        # The general sigma f + g^2 / (2 sigma) cancels near T.
+        return -(self.alpha(t) ** 2) * self.f(t) / self.sigma(t)
