@@ -571,6 +571,17 @@ class NoCalls:
         yield x
 
 
+class Reusing(NoCalls):
+    """A method that calls the net at every other step."""
+
+    def calls(self, steps: int) -> int:
+        return steps // 2 + 1
+
+
+def test_steps_may_cost_less_than_a_call() -> None:
+    assert len(time_grid(VPSDE(), Reusing(), nfe=8)) == 15
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
