@@ -46,6 +46,12 @@ class PlainScore(nn.Module):
         return out
 
 
+def perceptron(inputs: int, outputs: int, width: int = 64) -> nn.Sequential:
+    """A smooth net without normalisation, whose second and third derivatives stay tame."""
+    middle = nn.Linear(width, width)
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), middle, nn.SiLU(), nn.Linear(width, outputs))
+
+
 def fit(
     model: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float = 2e-3, name: str = "training"
 ) -> list[float]:
