@@ -35,7 +35,7 @@ AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_d
 # What a resumed run may change: where it writes, how often, how far it goes; and how a step is computed, on which the
 # weights depend in their last bits alone.
 FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
-FREE |= {"sample_every", "sample_count", "sample_solver", "sample_steps"}
+FREE |= {"minutes", "sample_every", "sample_count", "sample_solver", "sample_steps"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class TrainConfig:
         weighting: Weight of the loss over time: simple, likelihood, edm, min-snr.
         times: How times are drawn: uniform, importance, log-normal, low-discrepancy.
         steps: Updates of the weights, in all.
+        minutes: Stop after this time, with a checkpoint from which resuming goes on; none for no limit.
         batch_size: Samples per update over all processes together; the result does not depend on their number.
         accumulation: Parts in which each process computes its share of a batch, to save memory.
         optimizer: adamw or adam.
@@ -109,6 +110,7 @@ class TrainConfig:
     weighting: str = "simple"
     times: str = "low-discrepancy"
     steps: int = 10_000
+    minutes: float | None = None
     batch_size: int = 128
     accumulation: int = 1
     optimizer: str = "adamw"
@@ -140,7 +142,7 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 1, "integers of at least 1")
         for name in AT_LEAST_ZERO:
             self._check(name, getattr(self, name) >= 0, "numbers of at least 0")
-        for name in ("lr", "grad_clip", "data_std"):
+        for name in ("lr", "minutes", "grad_clip", "data_std"):
             value = getattr(self, name)
             self._check(name, value is None or (value > 0 and math.isfinite(value)), "positive numbers")
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")

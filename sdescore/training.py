@@ -2,7 +2,10 @@
 
 import json
 import logging
+import math
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -84,11 +87,18 @@ def _run(learner: Learner) -> None:
         workers=config.workers,
         pin=accelerator.device.type == "cuda",
     )
+    deadline = time.monotonic() + 60 * (config.minutes or math.inf)
     with Report(config, accelerator, learner.step) as report:
         for raw, labels in reader:
             rate = learner.schedule.get_last_lr()[0]
             report.add(*learner.update(raw, labels))
-            done, last = learner.step, learner.step == config.steps
+            done = learner.step
+            late = (
+                config.minutes is not None
+                and done % config.log_every == 0
+                and _any(deadline < time.monotonic(), learner)
+            )
+            last = late or done == config.steps
             if last or done % config.log_every == 0 or done % config.save_every == 0:
                 report.write(rate)
             if last or done % config.save_every == 0:
@@ -96,3 +106,14 @@ def _run(learner: Learner) -> None:
             if config.sample_every and (last or done % config.sample_every == 0) and accelerator.is_main_process:
                 picture(config, learner.averaged, done, learner.classes)
                 report.restart_clock()
+            if late:
+                if accelerator.is_main_process:
+                    logger.info("stopped at step %d of %d: minutes=%g are over", done, config.steps, config.minutes)
+                break
+
+
+def _any(here: bool, learner: Learner) -> bool:
+    """Whether it is so in any of the processes, which thereby agree."""
+    accelerator = learner.accelerator
+    total: Any = accelerator.reduce(torch.tensor(float(here), device=accelerator.device))
+    return bool(total > 0)

@@ -279,6 +279,17 @@ class TestResume:
         timeless = [[{**line, "images_per_second": 0} for line in read_log(out)] for out in (unbroken.out, config.out)]
         assert timeless[0] == timeless[1]
 
+    def test_stops_in_time_and_goes_on(self, config: TrainConfig, tmp_path: Path, caplog: Any) -> None:
+        caplog.set_level(logging.INFO)
+        train(config)
+        short = replace(config, out=str(tmp_path / "short"), minutes=1e-9)
+        train(short)
+        assert "stopped at step 3 of 6: minutes=1e-09 are over" in caplog.text
+        assert checkpoints.steps(Path(short.out) / "checkpoints") == [2, 3]
+        assert Denoiser.from_pretrained(Path(short.out) / "model").shape == (1, 8, 8)
+        train(replace(short, minutes=60.0), resume=True)
+        assert_same_bits(config.out, short.out)
+
     def test_leaves_the_global_generator_alone(self, config: TrainConfig) -> None:
         torch.manual_seed(5)
         before = torch.get_rng_state()
@@ -541,6 +552,7 @@ class TestBadInput:
             ({"sample_solver": "magic"}, "solver='magic' is not installed"),
             ({"lr": 0.0}, "lr=0.0; valid are positive"),
             ({"batch_size": 0}, "batch_size=0; valid are integers of at least 1"),
+            ({"minutes": 0.0}, r"minutes=0.0; valid are positive numbers"),
             ({"steps": -1}, "steps=-1; valid are"),
             ({"ema_decay": 1.0}, "ema_decay=1.0; valid are"),
             ({"accumulation": 11, "batch_size": 10}, "accumulation=11; valid are at most batch_size=10"),
