@@ -9,7 +9,7 @@ an interruption the same command goes on from the last checkpoint.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector
 from sdescore.sources import digits
 from sdescore.training import TrainConfig, train
 
-PROBE = 100  # steps of training after which its speed is known
 THRESHOLD = 0.9
 
 # What is sampled with: the solver and the length of its time grid.
@@ -48,19 +47,19 @@ class DemoConfig:
     Args:
         out: Folder of the results.
         steps: Training steps, each on 128 digits.
-        training_seconds: Time for training: a machine that is too slow for all steps in this time makes fewer.
+        training_minutes: Most time for training: a machine that is too slow for all steps makes fewer.
         count: Samples per solver.
         seed: Of everything that is random.
     """
 
     out: str = "runs/demo"
-    steps: int = 2500
-    training_seconds: float = 200.0
+    steps: int = 3000
+    training_minutes: float = 3.5
     count: int = 1500
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("training_seconds", 0), ("count", 100)):
+        for name, least in (("steps", 1), ("training_minutes", 0.01), ("count", 100)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; valid are numbers of at least {least}")
 
@@ -76,6 +75,7 @@ class DemoConfig:
             weighting="edm",
             times="log-normal",
             steps=self.steps,
+            minutes=self.training_minutes,
             batch_size=128,
             lr=2e-3,
             betas=(0.9, 0.99),
@@ -84,7 +84,7 @@ class DemoConfig:
             ema_decay=0.999,
             seed=self.seed,
             out=str(Path(self.out) / "train"),
-            save_every=PROBE,
+            save_every=250,
             log_every=10,
             sample_every=500,
             tracker="none",
@@ -96,15 +96,8 @@ def trained(config: DemoConfig) -> Denoiser:
     settings = config.training()
     found = checkpoints_of(Path(settings.out) / "checkpoints")
     if found:
-        print(f"Resuming: training was at step {found[-1]} when it was last saved.", flush=True)
-    if not found or found[-1] < PROBE:
-        train(replace(settings, steps=min(PROBE, settings.steps)), resume=bool(found))
-    speeds = sorted(line["images_per_second"] for line in read_log(settings.out))
-    fitting = int(config.training_seconds * speeds[len(speeds) // 2] / settings.batch_size)
-    steps = min(settings.steps, max(fitting, PROBE))
-    if steps < settings.steps:
-        print(f"This machine makes {steps} of the {settings.steps} steps in {config.training_seconds:g} s.", flush=True)
-    return train(replace(settings, steps=max(steps, *found, 1)), resume=True)
+        print(f"Resuming: training was at step {found[-1]} of {settings.steps} when it was last saved.", flush=True)
+    return train(settings, resume=bool(found))
 
 
 def drawn(config: DemoConfig, denoiser: Denoiser, solver: Solver, steps: int) -> tuple[Arrays, int, float]:

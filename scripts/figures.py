@@ -37,7 +37,7 @@ def draw_overview(path: Path, sets: Mapping[str, Tensor], side: int = 8) -> None
     """The first images of some sets (n, 1, height, width) side by side, each under its title."""
     figure, axes = plt.subplots(1, len(sets), figsize=(2.6 * len(sets), 3.3), layout="constrained")
     for axis, (title, raw) in zip(axes, sets.items(), strict=True):
-        framed = np.pad(raw[: side**2].numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=raw.max() // 3)
+        framed = np.pad(raw[: side**2].numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=int(raw.max()) // 3)
         axis.imshow(rearrange(framed, "(r c) 1 h w -> (r h) (c w)", r=side), cmap="gray")
         axis.set_title(title.replace(", ", "\n"), fontsize="medium")
         axis.set(xticks=[], yticks=[])
