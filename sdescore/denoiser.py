@@ -136,13 +136,24 @@ class Denoiser(nn.Module, Pretrained):
         raw = self.raw(x, t, **condition)
         return _combine(given, (p, q), self.sde.alpha(t), self.sde.sigma(t), x, raw)
 
+    def check(self, x: Tensor, t: Tensor) -> None:
+        """Raise ValueError for a time or a shape that does not fit; times on a GPU are not read, as that would wait."""
+        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
+            raise ValueError(f"t has shape {tuple(t.shape)}; valid are () and ({len(x)},)")
+        if self.shape is not None and tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; valid is {self.shape}")
+        if t.device.type == "cpu" and not torch.compiler.is_compiling():
+            self.sde.check_times(t)
+
     def predict(self, kind: str, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        """The prediction of the named kind at x (batch, *shape), t () or (batch,)."""
+        """The prediction of the named kind at x (batch, *shape), t () or (batch,). Raises ValueError as check()."""
+        self.check(x, t)
         pair = PREDICTIONS[check_prediction(kind, "kind")](self.sde, t, self.data_std)
         return self.combination(x, t, *pair, **condition)
 
     def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        """E[x0 | x_t = x], of the shape of x (batch, *shape); t is () or (batch,)."""
+        """E[x0 | x_t = x], of the shape of x (batch, *shape); t is () or (batch,). Raises ValueError as check()."""
+        self.check(x, t)
         return self.combination(x, t, 1.0, 0.0, **condition)
 
     def noise(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:

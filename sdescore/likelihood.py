@@ -194,6 +194,8 @@ def likelihood(
     chosen, products = choose(TRACES, trace, "trace"), choose(DERIVATIVES, derivative, "derivative")
     if probes < 1:
         raise ValueError(f"probes={probes}; valid are positive integers")
+    if prior is not None and not callable(getattr(prior, "log_prob", None)):
+        raise TypeError(f"prior is {prior!r}; valid is anything with log_prob(x), such as a GaussianMixture")
     given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
     parts = []
     denoiser = given.denoiser

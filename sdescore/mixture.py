@@ -33,6 +33,8 @@ class GaussianMixture:
         self.means = torch.as_tensor(means, dtype=dtype)
         if not self.means.is_floating_point():
             self.means = self.means.to(torch.get_default_dtype())
+        if not bool(self.means.isfinite().all()):
+            raise ValueError("means are not finite")
         if self.means.ndim < 2:
             raise ValueError(f"means has shape {tuple(self.means.shape)}; valid is (components, *shape)")
         count = len(self.means)

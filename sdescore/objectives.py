@@ -117,13 +117,13 @@ def denoising_score_matching(
         x0: Data (batch, *shape), floating point.
         weighting: "simple", "likelihood", "edm", "min-snr", or a function (sde, t, data_std) -> weight.
         times: "uniform", "importance" (as g^2 / sigma^2; same mean loss), "log-normal", "low-discrepancy", or Times.
-        u: Quantiles (batch,) in (0, 1) that fix the times; drawn by `times` otherwise.
+        u: Quantiles (batch,) in [0, 1] that fix the times; drawn by `times` otherwise.
         noise: eps, of the shape of x0; drawn otherwise.
         generator: Source of what is drawn.
         condition: Tensors, sample first, that are handed to the net by name.
 
     Raises:
-        TypeError: For integer data. ValueError: For an unknown name or shapes that do not fit.
+        TypeError: For integer data. ValueError: For an unknown name, shapes that do not fit, data that is not finite.
     """
     if not x0.is_floating_point():
         raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
@@ -132,6 +132,11 @@ def denoising_score_matching(
         u = chosen.draw(len(x0), generator, x0.device)
     if u.shape != (len(x0),):
         raise ValueError(f"u has shape {tuple(u.shape)}; valid is ({len(x0)},)")
+    if x0.device.type == "cpu":  # on a GPU the checks would wait for the device at every step
+        if not bool(x0.isfinite().all()):
+            raise ValueError("x0 is not finite")
+        if not bool(((u >= 0) & (u <= 1)).all()):
+            raise ValueError(f"u spans [{u.min():g}, {u.max():g}]; valid are quantiles in [0, 1]")
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
     elif noise.shape != x0.shape:

@@ -47,7 +47,8 @@ class VPSDE(VariancePreserving):
         return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
 
     def betas(self, steps: int) -> Tensor:
-        """DDPM's table of `steps` betas, float64 (Ho et al. 2020)."""
+        """DDPM's table of `steps` betas, float64 (Ho et al. 2020). Raises ValueError for too few: a beta is below 1."""
+        require(steps > self.beta_max, f"steps={steps}; valid are integers above beta_max={self.beta_max}")
         return torch.linspace(self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64)
 
     def alpha(self, t: Tensor) -> Tensor:

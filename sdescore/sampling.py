@@ -1,6 +1,6 @@
 """Sampling: the loop, the batches, the noise and the last denoising step around any solver."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,13 @@ def time_grid(
     At most one of steps and nfe is given; times is a tensor of times, which decides alone, or a grid.
     Raises ValueError if they contradict each other or leave [t_min, T].
     """
+    for name, value in (("steps", steps), ("nfe", nfe)):
+        if value is not None and not isinstance(value, int):
+            raise TypeError(f"{name}={value!r}; valid are positive integers")
+    if times is not None and not isinstance(times, Tensor) and not callable(times):
+        raise TypeError(
+            f"times is a {type(times).__name__}; valid are a tensor of times or a grid (sde, steps) -> times"
+        )
     if isinstance(times, Tensor):
         if steps is not None or nfe is not None:
             raise ValueError("times is a tensor and fixes the steps; leave steps and nfe out")
@@ -136,7 +143,12 @@ class _Run:
             raise ValueError("give one of shape, (n, *sample_shape), and x, the state to start from")
         if x is not None and not x.is_floating_point():
             raise TypeError(f"x has dtype {x.dtype}; valid are floating-point states at times[0]")
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype={dtype}; valid are floating-point types")
+        if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)):
+            raise TypeError(f"shape={shape!r}; valid is (n, *sample_shape), all integers")
         self.sde, self.solver, self.grad, self.seed, self.first = sde, find_solver(solver), grad, seed, first
+        self.name = solver if isinstance(solver, str) else repr(solver)
         self.denoiser = as_denoiser(net, sde, predicts)
         self.times = time_grid(sde, self.solver, steps, nfe, times)
         check_range(sde, self.denoiser, self.times)
@@ -174,7 +186,7 @@ class _Run:
 
     def explain(self, start: int, stop: int) -> str:
         """Run a batch again to say where its values stopped being finite."""
-        name = type(self.solver).__name__
+        name = self.name
         for step, x in enumerate(self.states(start, stop)):
             wrong = ~x[: len(self) - start].isfinite().flatten(1).all(1)
             bad = wrong.nonzero().flatten() + self.first + start
@@ -204,7 +216,8 @@ def trajectory(
 ) -> Iterator[Tensor]:
     """Yield the states (n, *sample_shape) of sample(): the initial one, one for each step, and the denoised last.
 
-    Arguments and errors are those of sample(); all samples are in one batch.
+    Arguments are those of sample(), and so are the errors but one: states that are not finite are yielded as they are.
+    All samples are in one batch.
     """
     run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad)
     return run.states(0, len(run))
@@ -259,11 +272,15 @@ def sample(
     """
     run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, first)
     size = len(run) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size={size}; valid are positive integers")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size={size!r}; valid are positive integers")
     starts = range(0, len(run), size)
     done = []
-    with tqdm(total=len(starts) * len(run.times), disable=not progress, desc=type(run.solver).__name__) as bar:
+    with tqdm(
+        total=len(starts) * len(run.times),
+        disable=not progress,
+        desc=run.name if isinstance(solver, str) else type(solver).__name__,
+    ) as bar:
         for start in starts:
             for step, x in enumerate(run.states(start, start + size)):  # noqa: B007
                 bar.update(step > 0)

@@ -148,10 +148,12 @@ class LinearSDE(SDE):
     def perturb(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = alpha x0 + sigma noise, for x0 and noise (batch, *shape), t () or (batch,).
 
-        Raises TypeError for integer data and ValueError for t outside [t_min, T] or shapes that differ.
+        Raises TypeError for integer data, ValueError for data that is not finite, t outside [t_min, T] or other shapes.
         """
         if not x0.is_floating_point():
             raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
+        if not bool(x0.isfinite().all()):
+            raise ValueError("x0 is not finite")
         if noise.shape != x0.shape:
             raise ValueError(f"noise has shape {tuple(noise.shape)}, but x0 has {tuple(x0.shape)}")
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x0)):

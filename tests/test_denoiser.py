@@ -347,3 +347,19 @@ def test_take_selects_the_condition() -> None:
     chosen.data(torch.zeros(2, 3), torch.tensor(0.5))
     assert net.given[0][2]["label"].tolist() == [4, 1]
     assert reverse.calls.count == 1
+
+
+@pytest.mark.parametrize(
+    ("x", "t", "message"),
+    [
+        (torch.zeros(2, 3), torch.tensor(1.5), r"t spans \[1\.5, 1\.5\], but VPSDE is used on"),
+        (torch.zeros(2, 3), torch.tensor([0.5, -1.0]), r"t spans \[-1, 0\.5\]"),
+        (torch.zeros(2, 3), torch.full((3,), 0.5), r"t has shape \(3,\); valid are \(\) and \(2,\)"),
+        (torch.zeros(2, 4), torch.tensor(0.5), r"x has samples of shape \(4,\); valid is \(3,\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["data", "score"])
+def test_what_does_not_fit_a_denoiser_is_refused(x: Tensor, t: Tensor, message: str, kind: str) -> None:
+    denoiser = GaussianMixture(torch.zeros(1, 3)).denoiser(VPSDE())
+    with pytest.raises(ValueError, match=message):
+        denoiser(x, t) if kind == "data" else denoiser.score(x, t)

@@ -239,6 +239,7 @@ def test_dequantisation_depends_on_seed_and_index_alone() -> None:
         ({"trace": "full"}, ValueError, "trace='full'; valid are 'exact', 'hutchinson', 'gaussian', 'orthogonal'"),
         ({"rtol": 0.0}, ValueError, "rtol=0.0"),
         ({"probes": 0}, ValueError, "probes=0"),
+        ({"prior": 3}, TypeError, "prior is 3; valid is anything with log_prob"),
         ({"x": torch.zeros(3, 2, dtype=torch.uint8)}, TypeError, "x has dtype torch.uint8; scale it"),
         ({"x": torch.tensor([[0.0, 0.0], [0.0, math.inf]])}, ValueError, "x is not finite in sample 1"),
         ({"x": torch.zeros(3, 5)}, ValueError, r"x has samples of shape \(5,\); the net takes \(2,\)"),

@@ -187,6 +187,7 @@ MEANS = torch.zeros(2, 3)
         ({"means": torch.zeros(3)}, r"means has shape \(3,\); valid is \(components, \*shape\)"),
         ({"means": MEANS, "stds": 0.0}, "stds must be positive"),
         ({"means": MEANS, "stds": torch.ones(len(MEANS), 7)}, "stds must be positive"),
+        ({"means": [[math.nan], [1.0]]}, "means are not finite"),
         ({"means": MEANS, "stds": math.nan}, "stds must be positive"),
         ({"means": MEANS, "stds": [1.0, -1.0]}, "stds must be positive"),
         ({"means": MEANS, "stds": torch.ones(3)}, r"stds must be positive: .*\(components, \*shape\)"),

@@ -150,12 +150,21 @@ def test_the_condition_reaches_the_net() -> None:
         ({"times": "normal"}, ValueError, "times='normal'; valid are 'uniform'"),
         ({"u": torch.rand(3)}, ValueError, "u has shape"),
         ({"noise": torch.randn(2, 3)}, ValueError, "noise has shape"),
+        ({"u": torch.tensor([0.5, 1.5])}, ValueError, r"u spans \[0.5, 1.5\]"),
     ],
 )
 def test_bad_arguments(options: dict[str, object], error: type[Exception], message: str) -> None:
     denoiser = GaussianMixture([[0.0, 1.0]]).denoiser(VPSDE())
     with pytest.raises(error, match=message):
         denoising_score_matching(denoiser, torch.zeros(2, 2), **options)  # type: ignore[arg-type]
+
+
+def test_data_that_is_not_finite_is_refused() -> None:
+    denoiser = GaussianMixture([[0.0, 1.0]]).denoiser(VPSDE())
+    with pytest.raises(ValueError, match="x0 is not finite"):
+        denoising_score_matching(denoiser, torch.full((2, 2), math.nan))
+    with pytest.raises(ValueError, match="x0 is not finite"):
+        VPSDE().perturb(torch.full((2, 2), math.inf), torch.tensor(0.5), torch.zeros(2, 2))
 
 
 def test_unscaled_images_are_refused() -> None:

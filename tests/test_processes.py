@@ -323,3 +323,8 @@ def test_flow_ends_where_lam_is_finite() -> None:
     assert FlowSDE().T == 0.999 and CosineSDE().T == 0.999
     with pytest.raises(ValueError, match="t spans"):
         FlowSDE().perturb(torch.zeros(2, 1), torch.tensor(1.0), torch.zeros(2, 1))
+
+
+def test_a_table_of_too_few_betas_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"steps=10; valid are integers above beta_max=20"):
+        VPSDE().betas(10)

@@ -33,7 +33,7 @@ from sdescore import (
 from sdescore.noise import White, generator
 from sdescore.sampling import time_grid
 from sdescore.solver import calls_of
-from sdescore.solvers import AnnealedLangevin, Langevin
+from sdescore.solvers import AnnealedLangevin, EulerMaruyama, Langevin
 
 
 def knows_its_calls(name: str) -> bool:
@@ -511,7 +511,7 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str], oracle2: Ga
     assert capsys.readouterr() == ("", "")
     loud = sample(sde, net, (5, 2), steps=4, batch_size=2, progress=True)
     out, err = capsys.readouterr()
-    assert out == "" and "Heun" in err and "12/12" in err
+    assert out == "" and "heun" in err and "12/12" in err
     assert torch.equal(quiet, loud)
 
 
@@ -529,14 +529,14 @@ class Breaking(nn.Module):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize(("name", "kind"), [("heun", "Heun"), ("euler-maruyama", "EulerMaruyama")])
-def test_values_that_are_not_finite(name: str, kind: str, value: float) -> None:
+@pytest.mark.parametrize("name", ["heun", "euler-maruyama"])
+def test_values_that_are_not_finite(name: str, value: float) -> None:
     """The error names the solver, the step, its time, and the samples by their number in the set."""
     sde, net = VPSDE(), Breaking(0.55, value)
     label = torch.zeros(6)
     label[4] = 1
     times = torch.linspace(0.9, 0.1, 5)  # 0.9, 0.7, 0.5, 0.3, 0.1
-    with pytest.raises(FloatingPointError, match=kind) as caught:
+    with pytest.raises(FloatingPointError, match=f"^{name}: ") as caught:
         sample(sde, net, (6, 2), solver=name, times=times, condition={"label": label}, batch_size=2, first=100)
     # The net is first bad at 0.5: Heun meets it on the step that ends there, Euler-Maruyama on the next one.
     step, t = (2, 0.5) if name == "heun" else (3, 0.3)
@@ -698,3 +698,28 @@ def test_two_plugins_of_one_name(plugins: Callable[..., None]) -> None:
     ):
         sample(VPSDE(), lambda x, t: -x, (4, 2), solver="heun")
     assert find_solver("euler") is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"shape": 5}, TypeError, r"shape=5; valid is \(n, \*sample_shape\)"),
+        ({"shape": (2.0, 2)}, TypeError, r"shape=\(2\.0, 2\)"),
+        ({"times": [1.0, 0.5]}, TypeError, "times is a list"),
+        ({"steps": 2.5}, TypeError, r"steps=2\.5"),
+        ({"nfe": "7"}, TypeError, "nfe='7'"),
+        ({"batch_size": 1.5}, ValueError, r"batch_size=1\.5"),
+        ({"dtype": torch.int32}, TypeError, r"dtype=torch\.int32"),
+    ],
+)
+def test_arguments_of_a_wrong_type_are_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    def never(x: Tensor, t: Tensor) -> Tensor:
+        raise AssertionError("the net was called")
+
+    with pytest.raises(error, match=message):
+        sample(VPSDE(), never, **{"shape": (2, 2), **options})
+
+
+def test_a_solver_that_is_an_object_is_named_with_its_settings() -> None:
+    with pytest.raises(FloatingPointError, match=r"^EulerMaruyama\(\): values are not finite from step 1 of 4"):
+        sample(VPSDE(), lambda x, t: x * math.nan, (2, 2), solver=EulerMaruyama(), steps=4)
