@@ -327,7 +327,7 @@ def test_ddim_as_published(i: int, table: tuple[DiscreteSDE, Tensor, Tensor], or
     """Song, Meng & Ermon 2021, eq. 12 with sigma = 0, over 1 and over 50 entries of the table."""
     sde, _, a = table
     x = oracle2.at(sde, i).sample(16)
-    noise = oracle2.denoiser(sde).noise(x, double(i))
+    noise = oracle2.denoiser(sde).noise(x, double(i)[0])
     for j in {i - 1, max(i - 50, 0)}:
         data = (x - (1 - a[i]).sqrt() * noise) / a[i].sqrt()
         expected = a[j].sqrt() * data + (1 - a[j]).sqrt() * noise
