@@ -95,13 +95,7 @@ def load_model(name: str) -> tuple[Denoiser, tuple[int, ...]]:
 
 
 def open_source(name: str, scaling: Scaling | None = None) -> Source:
-    """The data of a name: digits:train, digits:test, a .npz file or a folder of images.
-
-    scaling is the range of a .npz file's values. Raises ValueError for anything else.
-    """
-    kind, _, split = name.partition(":")
-    if kind == "digits":
-        return load(kind, split or "train")
+    """The data of a name, as training has it; scaling is the range of arrays in files. Raises ValueError."""
     return load(name, scaling=scaling)
 
 

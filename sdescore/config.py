@@ -43,7 +43,8 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        data: "digits", a .npz file or a folder of images (sub-folders are classes).
+        data: "digits", a .npz file, a folder of images (sub-folders are classes), or idx files as MNIST's: the file of
+            images, or their folder; ":test" after the digits or that folder for the test set.
         data_key: Name of the samples in the .npz file.
         label_key: Name of the labels in the .npz file.
         data_low: Smallest raw value of the .npz file; 0 for uint8, the smallest found for floating point unless told.
@@ -176,7 +177,7 @@ class TrainConfig:
             scaling = Scaling(low, high, levels)
         elif (low, high, levels) != (None, None, None):
             raise ValueError(f"data_low={low}, data_high={high}, data_levels={levels}; the range needs low and high")
-        if scaling and not self.data.endswith(".npz"):
+        if scaling and self.data.partition(":")[0] == "digits":
             raise ValueError(f"data_low and data_high are given, but data={self.data!r} has a range of its own")
         return load(self.data, key=self.data_key, label_key=self.label_key, scaling=scaling)
 

@@ -1,4 +1,4 @@
-"""Where samples come from: the digits, a .npz file, a folder of images."""
+"""Where samples come from: the digits, a .npz file, idx files, a folder of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sdescore.data import Arrays, Batch, Source
+from sdescore.idx import idx, is_idx
 from sdescore.scaling import Scaling
 
 __all__ = ["Images", "digits", "load", "npz"]
@@ -138,17 +139,25 @@ def _kind(mode: str) -> str:
     raise ValueError(f"its mode {mode!r} has more than 8 bits a channel")
 
 
-def load(
-    name: str, split: str = "train", *, key: str = "x", label_key: str = "y", scaling: Scaling | None = None
-) -> Source:
-    """The source of a name: "digits", a .npz file or a folder of images. split is for the digits, the rest for .npz.
+def load(name: str, *, key: str = "x", label_key: str = "y", scaling: Scaling | None = None) -> Source:
+    """The source of a name: "digits", a .npz file, idx files (one of images, or their folder) or a folder of images.
+
+    ":train" or ":test" after the digits or a folder of idx files chooses the part; "train" unless told. key and
+    label_key are for .npz files; scaling is the range of arrays in files.
 
     Raises ValueError for anything else, and for whatever the source itself refuses.
     """
-    if name == "digits":
+    stem, colon, split = name.rpartition(":") if name.endswith((":train", ":test")) else (name, "", "train")
+    path = Path(stem)
+    if stem == "digits":
         return digits(split)
-    if Path(name).suffix == ".npz":
-        return npz(name, key, label_key, scaling)
-    if Path(name).is_dir():
-        return Images(name)
-    raise ValueError(f"data={name!r}; valid are 'digits', a .npz file or a folder of images")
+    if is_idx(path):
+        return idx(path, split, scaling)
+    if not colon and path.suffix == ".npz":
+        return npz(path, key, label_key, scaling)
+    if not colon and path.is_dir():
+        return Images(path)
+    raise ValueError(
+        f"data={name!r}; valid are 'digits', a .npz file, idx files or a folder of images; "
+        "':train' and ':test' choose from the digits and from a folder of idx files"
+    )

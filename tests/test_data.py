@@ -220,7 +220,7 @@ class TestImages:
 def test_load_by_name(tmp_path: Path) -> None:
     write_images(tmp_path / "images", 1)
     np.savez(tmp_path / "data.npz", x=np.random.rand(4, 2))
-    assert len(load("digits", "test")) == 297
+    assert len(load("digits:test")) == 297
     assert load(str(tmp_path / "images")).shape == (3, 5, 4)
     assert load(str(tmp_path / "data.npz")).shape == (2,)
     with pytest.raises(ValueError, match=r"data='digit'; valid are"):

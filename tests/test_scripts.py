@@ -236,7 +236,7 @@ class TestLikelihood:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--data", "digits:both"], "split='both'; valid are"),
+            (["--data", "digits:both"], "data='digits:both'; valid are"),
             (["--data", "colour.npz"], "(3, 4, 4); the model's are (1, 8, 8)"),
             (["--data", "range.npz"], "spans [17, 17]"),
             (["--data", "missing.npz"], "there is no file 'missing.npz'"),
