@@ -55,7 +55,7 @@ def main() -> None:
     sigmas = SDE.sigmas(LEVELS).flip(0).float()
 
     def learnt(x: Tensor, sigma: Tensor) -> Tensor:
-        return levels.score(x, SDE.time(-sigma[0].double().log()).clamp(0, 1))
+        return levels.score(x, SDE.time(-sigma[0].double().log()).clamp(SDE.t_min, SDE.T))
 
     def anneal(score: Annealed, n: int) -> Tensor:
         return annealed_langevin(score, wide[:n], sigmas, step=STEP, repeats=REPEATS, seed=given.seed, progress=True).x
