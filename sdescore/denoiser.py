@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,16 +41,28 @@ def check_prediction(name: str, argument: str = "predicts") -> str:
     return name
 
 
-def _combine(given: Pair, wanted: Pair, alpha: Tensor, sigma: Tensor, x: Tensor, prediction: Tensor) -> Tensor:
-    """wanted = p x0 + q eps from x = alpha x0 + sigma eps and a prediction of another such pair (Cramer's rule).
+def _change(given: Pair, wanted: Pair, alpha: Tensor, sigma: Tensor) -> Pair:
+    """The factors of x = alpha x0 + sigma eps and of the given prediction in the wanted one (Cramer's rule).
 
     One linear map straight from the prediction: going through x0 would cancel where sigma or alpha is small.
     """
     (p0, q0), (p1, q1) = given, wanted
     determinant = alpha * q0 - sigma * p0
-    of_x = (p1 * q0 - q1 * p0) / determinant
-    of_prediction = (alpha * q1 - sigma * p1) / determinant
-    return expand(of_x, x) * x + expand(of_prediction, x) * prediction
+    return (p1 * q0 - q1 * p0) / determinant, (alpha * q1 - sigma * p1) / determinant
+
+
+def scaled(b: Coefficient, y: Tensor) -> Tensor:
+    """b y, sample by sample; y itself for the number 1."""
+    return y if not isinstance(b, Tensor) and b == 1 else expand(b, y) * y
+
+
+def linear(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
+    """a x + b y, sample by sample; with numbers, not tensors, in as few passes over memory as can be."""
+    if not isinstance(a, Tensor) and a == 0:
+        return scaled(b, y)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return expand(a, x) * x + expand(b, y) * y
+    return (a * x).add_(y, alpha=b)
 
 
 def convert(
@@ -64,11 +76,14 @@ def convert(
         PREDICTIONS[check_prediction(name, argument)](sde, t, data_std)
         for argument, name in (("given", given), ("wanted", wanted))
     ]
-    return _combine(pairs[0], pairs[1], sde.alpha(t), sde.sigma(t), x, prediction)
+    of_x, of_prediction = _change(pairs[0], pairs[1], sde.alpha(t), sde.sigma(t))
+    return linear(of_x, x, of_prediction, prediction)
 
 
-def per_sample(t: Tensor, x: Tensor) -> Tensor:
-    """t of shape () or (batch,) as (batch,), with the device and dtype of x, without waiting for the device."""
+def per_sample(t: Coefficient, x: Tensor) -> Tensor:
+    """t, a number or of shape () or (batch,), as (batch,) like x, without waiting for its device."""
+    if not isinstance(t, Tensor):
+        return x.new_full((len(x),), t)
     return t.to(x.device, x.dtype, non_blocking=True).expand(len(x))
 
 
@@ -77,6 +92,15 @@ def state_like(net: Any) -> Tensor | None:
     if not isinstance(net, nn.Module):
         return None
     return next((tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None)
+
+
+class Coefficients(NamedTuple):
+    """What of p x0 + q eps is known before x: of_x x + of_raw net(scale x, level)."""
+
+    scale: Coefficient
+    level: Coefficient
+    of_x: Coefficient
+    of_raw: Coefficient
 
 
 class Denoiser(nn.Module, Pretrained):
@@ -116,25 +140,30 @@ class Denoiser(nn.Module, Pretrained):
             scaling,
         )
 
-    def raw(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        """The net's own output, (batch, *shape), in the dtype of x."""
-        sde = self.sde
-        scale = (sde.alpha(t) ** 2 * self.data_std**2 + sde.sigma(t) ** 2).rsqrt()
-        like = state_like(self.net)
-        y = x if like is None else x.to(like.dtype)
-        return self._checked(self.net(expand(scale, y) * y, per_sample(-sde.lam(t) / 4, x), **condition), x)
+    def inputs(self, t: Tensor) -> Pair:
+        """The factor of x and the noise level that the net is given at times t, each of the shape of t."""
+        scale = (self.sde.alpha(t) ** 2 * self.data_std**2 + self.sde.sigma(t) ** 2).rsqrt()
+        return scale, -self.sde.lam(t) / 4
 
-    def _checked(self, output: Any, x: Tensor) -> Tensor:
+    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
+        """All of combination(x, t, p, q) that does not depend on x, of the shape of t, for evaluate()."""
+        given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
+        return Coefficients(*self.inputs(t), *_change(given, (p, q), self.sde.alpha(t), self.sde.sigma(t)))
+
+    def evaluate(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> Tensor:
+        """The combination that coefficients() prepared, at x; one net call."""
+        scale, level, of_x, of_raw = coefficients
+        like = state_like(self.net)
+        y = scaled(scale, x if like is None else x.to(like.dtype))
+        output = self.net(y, per_sample(level, x), **condition)
         if not isinstance(output, Tensor) or output.shape != x.shape:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x")
-        return output.to(x.dtype)
+        return linear(of_x, x, of_raw, output.to(x.dtype))
 
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
-        given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
-        raw = self.raw(x, t, **condition)
-        return _combine(given, (p, q), self.sde.alpha(t), self.sde.sigma(t), x, raw)
+        return self.evaluate(self.coefficients(t, p, q), x, **condition)
 
     def check(self, x: Tensor, t: Tensor) -> None:
         """Raise ValueError for a time or a shape that does not fit; times on a GPU are not read, as that would wait."""
@@ -181,10 +210,8 @@ class BareDenoiser(Denoiser):
     ) -> None:
         super().__init__(function, sde, predicts, data_std)  # type: ignore[arg-type]
 
-    def raw(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
-        like = state_like(self.net)
-        y = x if like is None else x.to(like.dtype)
-        return self._checked(self.net(y, per_sample(t, x), **condition), x)
+    def inputs(self, t: Tensor) -> Pair:
+        return 1.0, t
 
 
 def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denoiser:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdescore.denoiser import BareDenoiser, Denoiser, convert, per_sample, state_like
+from sdescore.denoiser import PREDICTIONS, Denoiser, per_sample, state_like
 from sdescore.sde import expand
 
 __all__ = ["Distance", "Energy", "log_density"]
@@ -78,14 +78,8 @@ def log_density(denoiser: Denoiser, x: Tensor, t: Tensor, **condition: Tensor) -
     energy = denoiser.net
     if not isinstance(energy, Energy):
         raise TypeError(f"denoiser.net is a {type(energy).__name__}; valid is an Energy, whose score is a gradient")
-    sde, bare = denoiser.sde, isinstance(denoiser, BareDenoiser)
-    one = torch.ones(len(x), dtype=x.dtype, device=x.device)
-    scale = one if bare else one * (sde.alpha(t) ** 2 * denoiser.data_std**2 + sde.sigma(t) ** 2).rsqrt().to(one)
-    of_x, of_net = (
-        convert(net, at, t.to(one), sde, denoiser.predicts, "score", denoiser.data_std)
-        for net, at in ((0 * one, one), (one, 0 * one))
-    )
+    coefficients = denoiser.coefficients(t, *PREDICTIONS["score"](denoiser.sde, t, denoiser.data_std))
+    scale, level, of_x, of_net = (per_sample(c, x) for c in coefficients)
     like = state_like(energy)
     y = (expand(scale, x) * x).to(x.dtype if like is None else like.dtype)
-    level = per_sample(t if bare else -sde.lam(t) / 4, x)
     return of_x * x.flatten(1).square().sum(1) / 2 + of_net / scale * energy.log_density(y, level, **condition).to(x)

@@ -113,13 +113,15 @@ class MixtureDenoiser(Denoiser):
         self.register_buffer("stds", mixture.stds)
         self.register_buffer("log_weights", mixture.weights.log())
 
-    def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
+    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
+        return self.sde.alpha(t), self.sde.sigma(t), p, q
+
+    def evaluate(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> Tensor:
         at = x.unsqueeze(1)
-        alpha, sigma = expand(self.sde.alpha(t), at), expand(self.sde.sigma(t), at)
+        alpha, sigma, p, q = (expand(c, at) for c in coefficients)
         variance = alpha**2 * self.stds.square() + sigma**2
         gap = at - alpha * self.means
         joint = self.log_weights - (gap.square() / variance + variance.log()).flatten(2).sum(2) / 2
         own = joint.softmax(1).reshape(*joint.shape, *(1,) * (x.ndim - 1))
-        p, q = expand(p, at), expand(q, at)
         of_gap = (p * alpha * self.stds.square() + q * sigma) / variance
         return (own * (p * self.means + of_gap * gap)).sum(1).to(x.dtype)

@@ -1,11 +1,12 @@
 """A process and a denoiser seen backwards: what a solver is given."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
-from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, check_prediction
+from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, check_prediction, scaled
 from sdescore.sde import LinearSDE, expand
 
 __all__ = ["Calls", "Reverse"]
@@ -31,15 +32,34 @@ class Reverse:
     condition: Mapping[str, Tensor] = field(default_factory=dict)
     calls: Calls = field(default_factory=Calls)
 
+    def _own(self, t: Tensor) -> tuple[Tensor, Coefficient]:
+        """The denoiser's time for t, and the factor of x there."""
+        own = self.denoiser.sde
+        if own == self.sde:
+            return t, 1.0
+        own_t = own.time(self.sde.lam(t)).clamp(own.t_min, own.T)
+        return own_t, own.alpha(own_t) / self.sde.alpha(t)
+
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         """p x0 + q eps, with p and q of shape () or (batch,)."""
         self.calls.count += 1
-        own = self.denoiser.sde
-        if own != self.sde:
-            lam = self.sde.lam(t)
-            own_t = own.time(lam).clamp(own.t_min, own.T)
-            x, t = expand(own.alpha(own_t) / self.sde.alpha(t), x) * x, own_t
-        return self.denoiser.combination(x, t, p, q, **self.condition)
+        own_t, factor = self._own(t)
+        return self.denoiser.combination(scaled(factor, x), own_t, p, q, **self.condition)
+
+    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Callable[[int, Tensor], Tensor]:
+        """combination() on a grid of times, with p and q of its shape or numbers, as a function (i, x).
+
+        Every coefficient is computed here, in float64 on the CPU: a call costs the net and little else.
+        """
+        own_times, factor = self._own(times)
+        factors = _rows((factor,), len(times))
+        rows = _rows(self.denoiser.coefficients(own_times, p, q), len(times))
+
+        def at(i: int, x: Tensor) -> Tensor:
+            self.calls.count += 1
+            return self.denoiser.evaluate(rows[i], scaled(factors[i][0], x), **self.condition)
+
+        return at
 
     def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
         """The prediction of the named kind."""
@@ -69,3 +89,7 @@ class Reverse:
     def take(self, index: Tensor) -> "Reverse":
         """The same for a selection of the samples; net calls are counted together."""
         return replace(self, condition={name: value[index] for name, value in self.condition.items()})
+
+
+def _rows(columns: tuple[Coefficient, ...], count: int) -> list[tuple[float, ...]]:
+    return list(zip(*(torch.as_tensor(c, dtype=torch.float64).expand(count).tolist() for c in columns), strict=True))

@@ -1,7 +1,7 @@
 """Checks for authors of solvers: does a method have its order, and do its samples follow the right law?"""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -60,6 +60,10 @@ class _WithHistory(Reverse):
 
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         return super().combination(self.exact.get(float(t), x), t, p, q)
+
+    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Callable[[int, Tensor], Tensor]:
+        at = super().along(times, p, q)
+        return lambda i, x: at(i, self.exact.get(float(times[i]), x))
 
 
 def measured_order(

@@ -150,11 +150,7 @@ class Adams(OneStep):
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        lam, last = reverse.sde.lam(times), len(times) - 2
-
-        def target(i: int, x: Tensor) -> Tensor:
-            return reverse.combination(x, levels[i], *self.target.pair(lam[i]))
-
+        target, last = reverse.along(times, *self.target.pair(reverse.sde.lam(times))), len(times) - 2
         states, targets = [x], [target(0, x)]
         for i in range(last + 1):
             base = table.kept[i] * x

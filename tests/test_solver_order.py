@@ -3,6 +3,7 @@
 Errors are root mean squares over 64 starts on lam in [-1, 1.5]; single starts scatter.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -106,6 +107,10 @@ class ExactHistory(Reverse):
 
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         return super().combination(self.known.get(float(t), x), t, p, q)
+
+    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Callable[[int, Tensor], Tensor]:
+        at = super().along(times, p, q)
+        return lambda i, x: at(i, self.known.get(float(times[i]), x))
 
 
 def errors(solver: Solver, sde: LinearSDE, case: Problem, history: int, steps: tuple[int, ...]) -> list[float]:
