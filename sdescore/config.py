@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sdescore.averages import Average, HalfLife, PowerFunction
 from sdescore.data import Source, data_std
 from sdescore.denoiser import PREDICTIONS, Denoiser
 from sdescore.objectives import TIMES, WEIGHTINGS
@@ -30,12 +31,12 @@ CHOICES = {
     "tracker": ("tensorboard", "none"),
 }
 AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
-AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay")
+AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay", "snapshot_every")
 
 # What a resumed run may change: where it writes, how often, how far it goes; and how a step is computed, on which the
 # weights depend in their last bits alone.
 FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
-FREE |= {"minutes", "sample_every", "sample_count", "sample_solver", "sample_steps"}
+FREE |= {"minutes", "snapshot_every", "sample_every", "sample_count", "sample_solver", "sample_steps"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,12 @@ class TrainConfig:
         weight_decay: Of the optimiser.
         warmup: Steps over which the learning rate rises from 0.
         grad_clip: Largest norm of the gradient; none to leave it as it is.
-        ema_decay: Decay per step of the averaged weights, which are the ones saved; lower in the first steps.
+        ema_halflives: Images after which an average of the weights has half forgotten a step: one number, or a list of
+            averages to keep; the first is the one that is saved as the model.
+        ema_warmup: The half-lives are at most this share of the images seen so far; 0 for no such limit.
+        ema_widths: Further averages, whose length is this share of the training so far; 0.05 and 0.1 are enough to make
+            any other from their snapshots afterwards (scripts/average.py).
+        snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
         mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations.
         compile: Compile the net: slow to start, then faster.
         seed: Of the weights, the data's order and all noise.
@@ -120,7 +126,10 @@ class TrainConfig:
     weight_decay: float = 0.01
     warmup: int = 500
     grad_clip: float | None = 1.0
-    ema_decay: float = 0.999
+    ema_halflives: tuple[float, ...] = (100_000,)
+    ema_warmup: float = 0.05
+    ema_widths: tuple[float, ...] = ()
+    snapshot_every: int = 0
     mixed_precision: str = "no"
     compile: bool = False
     seed: int = 0
@@ -136,7 +145,8 @@ class TrainConfig:
     sample_steps: int = 18
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("betas", "ema_halflives", "ema_widths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, valid in CHOICES.items():
             self._check(name, getattr(self, name) in valid, ", ".join(map(repr, valid)))
         for name in AT_LEAST_ONE:
@@ -147,7 +157,9 @@ class TrainConfig:
             value = getattr(self, name)
             self._check(name, value is None or (value > 0 and math.isfinite(value)), "positive numbers")
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        self._check("ema_decay", 0 <= self.ema_decay < 1, "numbers in [0, 1)")
+        self._check("ema_halflives", len(self.ema_halflives) > 0, "lists of at least one number")
+        names = [average.name for average in self.averages()]
+        self._check("ema_halflives", len(set(names)) == len(names), "lists without repetitions")
         self._check("label_drop", 0 <= self.label_drop < 1, "numbers in [0, 1)")
         parts = f"at most batch_size={self.batch_size}"
         self._check("accumulation", self.accumulation <= self.batch_size, parts)
@@ -168,6 +180,11 @@ class TrainConfig:
         names = [each.name for each in fields(self) if each.name not in FREE]
         then = {name: saved.get(name, default[name]) for name in names}  # a field that is newer than the folder
         return [f"{name} ({then[name]!r}, {own[name]!r})" for name in names if then[name] != own[name]]
+
+    def averages(self) -> list[Average]:
+        """The averages of the weights to keep; the first is the model."""
+        lives = [HalfLife(images, self.ema_warmup) for images in self.ema_halflives]
+        return [*lives, *(PowerFunction(width) for width in self.ema_widths)]
 
     def build_source(self) -> Source:
         """The data, checked."""

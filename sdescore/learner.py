@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sdescore import checkpoints
+from sdescore.averages import Averages
 from sdescore.config import TrainConfig
 from sdescore.data import Source, share
 from sdescore.denoiser import Denoiser
@@ -75,8 +75,7 @@ class Learner:
         torch.manual_seed(generator("train init", config.seed).initial_seed())
         self.denoiser = config.build_denoiser(source).to(accelerator.device)
         self.classes = source.classes if config.conditional else None
-        # Buffers are copied from the net, not averaged: constants stay exact.
-        self.ema = AveragedModel(self.denoiser, multi_avg_fn=self._average)
+        self.averages = Averages(self.denoiser, config.averages(), config.batch_size)
         net, optimizer = self.denoiser.net, self._optimizer()
         if config.compile:
             net.forward = torch.compile(net.forward)
@@ -99,15 +98,6 @@ class Learner:
             weight_decay=config.weight_decay,
             fused=self.accelerator.device.type in ("cpu", "cuda"),
         )
-
-    @torch.no_grad()
-    def _average(self, averaged: Any, current: Any, updates: Any) -> None:
-        """torch's exponential average, whose decay rises to the one set: the first weights are soon forgotten.
-
-        `updates` is on the device and would have to be waited for; it equals the step.
-        """
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        get_ema_multi_avg_fn(decay)(averaged, current, updates)
 
     def _rehearse(self) -> None:
         """A pass without effect, in which a net that does not fit the data fails and gradients are put into buckets.
@@ -171,14 +161,14 @@ class Learner:
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
-        self.ema.update_parameters(self.denoiser)
         self.step += 1
+        self.averages.update(self.denoiser, self.step)
         return torch.stack(losses).sum(), norm
 
     @property
     def averaged(self) -> Denoiser:
-        """The denoiser with the averaged weights."""
-        return cast(Denoiser, self.ema.module)
+        """The denoiser with the averaged weights, of the first average."""
+        return self.averages.models[0]
 
     def save(self) -> None:
         """Write a checkpoint, remove older ones, and write the averaged denoiser to model/; the main process alone."""
@@ -199,7 +189,7 @@ class Learner:
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         moments, groups = split_optimizer(self.optimizer.state_dict())
-        tensors = {"net": self.denoiser.state_dict(), "ema": self.averaged.state_dict(), "optimizer": moments}
+        tensors = {"net": self.denoiser.state_dict(), "optimizer": moments, **self.averages.state_dicts()}
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
@@ -218,8 +208,7 @@ class Learner:
         if state["data"] != self._data():
             raise ValueError(f"{folder} was made with data {state['data']}; now it is {self._data()}")
         self.denoiser.load_state_dict(tensors["net"])
-        self.averaged.load_state_dict(tensors["ema"])
-        self.ema.n_averaged.fill_(state["step"])
+        self.averages.load_state_dicts(tensors)
         self.optimizer.load_state_dict(join_optimizer(tensors["optimizer"], state["optimizer"]))
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None:

@@ -82,7 +82,9 @@ def config(tmp_path: Path) -> TrainConfig:
         accumulation=2,
         lr=1e-3,
         warmup=4,
-        ema_decay=0.9,
+        ema_halflives=(60, 25),
+        ema_warmup=0.5,
+        ema_widths=(0.1,),
         save_every=2,
         log_every=3,
         sample_every=0,
@@ -181,15 +183,18 @@ class TestGradient:
     def test_warmup_and_average(self, plain: TrainConfig, float64: None) -> None:
         """The learning rate rises linearly; the average follows its recursion."""
         own = learner(plain)
-        rates, average = [], torch.zeros(())
+        rates, average, mean = [], torch.zeros(()), torch.zeros(())
         for k in range(6):
             rates.append(own.optimizer.param_groups[0]["lr"])
             own.update(*next_batch(own))
             weights = torch.cat([p.detach().flatten() for p in own.denoiser.parameters()])
-            decay = min(0.9, (1 + k) / (10 + k)) if k else 0.0
+            decay = 0.5 ** (10 / min(60, 0.5 * 10 * k)) if k else 0.0  # 10 images a step
             average = decay * average + (1 - decay) * weights
+            kept = (k / (k + 1)) ** 7.937253933193771  # gamma of width 0.1 is 6.937...
+            mean = kept * mean + (1 - kept) * weights
         assert rates == pytest.approx([1e-3 * f for f in (0.25, 0.5, 0.75, 1, 1, 1)])
-        torch.testing.assert_close(torch.cat([p.detach().flatten() for p in own.averaged.parameters()]), average)
+        for model, wanted in ((own.averaged, average), (own.averages.models[2], mean)):
+            torch.testing.assert_close(torch.cat([p.detach().flatten() for p in model.parameters()]), wanted)
 
     def test_flips_and_dropped_labels_reach_the_net(self, config: TrainConfig) -> None:
         config = replace(config, batch_size=400, accumulation=1)
@@ -474,7 +479,7 @@ class TestOutcome:
             accumulation=1,
             lr=2e-3,
             warmup=50,
-            ema_decay=0.995,
+            ema_halflives=(36_000,),
             save_every=1200,
             log_every=100,
         )
@@ -501,7 +506,7 @@ class TestOutcome:
         assert x.equal(sample(trained.sde, trained, (2, 1, 8, 8), steps=3, condition=label))
         pictures = sorted(path.name for path in (Path(config.out) / "samples").iterdir())
         assert pictures == ["step-000004.png", "step-000006.png"]
-        ema = load_file(Path(config.out) / "checkpoints/step-000006/ema.safetensors")
+        ema = load_file(Path(config.out) / "checkpoints/step-000006/halflife-60.safetensors")
         weights = load_file(Path(config.out) / "model/model.safetensors")
         assert all(ema[f"net.{name}"].equal(value) for name, value in weights.items())
 
@@ -554,7 +559,11 @@ class TestBadInput:
             ({"batch_size": 0}, "batch_size=0; valid are integers of at least 1"),
             ({"minutes": 0.0}, r"minutes=0.0; valid are positive numbers"),
             ({"steps": -1}, "steps=-1; valid are"),
-            ({"ema_decay": 1.0}, "ema_decay=1.0; valid are"),
+            ({"ema_halflives": ()}, r"ema_halflives=\(\); valid are lists of at least one"),
+            ({"ema_halflives": (5, 5.0)}, r"valid are lists without repetitions"),
+            ({"ema_halflives": (0,)}, "halflife=0; valid are positive numbers of images"),
+            ({"ema_warmup": -1.0}, "ema_warmup=-1.0; valid are"),
+            ({"ema_widths": (0.3,)}, r"width=0.3; valid are numbers above 0 and below 0.2887"),
             ({"accumulation": 11, "batch_size": 10}, "accumulation=11; valid are at most batch_size=10"),
             ({"betas": (0.9,)}, r"betas=\(0.9,\); valid are two numbers"),
         ],
