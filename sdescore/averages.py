@@ -32,8 +32,8 @@ class Average(Protocol):
 class HalfLife:
     """Exponential: the influence of a step halves every `images` images.
 
-    Early in training it halves every `warmup` (a share) of the images seen so far, if these are fewer, so that the first
-    weights are forgotten (Karras et al. 2022, in their code); 0 for no warm-up.
+    Early in training it halves every `warmup` (a share) of the images seen so far, if these are fewer, so that the
+    first weights are forgotten (Karras et al. 2022, in their code); 0 for no warm-up.
 
     Raises ValueError for values that are not valid.
     """
@@ -53,9 +53,8 @@ class HalfLife:
 
     def decay(self, steps: np.ndarray, batch: int) -> np.ndarray:
         seen = (np.asarray(steps, dtype=np.float64) - 1) * batch
-        life = np.minimum(self.images, self.warmup * seen if self.warmup else np.inf)
-        halved = np.exp2(-batch / np.maximum(life, np.finfo(np.float64).tiny))
-        return np.where(seen > 0, halved, 0.0)
+        longest = self.warmup * np.maximum(seen, batch) if self.warmup else np.inf
+        return np.where(seen > 0, np.exp2(-batch / np.minimum(self.images, longest)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class PowerFunction:
 
     @property
     def gamma(self) -> float:
-        """The exponent: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (their eq. 126)."""
+        """The exponent: width^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)) (their appendix C)."""
         inverse = self.width**-2
         roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
         return float(roots.real.max())
