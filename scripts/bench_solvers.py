@@ -4,8 +4,8 @@
     python scripts/bench_solvers.py --out runs/bench_solvers
 
 The target is a Gaussian mixture, whose denoiser is exact; its means, standard deviation and seed are settings. Where
-the packages diffusers and azula are installed (pip install "sdescore[bench]"), their samplers run beside ours on the
-same process and from the same noises. Leaves table.md, results.json and a log-log picture.
+the packages diffusers, azula and k-diffusion are installed (pip install "sdescore[bench]"), their samplers run beside
+ours on the same process and grids and from the same noises. Leaves table.md, results.json and a log-log picture.
 """
 
 import math
@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from peers import Azula, Diffusers, KDiffusion
 from shared import markdown, parse, run, write_json, write_whole
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -79,7 +80,17 @@ class BenchConfig:
         return GaussianMixture(0.49 * means / means.std(), self.std)
 
 
-GRIDS: dict[str, Grid] = {"karras": karras(), "karras to 0.01": karras(rho_min=0.01), "lam": uniform_lambda()}
+def leading(sde: LinearSDE, steps: int) -> Tensor:
+    """Uniform in t, one step short of the data: diffusers' default."""
+    return torch.linspace(sde.T, 0, steps + 1, dtype=torch.float64)[:-1].clamp(min=sde.t_min)
+
+
+GRIDS: dict[str, Grid] = {
+    "karras": karras(),
+    "karras to 0.01": karras(rho_min=0.01),
+    "lam": uniform_lambda(),
+    "t": leading,
+}
 OURS: dict[str, Solver] = {
     **{name: find_solver(name) for name in ("adams", "ddim", "heun", "dpm++", "dpm++3m", "deis", "unipc")},
     "adams: eps, 2, rho^1/4": Adams(2, NOISE, QUARTER_RHO),
@@ -90,79 +101,55 @@ OURS: dict[str, Solver] = {
 }
 
 
-def ours(sde: LinearSDE, mixture: GaussianMixture) -> Iterator[tuple[str, Method]]:
+# The peers' own code on the same grids; each package takes part if it is installed.
+PEERS: dict[str, dict[str, Solver]] = {
+    "diffusers": {
+        "DDIM": Diffusers("DDIM"),
+        "DEIS 3": Diffusers("DEISMultistep", {"solver_order": 3}),
+        "UniPC 2": Diffusers("UniPCMultistep", {"solver_order": 2}),
+        "UniPC 3": Diffusers("UniPCMultistep", {"solver_order": 3}),
+        "DPM++ 2M": Diffusers("DPMSolverMultistep", {"solver_order": 2}),
+        "DPM++ 3M": Diffusers("DPMSolverMultistep", {"solver_order": 3}),
+        "DPM++ 2S": Diffusers("DPMSolverSinglestep", {"solver_order": 2}),
+        "DPM++ 3S": Diffusers("DPMSolverSinglestep", {"solver_order": 3}),
+        "iPNDM": Diffusers("IPNDM"),
+        "DPM-2": Diffusers("KDPM2Discrete", stages=2),
+    },
+    "azula": {
+        "Euler": Azula("Euler"),
+        "Heun": Azula("Heun", stages=2),
+        **{
+            f"{name} {order}": Azula(name, {"order": order})
+            for name in ("zAB", "vAB", "zEAB", "xEAB")
+            for order in (2, 3)
+        },
+        "REAB": Azula("REAB"),
+    },
+    "k_diffusion": {
+        "Heun": KDiffusion("heun", stages=2),
+        "LMS": KDiffusion("lms"),
+        "DPM-2": KDiffusion("dpm_2", stages=2),
+        "DPM++ 2S": KDiffusion("dpmpp_2s_ancestral", {"eta": 0.0}, stages=2),
+        "DPM++ 2M": KDiffusion("dpmpp_2m"),
+        "DPM++ 3M": KDiffusion("dpmpp_3m_sde", {"eta": 0.0}),
+    },
+}
+
+
+def methods(sde: LinearSDE, mixture: GaussianMixture, peers: bool) -> Iterator[tuple[str, Method]]:
+    """Every solver on every grid, by name."""
     denoiser = mixture.denoiser(sde)
-    for name, solver in OURS.items():
+    choices = {f"sdescore {name}": solver for name, solver in OURS.items()}
+    for package, solvers in PEERS.items() if peers else ():
+        if find_spec(package):
+            choices |= {f"{package} {name}": solver for name, solver in solvers.items()}
+    for name, solver in choices.items():
         for grid_name, grid in GRIDS.items():
 
             def method(x: Tensor, nfe: int, solver: Solver = solver, grid: Grid = grid) -> Tensor:
                 return sample(sde, denoiser, x=x, solver=solver, nfe=nfe, times=grid)
 
-            yield f"sdescore {name}, {grid_name}", method
-
-
-def of_diffusers(sde: LinearSDE, mixture: GaussianMixture) -> Iterator[tuple[str, Method]]:
-    """Its schedulers work on DDPM's table alone."""
-    import diffusers
-
-    denoiser = mixture.denoiser(sde)
-    table = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "timestep_spacing": "linspace"}
-    choices: dict[str, tuple[str, dict[str, Any]]] = {
-        "DDIM": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}),
-        "DEIS 3": ("DEISMultistepScheduler", {"solver_order": 3}),
-        "UniPC 2": ("UniPCMultistepScheduler", {"solver_order": 2}),
-        "UniPC 3": ("UniPCMultistepScheduler", {"solver_order": 3}),
-        "DPM++ 2M": ("DPMSolverMultistepScheduler", {"solver_order": 2}),
-        "DPM++ 3M": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
-    }
-    for name, (cls, options) in choices.items():
-        for spacing in ({}, {"use_karras_sigmas": True}) if cls != "DDIMScheduler" else ({},):
-            scheduler = getattr(diffusers, cls)(**table, **options, **spacing)
-
-            def method(x: Tensor, nfe: int, scheduler: Any = scheduler) -> Tensor:
-                scheduler.set_timesteps(nfe)
-                for t in scheduler.timesteps:
-                    eps = denoiser.noise(x, torch.as_tensor(float(t), dtype=torch.float64))
-                    x = scheduler.step(eps, t, x).prev_sample
-                return x
-
-            yield f"diffusers {name}{', karras' if spacing else ''}", method
-
-
-def of_azula(sde: LinearSDE, mixture: GaussianMixture) -> Iterator[tuple[str, Method]]:
-    """Its samplers step uniformly in a schedule's time: here the index of our grids."""
-    import azula.sample
-
-    denoiser = mixture.denoiser(sde)
-
-    class Posterior:
-        def __init__(self, mean: Tensor) -> None:
-            self.mean = mean
-
-    for cls in ("EulerSampler", "HeunSampler", "zEABSampler", "xEABSampler", "REABSampler"):
-        for grid_name, grid in GRIDS.items():
-
-            def method(x: Tensor, nfe: int, cls: str = cls, grid: Grid = grid) -> Tensor:
-                intervals = (nfe - 1) // 2 if cls == "HeunSampler" else nfe - 1
-                times = grid(sde, intervals + 1).flip(0)
-
-                class Wrapped:
-                    def time(self, share: Tensor) -> Tensor:
-                        return times[(share * intervals).round().long()]
-
-                    def schedule(self, share: Tensor) -> tuple[Tensor, Tensor]:
-                        return sde.alpha(self.time(share)), sde.sigma(self.time(share))
-
-                    def __call__(self, x: Tensor, share: Tensor) -> Posterior:
-                        return Posterior(denoiser(x, self.time(share)))
-
-                sampler = getattr(azula.sample, cls)(Wrapped(), steps=intervals, silent=True, dtype=torch.float64)
-                return denoiser(sampler(x), times[0])
-
-            yield f"azula {cls.removesuffix('Sampler')}, {grid_name}", method
-
-
-PEERS = {"diffusers": of_diffusers, "azula": of_azula}
+            yield f"{name}, {grid_name}", method
 
 
 def endpoint(sde: LinearSDE, mixture: GaussianMixture, x: Tensor) -> Tensor:
@@ -177,13 +164,8 @@ def measure(config: BenchConfig) -> list[dict[str, Any]]:
     sde, mixture = config.sde(), config.mixture()
     x = mixture.at(sde, sde.T).sample(config.count, config.seed)
     exact = endpoint(sde, mixture, x)
-    methods = list(ours(sde, mixture))
-    for name, peer in PEERS.items():
-        if not config.peers or not find_spec(name) or (name == "diffusers" and config.process != "VP"):
-            continue
-        methods += peer(sde, mixture)
     rows = []
-    for name, method in tqdm(methods, desc=config.process):
+    for name, method in tqdm(list(methods(sde, mixture, config.peers)), desc=config.process):
         row: dict[str, Any] = {"method": name}
         for nfe in config.budgets:
             distance = (method(x, nfe) - exact).norm(dim=1) / math.sqrt(config.dims)
