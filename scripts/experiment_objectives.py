@@ -18,10 +18,10 @@ from torch.distributions import Normal
 from sdescore import (
     Energy,
     GaussianMixture,
+    denoising_score_matching,
     explicit_score_matching,
     finite_difference_score_matching,
     implicit_score_matching,
-    kernel_score_matching,
     sliced_score_matching,
     variance_reduced_score_matching,
 )
@@ -36,7 +36,7 @@ LOSSES: dict[str, Loss] = {
     "sliced": sliced_score_matching,
     "sliced, reduced": variance_reduced_score_matching,
     "finite difference": finite_difference_score_matching,
-    "denoising": lambda net, x: kernel_score_matching(net, x, lambda x0: Normal(x0, SIGMA)),
+    "denoising": lambda net, x: denoising_score_matching(net, x, lambda x0: Normal(x0, SIGMA), weighting=1.0),
 }
 
 

@@ -1,19 +1,24 @@
 """Denoising score matching: the loss of a sample, its weight, and how times are drawn."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from sdescore.denoiser import Denoiser
+from sdescore.score_matching import explicit_score_matching, same_shape
 from sdescore.sde import LinearSDE, expand
 
 __all__ = ["TIMES", "WEIGHTINGS", "Times", "Weighting", "denoising_score_matching", "log_normal", "stratified"]
 
 Weighting = Callable[[LinearSDE, Tensor, float], Tensor]
+Kernel = Callable[[Tensor], Distribution]
 
 # The weight of the squared error of the noise, a function of the process, the time and the data's standard deviation.
 WEIGHTINGS: dict[str, Weighting] = {
@@ -97,46 +102,75 @@ def choose(table: Mapping[str, Choice], choice: str | Choice, argument: str) -> 
 
 
 def denoising_score_matching(
-    denoiser: Denoiser,
+    model: Callable[..., Tensor],
     x0: Tensor,
+    kernel: Kernel | None = None,
     *,
-    weighting: str | Weighting = "simple",
+    weighting: str | Weighting | float | Tensor = "simple",
     times: str | Times = "uniform",
     u: Tensor | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     condition: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """The loss weight / 2 ||eps_hat - eps||^2 of each sample, (batch,), summed over its elements (Vincent 2011).
+    """The loss lambda / 2 ||score - grad_x log q(x | x0)||^2 of each sample at x ~ q(x | x0) (Vincent 2011), (batch,).
 
-    That is lambda(t) / 2 ||score_hat - score of the kernel||^2 with lambda = weight sigma^2, computed on the noise
-    because that loses no digits at small sigma.
+    Its minimiser is the score of the noised data. Without a kernel, q is that of the process of a Denoiser at times of
+    its own, and the loss weight / 2 ||eps_hat - eps||^2 on the noise, which is the same for lambda = weight sigma^2 but
+    loses no digits at small sigma. With a kernel the model is any score(x), an Energy for one, and the kernel's score
+    comes by autograd: `lambda x0: Laplace(x0, 0.1)`, or at many levels `lambda x0: Normal(x0, sigma[:, None])`.
 
     Args:
-        denoiser: The net to train; times are those of its own process.
+        model: The Denoiser to train; or, with a kernel, a function score(x, **condition).
         x0: Data (batch, *shape), floating point.
-        weighting: "simple", "likelihood", "edm", "min-snr", or a function (sde, t, data_std) -> weight.
+        kernel: Maps x0 to the distribution of its noised values, with a density that has no jumps.
+        weighting: "simple", "likelihood", "edm", "min-snr", or a function (sde, t, data_std) -> weight. With a kernel,
+            lambda itself: "simple" for the variance of the kernel (sigma^2: Song & Ermon 2019, eq. 6), element by
+            element; or a number or (batch,), 1 for E ||score - grad log p||^2 / 2 but for a constant.
         times: "uniform", "importance" (as g^2 / sigma^2; same mean loss), "log-normal", "low-discrepancy", or Times.
-        u: Quantiles (batch,) in [0, 1] that fix the times; drawn by `times` otherwise.
-        noise: eps, of the shape of x0; drawn otherwise.
+        u: Quantiles (batch,) in [0, 1] that fix the times; drawn by `times` otherwise. Like times, not with a kernel.
+        noise: eps, of the shape of x0; drawn otherwise. Not with a kernel, which draws by itself.
         generator: Source of what is drawn.
-        condition: Tensors, sample first, that are handed to the net by name.
+        condition: Tensors, sample first, that are handed to the model by name.
 
     Raises:
-        TypeError: For integer data. ValueError: For an unknown name, shapes that do not fit, data that is not finite.
+        TypeError: For integer data, and a model or a kernel of another kind. ValueError: For an unknown name, shapes
+            that do not fit, data that is not finite, a kernel without a score.
     """
     if not x0.is_floating_point():
         raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
+    if x0.ndim < 2 or len(x0) == 0:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)}; valid is (batch, *shape) with at least one sample")
+    if x0.device.type == "cpu" and not bool(x0.isfinite().all()):  # on a GPU the check would wait at every step
+        raise ValueError("x0 is not finite")
+    if kernel is None:
+        if not isinstance(model, Denoiser):
+            raise TypeError(f"model is a {type(model).__name__}; without a kernel valid is a Denoiser, for its process")
+        return _by_process(model, x0, weighting, times, u, noise, generator, condition or {})
+    if u is not None or noise is not None or times != "uniform":
+        raise ValueError("times, u and noise are those of a Denoiser's process; none is valid with a kernel")
+    return _by_kernel(partial(model, **(condition or {})), x0, kernel, weighting, generator)
+
+
+def _by_process(
+    denoiser: Denoiser,
+    x0: Tensor,
+    weighting: Any,
+    times: str | Times,
+    u: Tensor | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+    condition: Mapping[str, Tensor],
+) -> Tensor:
     weigh, chosen = choose(WEIGHTINGS, weighting, "weighting"), choose(TIMES, times, "times")
+    if not callable(weigh):
+        raise TypeError(f"weighting={weigh!r}; for a process valid are a name or a function (sde, t, data_std)")
     if u is None:
         u = chosen.draw(len(x0), generator, x0.device)
     if u.shape != (len(x0),):
         raise ValueError(f"u has shape {tuple(u.shape)}; valid is ({len(x0)},)")
-    if x0.device.type == "cpu":  # on a GPU the checks would wait for the device at every step
-        if not bool(x0.isfinite().all()):
-            raise ValueError("x0 is not finite")
-        if not bool(((u >= 0) & (u <= 1)).all()):
-            raise ValueError(f"u spans [{u.min():g}, {u.max():g}]; valid are quantiles in [0, 1]")
+    if u.device.type == "cpu" and not bool(((u >= 0) & (u <= 1)).all()):
+        raise ValueError(f"u spans [{u.min():g}, {u.max():g}]; valid are quantiles in [0, 1]")
     if noise is None:
         noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
     elif noise.shape != x0.shape:
@@ -144,5 +178,62 @@ def denoising_score_matching(
     sde = denoiser.sde
     t, factor = chosen.place(sde, u.to(x0))
     x = expand(sde.alpha(t), x0) * x0 + expand(sde.sigma(t), x0) * noise
-    error = denoiser.noise(x, t, **(condition or {})) - noise
+    error = denoiser.noise(x, t, **condition) - noise
     return factor * weigh(sde, t, denoiser.data_std) / 2 * error.square().flatten(1).sum(1)
+
+
+def _by_kernel(
+    score: Callable[[Tensor], Tensor], x0: Tensor, kernel: Kernel, weighting: Any, generator: torch.Generator | None
+) -> Tensor:
+    if not callable(kernel):
+        raise TypeError(f"kernel is a {type(kernel).__name__}; valid is a function from x0 to a distribution")
+    law = kernel(x0)
+    if not isinstance(law, Distribution):
+        raise TypeError(f"kernel returned a {type(law).__name__}; valid is a torch.distributions.Distribution")
+    weight = _kernel_weight(law, x0, weighting)
+    with _seeded(generator, x0.device):
+        drawn = law.sample()
+    if drawn.shape != x0.shape or not drawn.is_floating_point():
+        raise ValueError(
+            f"kernel draws {drawn.dtype} of shape {tuple(drawn.shape)}; valid is floating point of shape "
+            f"{tuple(x0.shape)}, that of x0"
+        )
+    with torch.enable_grad():
+        x = drawn.requires_grad_()
+        value = law.log_prob(x).sum()
+        target = torch.autograd.grad(value, x, allow_unused=True)[0] if value.requires_grad else None
+    if target is None or (law.support is not None and law.support.is_discrete):
+        raise ValueError(f"kernel: {type(law).__name__} has no density that changes with x, so it has no score")
+    root = weight.sqrt()  # before the square, which half precision may not hold
+    return explicit_score_matching(lambda x: same_shape(score(x), x, "the score") * root, x.detach(), root * target)
+
+
+def _kernel_weight(law: Distribution, x0: Tensor, weighting: Any) -> Tensor:
+    """lambda, of a shape that broadcasts to that of x0."""
+    if weighting == "simple":
+        try:
+            weight = law.variance.to(x0).expand_as(x0)
+        except (NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"weighting='simple': kernel gives no variance of the shape of x0 ({error!r})") from error
+    elif isinstance(weighting, int | float | Tensor):
+        weight = torch.as_tensor(weighting).to(x0)
+        if weight.shape not in ((), (len(x0),)):
+            raise ValueError(f"weighting has shape {tuple(weight.shape)}; valid are () and ({len(x0)},)")
+        weight = weight.reshape(-1, *(1,) * (x0.ndim - 1))
+    else:
+        raise ValueError(f"weighting={weighting!r}; with a kernel valid are 'simple', a number or ({len(x0)},)")
+    if weight.device.type == "cpu" and not bool(((weight >= 0) & weight.isfinite()).all()):
+        raise ValueError(f"weighting={weighting!r} of a {type(law).__name__} is not finite or negative; give a number")
+    return weight
+
+
+@contextmanager
+def _seeded(generator: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Distributions draw from torch's own generator: here it is seeded by a draw of ours, and put back afterwards."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
+        torch.manual_seed(seed)
+        yield

@@ -1,25 +1,23 @@
 """Score matching itself: losses that make any callable x -> score(x) the gradient of the log-density of the data.
 
-Every loss is called as loss(score, x, ...) and returns (batch,), summed over a sample's elements. Their means differ
-from E ||score - grad log p||^2 / 2 by constants alone, so that all have the same minimiser. A net with a time or a
-condition is given as `lambda x: net(x, t, ...)`; rows of a batch must not depend on each other. The parameters get
-gradients unless gradients are off. Through a process: denoising_score_matching in sdescore.objectives.
+Every loss is called as loss(score, x, ...) and returns (batch,), summed over a sample's elements; `score` may be an
+Energy, whose call is its score. Their means differ from E ||score - grad log p||^2 / 2 by constants alone, so that all
+have the same minimiser. A net with a time or a condition is given as `lambda x: net(x, t, ...)`; rows of a batch must
+not depend on each other. The parameters get gradients unless gradients are off. By noise, through a kernel or a
+process, and called alike: denoising_score_matching in sdescore.objectives.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
-
-from sdescore.sde import expand
 
 __all__ = [
     "explicit_score_matching",
+    "finite_difference_energy_matching",
     "finite_difference_score_matching",
     "implicit_score_matching",
-    "kernel_score_matching",
-    "multilevel_score_matching",
     "sliced_score_matching",
     "variance_reduced_score_matching",
 ]
@@ -36,7 +34,9 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).flatten(2).sum(2)
 
 
-def _same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
+def same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} is a {type(given).__name__}; valid is a tensor of the shape of x, {tuple(x.shape)}")
     if given.shape != x.shape:
         raise ValueError(f"{name} has shape {tuple(given.shape)}, but x has {tuple(x.shape)}")
     return given
@@ -50,12 +50,18 @@ def _checked(x: Tensor) -> Tensor:
     return x
 
 
+def _positive(step: float) -> float:
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step}; valid are positive numbers, a small part of the data's width")
+    return step
+
+
 def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """score(x), and v^T (d score / dx) v of each probe v (probes, batch, *shape) as (probes, batch)."""
     training = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        s = _same_shape(score(x), x, "the score")
+        s = same_shape(score(x), x, "the score")
         if not s.requires_grad:
             return s, torch.zeros_like(_dot(probes, s))
         (products,) = torch.autograd.grad(
@@ -79,7 +85,7 @@ def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Gener
 
 def explicit_score_matching(score: Score, x: Tensor, target: Tensor) -> Tensor:
     """||score(x) - target||^2 / 2 against the known score of the density at x (Hyvarinen 2005, eq. 2)."""
-    return _half_square(_same_shape(score(_checked(x)), x, "the score") - _same_shape(target, x, "target"))
+    return _half_square(same_shape(score(_checked(x)), x, "the score") - same_shape(target, x, "target"))
 
 
 def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
@@ -136,69 +142,41 @@ def finite_difference_score_matching(
 
     No derivative by x is taken: two forward passes a projection, and an error of order step^2.
     """
-    if not step > 0:
-        raise ValueError(f"step={step}; valid are positive numbers, a small part of the data's width")
-    probes = _signs(_checked(x), v, projections, generator)
+    probes, step = _signs(_checked(x), v, projections, generator), _positive(step)
     ends = torch.cat([x + step * probes, x - step * probes]).flatten(0, 1)
     # One call a side of a projection: a condition that the callable holds has the rows of x.
-    s = torch.stack([_same_shape(score(part), x, "the score") for part in ends.split(len(x))])
+    s = torch.stack([same_shape(score(part), x, "the score") for part in ends.split(len(x))])
     ahead, behind = _dot(s, torch.cat([probes, probes])).chunk(2)
     return ((ahead - behind) / (2 * step) + (ahead + behind).square() / 8).mean(0)
 
 
-def kernel_score_matching(
-    score: Score,
-    x0: Tensor,
-    kernel: Callable[[Tensor], Distribution],
+def finite_difference_energy_matching(
+    log_density: Callable[[Tensor], Tensor],
+    x: Tensor,
     *,
-    weight: Tensor | float = 1.0,
-    noisy: Tensor | None = None,
-) -> Tensor:
-    """weight / 2 ||score(x) - grad_x log kernel(x | x0)||^2 at x ~ kernel(x0): denoising score matching (Vincent 2011).
-
-    The minimiser is the score of the noised data. The kernel's score comes from its log_prob by autograd, so that any
-    distribution with a density that has no jumps serves: `lambda x0: Laplace(x0, 0.1)`.
-
-    Args:
-        score: The model, in the space of noised data.
-        x0: Data (batch, *shape).
-        kernel: Maps x0 to the distribution of its noised values, per element or of whole samples.
-        weight: A number, or (batch,).
-        noisy: The noised values, of the shape of x0; drawn by the kernel, from torch's own generator, unless given.
-    """
-    law = kernel(_checked(x0))
-    with torch.enable_grad():
-        drawn = law.sample() if noisy is None else noisy.detach()
-        x = _same_shape(drawn, x0, "the noised data").requires_grad_()
-        (target,) = torch.autograd.grad(law.log_prob(x).sum(), x)
-    return torch.as_tensor(weight).to(target) * explicit_score_matching(score, x.detach(), target)
-
-
-def multilevel_score_matching(
-    score: Callable[[Tensor, Tensor], Tensor],
-    x0: Tensor,
-    sigmas: Tensor,
-    *,
-    noise: Tensor | None = None,
+    step: float = 0.05,
+    v: Tensor | None = None,
+    projections: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """sigma^2 / 2 ||score(x0 + sigma eps, sigma) + eps / sigma||^2 (Song & Ermon 2019, eq. 5 and 6).
+    """Sliced score matching of an energy from three of its values a sample, L(x) and L(x +- step v) (Pang et al. 2020).
 
-    Gaussian denoising score matching at many levels, weighted by sigma^2 so that no level outweighs another.
+    (L+ + L- - 2 L) / step^2 + (L+ - L-)^2 / (8 step^2), with an error of order step^2: no derivative by x is taken, so
+    that training needs one backward pass, by the parameters. The second difference loses 1 / step^2 of the precision.
 
     Args:
-        score: The model score(x, sigma), with sigma (batch,).
-        x0: Data (batch, *shape).
-        sigmas: The levels (levels,), of which each sample draws one.
-        noise: eps, of the shape of x0; drawn unless given.
-        generator: Source of what is drawn.
+        log_density: Maps x to unnormalised natural-log densities (batch,), such as Energy.log_density.
+        x: Data (batch, *shape); v, projections and generator are as of sliced_score_matching().
+        step: Length of the differences, a small part of the data's width.
     """
-    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()):
-        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; valid is a vector of positive levels")
-    level = torch.randint(len(sigmas), (len(_checked(x0)),), generator=generator, device=x0.device)
-    sigma = sigmas.to(x0)[level]
-    if noise is None:
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-    x = x0 + expand(sigma, x0) * _same_shape(noise, x0, "noise")
-    s = _same_shape(score(x, sigma), x0, "the score")
-    return _half_square(expand(sigma, x0) * s + noise)
+    probes = _signs(_checked(x), v, projections, generator) * _positive(step)
+
+    def value(at: Tensor) -> Tensor:
+        found = log_density(at)
+        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"log_density returned {given}; it must return ({len(x)},), one a sample")
+        return found
+
+    ahead, behind = (torch.stack([value(x + sign * probe) for probe in probes]) for sign in (1, -1))
+    return ((ahead + behind - 2 * value(x) + (ahead - behind).square() / 8) / step**2).mean(0)
