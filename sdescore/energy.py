@@ -1,5 +1,6 @@
 """Energy nets: a scalar E(x, ...) whose negative gradient is a score."""
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,14 @@ from sdescore.denoiser import PREDICTIONS, Denoiser, per_sample, state_like
 from sdescore.sde import expand
 
 __all__ = ["Distance", "Energy", "log_density"]
+
+
+def _module(net: nn.Module) -> nn.Module:
+    if not isinstance(net, nn.Module):
+        raise TypeError(
+            f"net is a {type(net).__name__}; valid is a torch module, which can be trained, moved and saved"
+        )
+    return net
 
 
 class Energy(nn.Module):
@@ -22,16 +31,22 @@ class Energy(nn.Module):
         net: Maps x (batch, *shape) and whatever follows it to energies (batch,); no row may depend on another.
         beta: The inverse temperature, positive: above 1 the samples gather at low energies.
 
-    Raises ValueError for a beta that is not positive, and when called if the net returns another shape.
+    Raises TypeError for a net that is no module, ValueError for a beta that is not positive, and when called if the net
+    returns another shape, RuntimeError under torch.inference_mode(), which leaves no gradient to take.
     """
 
     predicts = "score"
 
     def __init__(self, net: nn.Module, beta: float = 1.0) -> None:
         super().__init__()
-        if not beta > 0:
+        if not 0 < beta < math.inf:
             raise ValueError(f"beta={beta}; valid are positive inverse temperatures")
-        self.net, self.beta = net, float(beta)
+        self.net, self.beta = _module(net), float(beta)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, for saving."""
+        return {"net": self.net, "beta": self.beta}
 
     def energy(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
         """E(x), (batch,)."""
@@ -47,11 +62,16 @@ class Energy(nn.Module):
 
     def force(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
         """-grad E(x), of the shape of x."""
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("an Energy's score is a gradient, and torch.inference_mode() has none; use no_grad()")
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             # A leaf of the caller's own graph stays in it; otherwise the gradient needs a leaf of its own.
             at = x if x.requires_grad and wanted else x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.energy(at, *args, **condition).sum(), at, create_graph=wanted)
+            total = self.energy(at, *args, **condition).sum()
+            if not total.requires_grad:  # an energy that is the same everywhere
+                return torch.zeros_like(x)
+            (gradient,) = torch.autograd.grad(total, at, create_graph=wanted, allow_unused=True, materialize_grads=True)
         return -gradient
 
     def forward(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
@@ -63,7 +83,12 @@ class Distance(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = net
+        self.net = _module(net)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, for saving."""
+        return {"net": self.net}
 
     def forward(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
         return (x - self.net(x, *args, **condition)).flatten(1).square().sum(1) / 2

@@ -28,6 +28,7 @@ __all__ = ["Pretrained"]
 
 NETS = "sdescore.nets"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+MODULE = "module"  # the one key that marks a net among another net's arguments
 FORMAT = 1  # of config.json; a reader refuses the ones that it does not know
 
 CARD_TEMPLATE = """---
@@ -49,8 +50,8 @@ class Pretrained(PyTorchModelHubMixin, library_name="sdescore", tags=["sdescore"
     """Saving and loading for Denoiser, through huggingface_hub's mixin, which adds push_to_hub.
 
     A net is named by its entry point in the group sdescore.nets and rebuilt from its attribute `config`, a dict of
-    constructor arguments that JSON can hold. Nothing else in a folder chooses code, so that a stranger's folder
-    imports only what is installed as a plug-in.
+    constructor arguments that JSON can hold, or that are such nets themselves, as an Energy's is. Nothing else in a
+    folder chooses code, so that a stranger's folder imports only what is installed as a plug-in.
     """
 
     # What a Denoiser has.
@@ -120,16 +121,13 @@ def bare(net: nn.Module) -> nn.Module:
 
 def encode(denoiser: Pretrained) -> str:
     """The text of config.json. Raises ValueError for what could not be loaded again."""
-    net, sde, scaling = bare(denoiser.net), denoiser.sde, denoiser.scaling
+    sde, scaling = denoiser.sde, denoiser.scaling
     process = type(sde).__name__
     if PROCESSES.get(process) is not type(sde):
         raise ValueError(f"sde is a {process}, which a folder cannot name; valid are {', '.join(PROCESSES)}")
-    name = plugin_name(NETS, type(net), "net")
-    if not isinstance(getattr(net, "config", None), dict):
-        raise ValueError(f"net is a {name} without `config`; valid is a dict of its constructor arguments")
     content = {
         "format": FORMAT,
-        "net": {"name": name, "config": net.config},
+        "net": _describe(denoiser.net),
         "process": {"name": process, "config": asdict(cast(Any, sde))},
         "predicts": denoiser.predicts,
         "data_std": denoiser.data_std,
@@ -140,6 +138,19 @@ def encode(denoiser: Pretrained) -> str:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.json cannot hold {content}: {error}") from error
+
+
+def _describe(net: nn.Module) -> dict[str, Any]:
+    """A net's name and arguments; an argument that is a net itself is {MODULE: its own name and arguments}."""
+    net = bare(net)
+    name = plugin_name(NETS, type(net), "net")
+    config = getattr(net, "config", None)
+    if not isinstance(config, dict):
+        raise ValueError(f"net is a {name} without `config`; valid is a dict of its constructor arguments")
+    config = {
+        key: {MODULE: _describe(value)} if isinstance(value, nn.Module) else value for key, value in config.items()
+    }
+    return {"name": name, "config": config}
 
 
 def decode(cls: Callable[..., Saved], folder: Path) -> Saved:
@@ -186,7 +197,11 @@ def _arguments(content: Any) -> dict[str, Any]:
 
 
 def _net(name: str, config: dict[str, Any]) -> nn.Module:
-    net: nn.Module = find_plugin(NETS, name, "net")(**config)
+    def argument(value: Any) -> Any:
+        inner = isinstance(value, dict) and value.keys() == {MODULE}
+        return _net(*_fields(value[MODULE], "name config", "net")) if inner else value
+
+    net: nn.Module = find_plugin(NETS, name, "net")(**{key: argument(value) for key, value in config.items()})
     return net
 
 

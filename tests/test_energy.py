@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sdescore import VPSDE, Denoiser, GaussianMixture, log_likelihood, sample
+from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, log_likelihood, sample
 from sdescore.denoiser import BareDenoiser
 from sdescore.energy import Distance, Energy, log_density
+from sdescore.nets import MLP
 from sdescore.objectives import denoising_score_matching
 
 SDE = VPSDE()
@@ -121,6 +123,47 @@ def test_an_energy_trains_by_denoising() -> None:
     assert float(gradient) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-6)
 
 
+@pytest.mark.parametrize("sde", [VPSDE(0.2, 15.0), KarrasSDE(0.02, 4.0)], ids=lambda sde: type(sde).__name__)
+def test_a_saved_energy_samples_and_scores_as_before(sde: LinearSDE, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mlp = MLP(2, width=8, depth=1)
+    for parameter in mlp.parameters():
+        nn.init.normal_(parameter, 0, 0.3)
+    denoiser = Denoiser(Energy(Distance(mlp), beta=0.5), sde, "score", data_std=0.7, shape=(2,))
+    denoiser.save_pretrained(tmp_path)
+    loaded = Denoiser.from_pretrained(tmp_path)
+    assert isinstance(loaded.net, Energy) and loaded.net.beta == 0.5 and loaded.sde == sde
+    assert isinstance(loaded.net.net, Distance) and isinstance(loaded.net.net.net, MLP)
+    x = torch.randn(3, 2)
+    t = torch.tensor(0.5)
+    assert torch.equal(log_density(loaded, x, t), log_density(denoiser, x, t))
+    drawn = [sample(sde, net, (3, 2), steps=5) for net in (denoiser, loaded)]
+    assert torch.equal(*drawn) and bool(drawn[0].isfinite().all())
+    scores = [log_likelihood(sde, net, x, trace="exact") for net in (denoiser, loaded)]
+    assert torch.equal(*scores) and bool(scores[0].isfinite().all())
+
+
+def test_an_energy_of_an_unregistered_net_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="net is a Shift, which no package registers"):
+        Denoiser(Energy(Distance(Shift())), SDE).save_pretrained(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_energy_that_is_the_same_everywhere_has_no_force() -> None:
+    class Flat(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.new_ones(len(x))
+
+    assert torch.equal(Energy(Flat())(torch.ones(3, 2)), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_dtype_and_a_single_sample(dtype: torch.dtype) -> None:
+    x = torch.full((1, 2, 2), 0.5, dtype=dtype)
+    score = Energy(Distance(nn.Linear(2, 2).to(dtype)))(x)
+    assert score.dtype == dtype and score.shape == x.shape and bool(score.isfinite().all())
+
+
 class Shift(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -134,6 +177,9 @@ class Shift(nn.Module):
     ("call", "error", "word"),
     [
         (lambda: Energy(Scalar(), beta=0), ValueError, "beta=0"),
+        (lambda: Energy(Scalar(), beta=math.nan), ValueError, "beta=nan"),
+        (lambda: Energy(torch.sum), TypeError, "net is a builtin"),  # type: ignore[arg-type]
+        (lambda: Distance({"net": "MLP"}), TypeError, "net is a dict"),  # type: ignore[arg-type]
         (lambda: Energy(nn.Identity())(torch.zeros(3, 2)), ValueError, r"returned \(3, 2\)"),
         (
             lambda: log_density(Denoiser(nn.Identity(), SDE), torch.zeros(3, 2), torch.tensor(0.5)),
@@ -145,3 +191,8 @@ class Shift(nn.Module):
 def test_bad_input_is_named(call: Callable[[], object], error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=word):
         call()
+
+
+def test_inference_mode_is_named() -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
+        Energy(Quadratic())(torch.zeros(3, 2), torch.full((3,), 0.5))

@@ -208,7 +208,7 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
     [
         ("format", 2, "format is 2; this version of sdescore reads 1"),
         ("extra", 1, "valid is an object of format, net, process"),
-        ("net.name", "ResNet", "net='ResNet' is not installed; valid are MLP, UNet"),
+        ("net.name", "ResNet", "net='ResNet' is not installed; valid are Distance, Energy, MLP, UNet"),
         ("net.name", "os:system", "net='os:system' is not installed"),
         ("net.config.width", -1, "width has -1; valid"),
         ("net.config.wide", 8, "unexpected keyword argument 'wide'"),
