@@ -33,6 +33,10 @@ class Noise(Protocol):
         """The path's noise for the interval from t to s, divided by the square root of its length."""
         ...
 
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """What the path's integral over that interval adds to its increment: (integral / h - w / 2) / sqrt(h / 12)."""
+        ...
+
     def fresh(self, x: Tensor) -> Tensor:
         """A draw that belongs to no path."""
         ...
@@ -57,6 +61,9 @@ class White:
         self._used = 0
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.fresh(x)
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.fresh(x)
 
     def fresh(self, x: Tensor) -> Tensor:

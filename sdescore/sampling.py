@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from sdescore.denoiser import Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.grids import Grid, karras
-from sdescore.noise import White
+from sdescore.noise import Noise, White
 from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE
 from sdescore.solver import Solver, calls_of, find_solver
@@ -18,6 +18,9 @@ from sdescore.solver import Solver, calls_of, find_solver
 __all__ = ["sample", "trajectory"]
 
 DEFAULT_STEPS = 50
+
+# From the seed, the numbers of the samples and their device.
+MakeNoise = Callable[[int, Sequence[int], torch.device], Noise]
 
 
 @contextmanager
@@ -106,7 +109,7 @@ def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[
     return dict(condition or {})
 
 
-def _states(reverse: Reverse, solver: Solver, x: Tensor, times: Tensor, noise: White) -> Iterator[Tensor]:
+def _states(reverse: Reverse, solver: Solver, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
     yield x
     steps = 0
     for state in solver.solve(reverse, x, times, noise) if len(times) > 1 else ():
@@ -135,6 +138,7 @@ class _Run:
         device: torch.device | str | None,
         dtype: torch.dtype | None,
         grad: bool,
+        noise: MakeNoise,
         first: int = 0,
     ) -> None:
         if not isinstance(sde, LinearSDE):
@@ -148,6 +152,7 @@ class _Run:
         if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)):
             raise TypeError(f"shape={shape!r}; valid is (n, *sample_shape), all integers")
         self.sde, self.solver, self.grad, self.seed, self.first = sde, find_solver(solver), grad, seed, first
+        self.noise = noise
         self.name = solver if isinstance(solver, str) else repr(solver)
         self.denoiser = as_denoiser(net, sde, predicts)
         self.times = time_grid(sde, self.solver, steps, nfe, times)
@@ -174,7 +179,7 @@ class _Run:
     def states(self, start: int, stop: int) -> Iterator[Tensor]:
         """The states of samples start <= i < stop; beyond the last sample, copies of it with noise of their own."""
         index = torch.arange(start, stop, device=self.device).clamp(max=len(self) - 1)
-        noise = White(self.seed, range(self.first + start, self.first + stop), self.device)
+        noise = self.noise(self.seed, range(self.first + start, self.first + stop), self.device)
         if self.x is None:
             like = torch.empty(stop - start, *self.shape[1:], device=self.device, dtype=self.dtype)
             x = float(self.sde.sigma(self.times[0])) * noise.fresh(like)
@@ -213,13 +218,14 @@ def trajectory(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     grad: bool = False,
+    noise: MakeNoise = White,
 ) -> Iterator[Tensor]:
     """Yield the states (n, *sample_shape) of sample(): the initial one, one for each step, and the denoised last.
 
     Arguments are those of sample(), and so are the errors but one: states that are not finite are yielded as they are.
     All samples are in one batch.
     """
-    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad)
+    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, noise)
     return run.states(0, len(run))
 
 
@@ -242,6 +248,7 @@ def sample(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     grad: bool = False,
+    noise: MakeNoise = White,
 ) -> Tensor:
     """Draw samples (n, *sample_shape) of a process run backwards from noise to data.
 
@@ -265,12 +272,15 @@ def sample(
         device: Where to run; the net's unless told.
         dtype: Of the state; the net's but at least float32 unless told.
         grad: Keep the graph, so that gradients flow through a fixed-step solver.
+        noise: Makes the noise from (seed, numbers of the samples, device); Brownian(sde) gives each sample one path.
 
     Raises:
         TypeError, ValueError: For arguments that are unknown, contradictory or out of range, before any net call.
         FloatingPointError: If the result is not finite; says which solver, and where it began.
     """
-    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, first)
+    run = _Run(
+        sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, noise, first
+    )
     size = len(run) if batch_size is None else batch_size
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"batch_size={size!r}; valid are positive integers")

@@ -86,7 +86,7 @@ class _Brownian:
         if not return_U:
             return w
         # Given W, U is normal about W / 2 with variance 1 / 12.
-        return w, w / 2 + self.noise.fresh(self.x).flatten(1) / math.sqrt(12)
+        return w, w / 2 + self.noise.area(self.x, self.t, self.s).flatten(1) / math.sqrt(12)
 
 
 @dataclass(frozen=True)

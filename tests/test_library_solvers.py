@@ -358,11 +358,14 @@ class Path:
         widths = -self.cells.diff()[inside][:, None, None]
         before = w.cumsum(0) - w
         self.z = w.sum(0) / h.sqrt()
-        self.area = (u + widths * before).sum(0) / h**1.5  # the integral of W over the interval, scaled to length 1
+        self.integral = (u + widths * before).sum(0) / h**1.5  # the integral of W over the interval, scaled to length 1
         return self.z
 
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return (self.integral - self.z / 2) * math.sqrt(12)
+
     def fresh(self, x: Tensor) -> Tensor:
-        return (self.area - self.z / 2) * math.sqrt(12)
+        raise NotImplementedError
 
     def take(self, index: Tensor) -> "Path":
         raise NotImplementedError

@@ -44,6 +44,9 @@ class Constant:
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return torch.full_like(x, self.value)
 
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
     def fresh(self, x: Tensor) -> Tensor:
         return torch.full_like(x, self.value)
 
@@ -58,6 +61,9 @@ class Replay:
         self.draws = iter(draws)
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return next(self.draws)
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return next(self.draws)
 
     def fresh(self, x: Tensor) -> Tensor:
@@ -75,6 +81,9 @@ class Louder:
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.factor * self.noise(x, t, s)
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.factor * self.noise.area(x, t, s)
 
     def fresh(self, x: Tensor) -> Tensor:
         return self.factor * self.noise.fresh(x)
