@@ -578,7 +578,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("fields", "message"),
         [
-            ({"net": "Unet"}, "net='Unet' is not installed; valid are MLP, UNet"),
+            ({"net": "Unet"}, "net='Unet' is not installed; valid are Distance, Energy, MLP, UNet"),
             ({"net": "MLP", "net_args": {}}, "x has shape .*valid is"),
             ({"net_args": {"width": 3}}, "net_args has width; UNet takes channels"),
             ({"sde_args": {"beta": 3}}, "sde_args has beta; VPSDE takes beta_min, beta_max"),
