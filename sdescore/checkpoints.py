@@ -7,13 +7,14 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["CorruptCheckpoint", "load", "newest", "prune", "replace_text", "save_checkpoint", "steps", "verify"]
+__all__ = ["CorruptCheckpoint", "load", "newest", "prune", "replace_file", "save_checkpoint", "steps", "verify"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +45,17 @@ def _flushed(path: Path, content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Write a file through to the disk, whole or not at all. Raises OSError, naming it, if the disk refuses."""
     temporary = path.with_name(f".{path.name}.writing")
-    _flushed(temporary, text.encode())
-    os.replace(temporary, path)
+    try:
+        _flushed(temporary, content.encode() if isinstance(content, str) else content)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        left = "it is what it was before" if path.exists() else "nothing is left of it"
+        raise OSError(error.errno or errno.EIO, f"{path} was not written: {error}; {left}") from error
 
 
 def _flush_folder(path: Path) -> None:

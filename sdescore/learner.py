@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from sdescore import checkpoints
+from sdescore import checkpoints, posthoc
 from sdescore.averages import Averages
 from sdescore.config import TrainConfig
 from sdescore.data import Source, share
@@ -178,6 +178,11 @@ class Learner:
             checkpoints.prune(root, self.step, self.config.keep)
             self.publish()
         self.accelerator.wait_for_everyone()
+
+    def snapshot(self) -> None:
+        """Write the averages to snapshots/, where they stay; the main process alone."""
+        if self.accelerator.is_main_process:
+            posthoc.write_snapshots(Path(self.config.out) / "snapshots", self.averages, self.step)
 
     def publish(self) -> None:
         """Write the averaged denoiser to model/, from which it can be sampled."""

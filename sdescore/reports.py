@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.checkpoints import replace_text
+from sdescore.checkpoints import replace_file
 from sdescore.config import TrainConfig
 from sdescore.denoiser import Denoiser
 from sdescore.pictures import is_image, save_grid
@@ -56,7 +56,7 @@ class Report:
         self.since = time.perf_counter()
         main = accelerator.is_main_process
         if main:
-            replace_text(self.path, _whole_lines(self.path, step))
+            replace_file(self.path, _whole_lines(self.path, step))
         if config.tracker != "none":
             # What a killed run showed beyond its checkpoint is taken back.
             accelerator.init_trackers("tracker", init_kwargs={config.tracker: {"purge_step": step + 1}})

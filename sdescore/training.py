@@ -63,7 +63,7 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
     out, device = Path(config.out), accelerator.device
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        checkpoints.replace_text(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
+        checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = Learner(config, source, accelerator)
         if start is not None:
@@ -103,6 +103,8 @@ def _run(learner: Learner) -> None:
                 report.write(rate)
             if last or done % config.save_every == 0:
                 learner.save()
+            if config.snapshot_every and (done == config.steps or done % config.snapshot_every == 0):
+                learner.snapshot()
             if config.sample_every and (last or done % config.sample_every == 0) and accelerator.is_main_process:
                 picture(config, learner.averaged, done, learner.classes)
                 report.restart_clock()
