@@ -1,20 +1,12 @@
 """Exponential Adams methods: multistep in any target, interpolation coordinate and amount of noise.
 
-With r = alpha / w of the target, tau the noise and l_j the Lagrange basis over the nodes q_j, a step is
-
-    x_s = alpha_s / alpha_t (r_t / r_s)^(1 + tau^2) x_t
-        + (1 + tau^2) alpha_s / r_s sum_j m_j  int (r / r_s)^tau^2  mu' l_j(q) dlam
-        + alpha_s sqrt(2 tau^2 int rho^2 (r / r_s)^(2 + 2 tau^2) dlam) z
-
-with integrals from lam_t to lam_s: exact where m is a polynomial of q. At tau = 0 it is the probability-flow ODE, at
-tau = 1 the reverse SDE; every tau has the same marginals (Xue et al. 2023, proposition 3.1, for the data target).
+A step is the exponential one (exponential.py) of the polynomial through the last targets: exact where the target is
+a polynomial of q.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,11 +16,10 @@ from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE
 from sdescore.solver import OneStep
 
+from .exponential import Tau, interval, lagrange, points, tau_squared
 from .targets import DATA, Target
 
 __all__ = ["INDEX", "LAM", "LAM_LINEAR", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
-
-Tau = float | Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,22 +41,6 @@ QUARTER_RHO = Coordinate("rho^1/4", lambda sde, times: sde.rho(times) ** 0.25)
 TIME = Coordinate("t", lambda sde, times: times)
 LAM_LINEAR = Coordinate("lam", lambda sde, times: sde.lam(times), linear=True)
 INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
-
-
-@lru_cache(maxsize=1)
-def _gauss() -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
-    nodes, weights = np.polynomial.legendre.leggauss(24)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
-
-
-def _lagrange(q: Tensor, nodes: Tensor) -> Tensor:
-    """The basis polynomials (steps, nodes, points) over nodes (steps, nodes) at q (steps, points)."""
-    count = nodes.shape[1]
-    gaps = nodes[:, :, None] - nodes[:, None, :] + torch.eye(count, dtype=q.dtype)
-    factors = (q[:, None, None, :] - nodes[:, None, :, None]) / gaps[..., None]
-    own = torch.eye(count, dtype=torch.bool)[None, :, :, None]
-    return torch.where(own, 1.0, factors).prod(2)
 
 
 @dataclass(frozen=True)
@@ -108,30 +83,22 @@ class Adams(OneStep):
         for name, value in (("order", self.order), ("end", self.end)):
             if not 1 <= value <= 6:
                 raise ValueError(f"{name}={value}; valid are 1 to 6")
-        if not callable(self.tau) and self.tau < 0:
-            raise ValueError(f"tau={self.tau}; valid are non-negative numbers or a function of h")
+        tau_squared(self.tau, torch.ones(()))
 
     def table(self, sde: LinearSDE, times: Tensor) -> _Table:
         """The coefficients on a grid of times, float64 and in one pass over all steps."""
-        lam, alpha, (points, weights) = sde.lam(times), sde.alpha(times), _gauss()
-        start, h, end_alpha = lam[:-1, None], lam.diff()[:, None], alpha[1:, None]
-        tau = torch.as_tensor(self.tau(h) if callable(self.tau) else self.tau, dtype=h.dtype) ** 2
-        inside = start + h * points
-        ratio, end_ratio = self.target.ratio(inside), self.target.ratio(lam)[1:, None]
-        measure = (
-            (1 + tau) * end_alpha / end_ratio * (ratio / end_ratio) ** tau * self.target.slope(inside) * h * weights
-        )
-        variance = (2 * tau * torch.exp(-2 * inside) * (ratio / end_ratio) ** (2 + 2 * tau) * h * weights).sum(1)
-        kept = end_alpha / alpha[:-1, None] * (self.target.ratio(start) / end_ratio) ** (1 + tau)
+        tau2 = tau_squared(self.tau, sde.lam(times).diff())
+        kept, inside, measure, spread = interval(self.target, sde, times[:-1], times[1:], tau2)
         q = self.coordinate.q(sde, times)
         if self.coordinate.linear:
-            q_inside = q[:-1, None] + q.diff()[:, None] * points
+            nodes, weights = points()
+            q_inside = q[:-1, None] + q.diff()[:, None] * nodes
             measure = measure.sum(1, keepdim=True) * weights
         else:
             q_inside = self.coordinate.q(sde, sde.time(inside))
         return _Table(
-            kept[:, 0].tolist(),
-            (end_alpha[:, 0] * variance.sqrt()).tolist(),
+            kept.tolist(),
+            spread.tolist(),
             self._weights(q, q_inside, measure, ahead=0),
             self._weights(q, q_inside, measure, ahead=1) if self.corrector else [],
         )
@@ -144,7 +111,7 @@ class Adams(OneStep):
             # The first step has one target behind it, the second two, until there are enough.
             here = steps[count - 1 :] if count == self.order else steps[count - 1 : count]
             nodes = q[here[:, None] + torch.arange(ahead, -count, -1)]
-            basis = _lagrange(q_inside[here], nodes)
+            basis = lagrange(q_inside[here], nodes)
             rows += (basis * measure[here, None, :]).sum(2).tolist()
         return rows
 
@@ -173,7 +140,7 @@ class Adams(OneStep):
         """The weights of the last states and of the last targets in the data at rho = 0."""
         times = times[-self.end :].flip(0)
         rho, lam, zero = sde.rho(times) ** 2, sde.lam(times), torch.zeros(1, 1, dtype=times.dtype)
-        share = _lagrange(zero, rho[None])[0, :, 0]
+        share = lagrange(zero, rho[None])[0, :, 0]
         p, q = (torch.as_tensor(c, dtype=times.dtype) for c in self.target.pair(lam))
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         determinant = alpha * q - sigma * p  # x0 = (q x - sigma m) / determinant
