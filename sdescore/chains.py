@@ -37,13 +37,26 @@ class Chains:
         return effective_sample_size(self.trace[burn:])
 
 
-def _check(x: Tensor, step: float, steps: int, thin: int) -> None:
+def _check(x: Tensor, step: float, **counts: int) -> None:
     if not x.is_floating_point():
         raise TypeError(f"x has dtype {x.dtype}; valid are floating-point states")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; valid is (chains, *shape) with at least one chain")
-    if not (0 < step < math.inf) or steps < 1 or thin < 1:
-        raise ValueError(f"step={step}, steps={steps}, thin={thin}; valid are positive numbers")
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"x is not finite in chain {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])}")
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step}; valid are positive numbers")
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name}={count}; valid are positive integers")
+
+
+def _like(score: Tensor, x: Tensor) -> Tensor:
+    """The score as it is: another shape would broadcast over chains."""
+    if not isinstance(score, Tensor) or score.shape != x.shape:
+        given = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise ValueError(f"score returned {given} for x of shape {tuple(x.shape)}; it must return that shape")
+    return score
 
 
 def _finite(x: Tensor, name: str, step: float) -> Tensor:
@@ -61,10 +74,10 @@ def langevin(
     On N(mean, std^2) it is the autoregression with coefficient 1 - step / std^2, whose variance is
     std^2 / (1 - step / (2 std^2)). Arguments as of hmc(). Raises FloatingPointError if a chain diverges.
     """
-    _check(x, step, steps, thin)
+    _check(x, step, steps=steps, thin=thin)
     noise, kept = White(seed, range(len(x)), x.device), []
     for i in tqdm(range(1, steps + 1), disable=not progress, desc="langevin"):
-        x = x + step * score(x) + math.sqrt(2 * step) * noise.fresh(x)
+        x = x + step * _like(score(x), x) + math.sqrt(2 * step) * noise.fresh(x)
         if i % thin == 0:
             kept.append(x)
     _finite(x, "langevin", step)
@@ -99,16 +112,18 @@ def annealed_langevin(
 
     The trace holds the state after each level.
     """
-    _check(x, step, repeats, 1)
-    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()) or not bool((sigmas.diff() < 0).all()):
+    _check(x, step, repeats=repeats)
+    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; valid is a decreasing vector of positive levels")
+    if not bool((sigmas.diff() < 0).all()):
+        raise ValueError(f"sigmas goes from {float(sigmas[0]):g} to {float(sigmas[-1]):g}; valid is always decreasing")
     noise, kept = White(seed, range(len(x)), x.device), []
     levels = sigmas.tolist()
     for sigma in tqdm(levels, disable=not progress, desc="annealed langevin"):
         own = step * (sigma / levels[-1]) ** 2
         level = x.new_full((len(x),), sigma)
         for _ in range(repeats):
-            x = x + own * score(x, level) + math.sqrt(2 * own) * noise.fresh(x)
+            x = x + own * _like(score(x, level), x) + math.sqrt(2 * own) * noise.fresh(x)
         kept.append(x)
     _finite(x, "annealed_langevin", step)
     return Chains(x, _stack(kept, x), x.new_ones(len(x)))
@@ -119,8 +134,11 @@ def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = log_density(x)
-        if value.shape != x.shape[:1]:
-            raise ValueError(f"log_density returned {tuple(value.shape)}; it must return ({len(x)},), one a chain")
+        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"log_density returned {given}; it must return ({len(x)},), one a chain")
+        if not value.requires_grad:
+            raise ValueError("log_density has no gradient by x; it must be computed from x by torch, with a graph")
         (gradient,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), gradient
 
@@ -152,9 +170,7 @@ def hmc(
         seed: Chain i's randomness depends on (seed, i) alone.
         progress: Show a progress bar.
     """
-    _check(x, step, steps, thin)
-    if leapfrog < 1:
-        raise ValueError(f"leapfrog={leapfrog}; valid are positive integers")
+    _check(x, step, steps=steps, thin=thin, leapfrog=leapfrog)
     noise, kept, accepted = White(seed, range(len(x)), x.device), [], x.new_zeros(len(x))
     value, gradient = _with_gradient(log_density, x)
     if not bool(value.isfinite().all()):
@@ -199,6 +215,8 @@ def effective_sample_size(trace: Tensor) -> Tensor:
     """
     if trace.ndim < 3 or len(trace) < 4:
         raise ValueError(f"trace has shape {tuple(trace.shape)}; valid is (kept, chains, *shape) with kept >= 4")
+    if not bool(trace.isfinite().all()):
+        raise ValueError("trace is not finite")
     n, chains = trace.shape[:2]
     x = trace.to(torch.float64)
     mean = x.mean(0)

@@ -128,7 +128,8 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
     """States (len(times), batch, *shape) of the forward process from x0 (batch, *shape) at times[0], by torchsde.
 
     One step an interval of `times`, an increasing vector within [t_min, T]; method is "milstein" (strong order 1 where
-    each element's diffusion depends on that element alone) or "euler". Raises ValueError for other arguments.
+    each element's diffusion depends on that element alone) or "euler". Raises ValueError for other arguments and
+    FloatingPointError for a path that is not finite.
     """
     if not x0.is_floating_point() or x0.ndim < 2:
         raise TypeError(f"x0 is {x0.dtype} of shape {tuple(x0.shape)}; valid is floating-point (batch, *shape)")
@@ -143,6 +144,8 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
     counts = torch.arange(len(grid), dtype=torch.float64)
     with torch.enable_grad() if method == "milstein" else torch.no_grad():  # its correction differentiates g
         path = sdeint(_Forward(sde, tuple(x0.shape), grid), flat, counts, bm=brownian, method=method, dt=1.0)
+    if not bool(path.isfinite().all()):
+        raise FloatingPointError(f"simulate: a path of {type(sde).__name__} is not finite; more times keep it stable")
     return path.detach().reshape(len(grid), *x0.shape)
 
 
