@@ -25,14 +25,33 @@ from shared import load_model, named_object, npz_bytes, parse, run, write_json, 
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import Denoiser, Scaling, Solver, find_solver, karras, sample, uniform_lambda, uniform_t
+from sdescore import (
+    Denoiser,
+    Scaling,
+    Solver,
+    beta_quantile,
+    find_solver,
+    karras,
+    polynomial_t,
+    sample,
+    uniform_angle,
+    uniform_lambda,
+    uniform_t,
+)
 from sdescore.config import check_arguments
 from sdescore.grids import Grid
 from sdescore.launch import launch
 from sdescore.pictures import is_image, save_grid, to_pixels
 from sdescore.plugins import find_plugin
 
-GRIDS: dict[str, Grid] = {"karras": karras(), "uniform-lambda": uniform_lambda(), "uniform-t": uniform_t()}
+GRIDS: dict[str, Grid] = {
+    "karras": karras(),
+    "uniform-lambda": uniform_lambda(),
+    "uniform-angle": uniform_angle(),
+    "uniform-t": uniform_t(),
+    "polynomial-t": polynomial_t(),
+    "beta-quantile": beta_quantile(),
+}
 SHOWN = 64  # samples in grid.png
 
 
@@ -48,7 +67,8 @@ class SampleConfig:
         solver_args: Arguments of the named solver, such as tau of ddpm or method of torchdiffeq.
         steps: Steps of the solver; 50 unless steps or nfe is told.
         nfe: Net calls per sample, instead of steps.
-        grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-t; the solver's own unless told.
+        grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-angle, uniform-t, polynomial-t or
+            beta-quantile; the solver's own unless told.
         label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.

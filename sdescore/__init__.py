@@ -9,7 +9,7 @@ from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hm
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
 from sdescore.general import CIRSDE, FlowHeun, GeneralReverse, reverse_sample, simulate
-from sdescore.grids import karras, uniform_lambda, uniform_t
+from sdescore.grids import beta_quantile, karras, polynomial_t, uniform_angle, uniform_lambda, uniform_t
 from sdescore.latent import decode, encode, slerp, temper
 from sdescore.likelihood import Likelihood, likelihood, log_likelihood
 from sdescore.mixture import GaussianMixture
@@ -61,6 +61,7 @@ __all__ = [
     "Solver",
     "SubVPSDE",
     "annealed_langevin",
+    "beta_quantile",
     "bits_per_dim",
     "convert",
     "decode",
@@ -82,6 +83,7 @@ __all__ = [
     "log_likelihood",
     "mala",
     "orthogonal",
+    "polynomial_t",
     "quantised_likelihood",
     "reverse_sample",
     "sample",
@@ -90,6 +92,7 @@ __all__ = [
     "sliced_score_matching",
     "temper",
     "trajectory",
+    "uniform_angle",
     "uniform_lambda",
     "uniform_t",
     "variance_reduced_score_matching",

@@ -1,53 +1,114 @@
-"""Time grids: which times a solver visits. A grid is a function (sde, steps) -> decreasing float64 times."""
+"""Time grids: which times a solver visits. A grid is a function (sde, steps) -> decreasing float64 times.
 
+Every grid leads from T to t_min, or to where the noise-to-signal ratio is rho_min if that is earlier. What is left of
+the noise there the last call removes, with an error of order rho_min^2.
+"""
+
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from sdescore.sde import LinearSDE
+from sdescore.sde import LinearSDE, require
 
-__all__ = ["Grid", "karras", "uniform_lambda", "uniform_t"]
+__all__ = ["Grid", "beta_quantile", "karras", "polynomial_t", "uniform_angle", "uniform_lambda", "uniform_t"]
 
 Grid = Callable[[LinearSDE, int], Tensor]
+Map = Callable[[LinearSDE, Tensor], Tensor]
 
 
-def _ends(sde: LinearSDE, rho_min: float) -> tuple[float, float]:
-    """The largest and the smallest noise-to-signal ratio of a grid: the process's own, but not below rho_min."""
-    first, last = sde.rho(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).tolist()
-    return first, max(last, rho_min)
+def _ends(sde: LinearSDE, rho_min: float) -> Tensor:
+    """The first and the last time (2,) of a grid."""
+    ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
+    high, low = sde.rho(ends).tolist()
+    require(rho_min < high, f"rho_min={rho_min}; valid on {sde} are positive numbers below {high:.6g}, its rho at T")
+    if low < rho_min:
+        ends[1] = sde.time(-torch.tensor(rho_min, dtype=torch.float64).log()).clamp(sde.t_min, sde.T)
+    return ends
 
 
-def _in_time(sde: LinearSDE, lam: Tensor) -> Tensor:
-    return sde.time(lam).clamp(sde.t_min, sde.T)
+def _equal_steps(rho_min: float, to: Map, back: Map) -> Grid:
+    """Equal steps in a variable of the time: to(sde, t), whose inverse is back."""
+    require(0 < rho_min < math.inf, f"rho_min={rho_min}; valid are positive numbers")
+
+    def grid(sde: LinearSDE, steps: int) -> Tensor:
+        require(steps >= 1, f"steps={steps}; valid are positive integers")
+        ends = _ends(sde, rho_min)
+        first, last = to(sde, ends).tolist()
+        inside = back(sde, torch.linspace(first, last, steps, dtype=torch.float64)[1:-1])
+        # The ends are kept to the bit: a rounding would leave the process.
+        return torch.cat([ends[:1], inside.clamp(ends[1], ends[0]), ends[1:]])[:steps]
+
+    return grid
+
+
+def _positive(name: str, value: float, most: float = math.inf) -> None:
+    valid = "positive numbers" if most == math.inf else f"positive numbers up to {most:g}"
+    require(0 < value <= most and value < math.inf, f"{name}={value}; valid are {valid}")
 
 
 def karras(power: float = 7.0, rho_min: float = 0.002) -> Grid:
     """Uniform in rho^(1/power), rho the noise-to-signal ratio (Karras et al. 2022, eq. 5)."""
-
-    def grid(sde: LinearSDE, steps: int) -> Tensor:
-        first, last = _ends(sde, rho_min)
-        root = torch.linspace(first ** (1 / power), last ** (1 / power), steps, dtype=torch.float64)
-        return _in_time(sde, -power * root.log())
-
-    return grid
+    _positive("power", power)
+    return _equal_steps(rho_min, lambda sde, t: sde.rho(t) ** (1 / power), lambda sde, q: sde.time(-power * q.log()))
 
 
 def uniform_lambda(rho_min: float = 0.002) -> Grid:
     """Uniform in lam, the logarithm of the signal-to-noise ratio (Lu et al. 2022)."""
+    return _equal_steps(rho_min, lambda sde, t: sde.lam(t), lambda sde, q: sde.time(q))
 
-    def grid(sde: LinearSDE, steps: int) -> Tensor:
-        first, last = torch.tensor(_ends(sde, rho_min), dtype=torch.float64).log().neg().tolist()
-        return _in_time(sde, torch.linspace(first, last, steps, dtype=torch.float64))
 
-    return grid
+def uniform_angle(rho_min: float = 0.002) -> Grid:
+    """Uniform in atan(rho), the angle over which v-prediction integrates (Salimans & Ho 2022)."""
+    return _equal_steps(rho_min, lambda sde, t: sde.rho(t).atan(), lambda sde, q: sde.time(-q.tan().log()))
 
 
 def uniform_t(rho_min: float = 0.002) -> Grid:
     """Uniform in t."""
+    return polynomial_t(1.0, rho_min)
 
-    def grid(sde: LinearSDE, steps: int) -> Tensor:
-        last = -torch.tensor(_ends(sde, rho_min)[1], dtype=torch.float64).log()
-        return torch.linspace(sde.T, float(_in_time(sde, last)), steps, dtype=torch.float64)
 
-    return grid
+def polynomial_t(power: float = 2.0, rho_min: float = 0.002) -> Grid:
+    """Uniform in t^(1/power) (Zhang & Chen 2023); 2 is the quadratic grid of Song, Meng & Ermon 2021."""
+    _positive("power", power)
+    return _equal_steps(rho_min, lambda sde, t: t ** (1 / power), lambda sde, q: q**power)
+
+
+def beta_quantile(a: float = 0.6, b: float = 0.6, rho_min: float = 0.002) -> Grid:
+    """Times at equally spaced quantiles of the Beta(a, b) law on the range of t (Lee et al. 2024).
+
+    Below 1, a crowds the times at the data and b at the noise.
+    """
+    _positive("a", a, 100)
+    _positive("b", b, 100)
+
+    def back(sde: LinearSDE, q: Tensor) -> Tensor:
+        first, last = _ends(sde, rho_min).tolist()
+        return last + (first - last) * _quantiles(q, a, b)
+
+    # Equal steps in probability, which is 1 at T and 0 at the other end.
+    return _equal_steps(rho_min, lambda sde, t: (t == sde.T).to(t), back)
+
+
+def _quantiles(p: Tensor, a: float, b: float) -> Tensor:
+    """Quantiles of Beta(a, b) at probabilities p inside (0, 1)."""
+    # The series converges fast in the lower half, and in the mirrored upper one.
+    below = p <= _cdf(torch.full_like(p, 0.5), a, b)
+    return torch.where(below, _invert(p, a, b), 1 - _invert(1 - p, b, a))
+
+
+def _invert(p: Tensor, a: float, b: float) -> Tensor:
+    low, high = torch.zeros_like(p), torch.full_like(p, 0.5)
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = _cdf(middle, a, b) > p
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    return low
+
+
+def _cdf(x: Tensor, a: float, b: float) -> Tensor:
+    """The regularised incomplete beta function for x <= 1/2, by its series (Abramowitz & Stegun 26.5.4)."""
+    k = torch.arange(500, dtype=x.dtype)
+    series = 1 + ((a + b + k) / (a + 1 + k) * x[:, None]).cumprod(1).sum(1)
+    return x**a * (1 - x) ** b * series * math.exp(math.lgamma(a + b) - math.lgamma(a + 1) - math.lgamma(b))

@@ -190,7 +190,7 @@ class TestSample:
             (["--solver", "heun", "--solver_args.order", "3"], "solver_args has order"),
             (["--nfe", "2"], "nfe=2 is too small"),
             (["--nfe", "9", "--steps", "3"], "valid is one of them"),
-            (["--grid", "square"], "grid='square'; valid are karras, uniform-lambda, uniform-t"),
+            (["--grid", "square"], "grid='square'; valid are karras, uniform-lambda, uniform-angle"),
             (["--count", "0"], "count=0; valid are"),
             (["--label", "1"], "the model has no classes"),
             (["--model", "nothing/here/either"], "no folder"),
