@@ -13,7 +13,7 @@ from sdescore.reverse import Reverse
 from sdescore.sde import expand
 from sdescore.solver import OneStep
 
-from .runge_kutta import Heun
+from .runge_kutta import HEUN
 
 __all__ = ["Churn"]
 
@@ -25,7 +25,7 @@ class Churn:
     Names in the paper: amount S_churn, low S_tmin, high S_tmax, inflation S_noise. The raised time never exceeds T.
     """
 
-    method: OneStep = Heun()
+    method: OneStep = HEUN
     amount: float = 40.0
     low: float = 0.05
     high: float = 50.0

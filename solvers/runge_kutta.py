@@ -1,62 +1,193 @@
-"""Explicit Runge-Kutta methods for the probability-flow ODE: a tableau, and the target that it integrates."""
+"""Exponential Runge-Kutta methods: one step in any target, spacing of the nodes and amount of noise; and presets.
 
+To add one: its stages, a line here, and one in pyproject.toml.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
+from sdescore.denoiser import Coefficient
 from sdescore.noise import Noise
-from sdescore.ode import Tableau
 from sdescore.reverse import Reverse
-from sdescore.sde import expand
+from sdescore.sde import LinearSDE, expand
 from sdescore.solver import OneStep
 
-from .targets import NOISE, Target
+from .exponential import Tau, interval, lagrange, tau_squared
+from .targets import DATA, IN_LAM, NOISE, Spacing, Target
 
-__all__ = ["CLASSIC", "HEUN", "RK4", "Heun", "RungeKutta", "Tableau"]
+__all__ = [
+    "DPMPP_2S",
+    "DPMPP_3S",
+    "DPM_2",
+    "DPM_3",
+    "HEUN",
+    "MIDDLE",
+    "MIDPOINT",
+    "RALSTON",
+    "RK4",
+    "SIMPSON",
+    "SRA",
+    "THIRDS",
+    "TRAPEZOID",
+    "RungeKutta",
+    "Stages",
+]
 
-HEUN = Tableau(a=((1.0,),), b=(1 / 2, 1 / 2), c=(0.0, 1.0))
-CLASSIC = Tableau(a=((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)), b=(1 / 6, 1 / 3, 1 / 3, 1 / 6), c=(0.0, 0.5, 0.5, 1.0))
+
+@dataclass(frozen=True)
+class Stages:
+    """A tableau whose weights are exact integrals of polynomials.
+
+    c are the nodes' shares of the step, the first 0. Each row, of the later nodes and then of the end, interpolates the
+    nodes whose entry is not 0; an entry multiplies that node's weight, and those of one node met twice add up to 1.
+    Where the measure is uniform the weights are Butcher's: (1, 0.5, 0.5, 1) over (0, 1/2, 1/2, 1) is Simpson's rule.
+    Orders up to 3 hold in every spacing, that of SIMPSON, 4, in the measure alone: elsewhere it is 3.
+    """
+
+    c: tuple[float, ...]
+    rows: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        sizes = [len(row) for row in self.rows]
+        if (
+            self.c[:1] != (0.0,)
+            or max(self.c) > 1
+            or sizes != list(range(1, len(self.c) + 1))
+            or not all(map(any, self.rows))
+        ):
+            raise ValueError(
+                f"c={self.c}, rows={self.rows}; valid are c in [0, 1] from 0 on, and row i with i + 1 entries"
+            )
+
+
+TRAPEZOID = Stages((0.0, 1.0), ((1,), (1, 1)))
+MIDDLE = Stages((0.0, 1 / 2), ((1,), (0, 1)))
+RALSTON = Stages((0.0, 3 / 4), ((1,), (1, 1)))
+THIRDS = Stages((0.0, 1 / 3, 2 / 3), ((1,), (1, 1), (1, 0, 1)))
+SIMPSON = Stages((0.0, 1 / 2, 1 / 2, 1.0), ((1,), (0, 1), (0, 0, 1), (1, 1 / 2, 1 / 2, 1)))
 
 
 @dataclass(frozen=True)
 class RungeKutta(OneStep):
-    """d(x / w) = m dmu, with the tableau's nodes at their share of the step in mu; len(tableau.b) calls a step."""
+    """len(stages.c) net calls a step, without memory.
 
-    tableau: Tableau
+    With noise, an interior node is drawn from the bridge between the step's ends, by the normal that belongs to the
+    path's area: weak order 2; strong order 1.5 with the path of brownian.snr_clock for DATA, tau = 1 and a node at 3/4.
+
+    Args:
+        stages: Nodes, and which of them each row interpolates.
+        target: What is interpolated.
+        spacing: In which variable, which also spaces the nodes; the measure of the target unless told.
+        tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of the steps h in lam.
+    """
+
+    stages: Stages
     target: Target = NOISE
+    spacing: Spacing | None = None
+    tau: Tau = 0.0
+
+    def __post_init__(self) -> None:
+        tau_squared(self.tau, torch.ones(()))
+
+    def nodes(self, sde: LinearSDE, t: Tensor, s: Tensor) -> Tensor:
+        """The times (n, nodes) at which steps from t to s, each (n,), call the net, and s itself at last."""
+        spacing = self.spacing or self.target
+        q, q_end = spacing.mu(sde.lam(t)), spacing.mu(sde.lam(s))
+        inner = [sde.time(spacing.lam(q + c * (q_end - q))) for c in self.stages.c]
+        exact = {0.0: t, 1.0: s}
+        return torch.stack([*(exact.get(c, at) for c, at in zip(self.stages.c, inner, strict=True)), s], -1)
+
+    def rows(self, sde: LinearSDE, nodes: Tensor) -> Tensor:
+        """Coefficients (n, rows, 3 + nodes) of steps over nodes(): of x, of two normals, of each node's target."""
+        spacing, count = self.spacing or self.target, len(self.stages.c)
+        q, lam = spacing.mu(sde.lam(nodes)), sde.lam(nodes)
+        tau2 = tau_squared(self.tau, lam[:, -1] - lam[:, 0])
+        found = nodes.new_zeros(len(nodes), count, 3 + count)
+        whole = interval(self.target, sde, nodes[:, 0], nodes[:, -1], tau2)
+        for i, shares in enumerate(self.stages.rows):
+            # The noise of an interior node in the units of the end's.
+            part = interval(self.target, sde, nodes[:, 0], nodes[:, i + 1], tau2)
+            rest = interval(self.target, sde, nodes[:, i + 1], nodes[:, -1], tau2)
+            common = part.spread * rest.kept / whole.spread.clamp(min=torch.finfo(q.dtype).tiny)
+            common = common.clamp(max=1) if i + 1 < count else (whole.spread > 0).to(q)
+            found[:, i, 0], found[:, i, 1] = part.kept, part.spread * common
+            found[:, i, 2] = part.spread * (1 - common**2).sqrt()
+            used = [j for j, share in enumerate(shares) if share]
+            places = sorted({self.stages.c[j]: j for j in reversed(used)}.items())
+            basis = lagrange(spacing.mu(part.inside), q[:, [j for _, j in places]])
+            weights = (basis * part.measure[:, None]).sum(2)
+            own = [[c for c, _ in places].index(self.stages.c[j]) for j in used]
+            found[:, i, [3 + j for j in used]] = weights[:, own] * q.new_tensor([shares[j] for j in used])
+        return found
+
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        count, nodes = len(self.stages.c), self.nodes(reverse.sde, times[:-1], times[1:])
+        flat, rows = nodes[:, :-1].flatten(), self.rows(reverse.sde, nodes).tolist()
+        target = reverse.along(flat, *self.target.pair(reverse.sde.lam(flat)))
+        for i, (t, s) in enumerate(pairwise(times.unbind())):
+            normals = self._normals(x, t, s, noise)
+            x = _through(rows[i], x, normals, partial(_at, target, count * i))
+            yield x
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        sde, target = reverse.sde, self.target
-        start = target.mu(sde.lam(t))
-        width = target.mu(sde.lam(s)) - start
-        y = x / expand(target.w(sde, t), x)
-        slopes: list[Tensor] = []
-        for row, c in zip(((), *self.tableau.a), self.tableau.c, strict=True):
-            node = t if c == 0 else s if c == 1 else sde.time(target.lam(start + c * width))
-            at = expand(target.w(sde, node), x) * _advance(y, slopes, row, width) if slopes else x
-            slopes.append(reverse.combination(at, node, *target.pair(sde.lam(node))))
-        return expand(target.w(sde, s), x) * _advance(y, slopes, self.tableau.b, width)
+        sde, nodes = reverse.sde, self.nodes(reverse.sde, t.reshape(-1), s.reshape(-1))
+        coefficients = self.rows(sde, nodes)
+        rows = [list(row.T) for row in coefficients.unbind(1)] if t.ndim else coefficients[0].tolist()
+
+        def target(j: int, state: Tensor) -> Tensor:
+            at = nodes[:, j].reshape(t.shape)
+            return reverse.combination(state, at, *self.target.pair(sde.lam(at)))
+
+        return _through(rows, x, self._normals(x, t, s, noise), target)
+
+    def _normals(self, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> list[Tensor]:
+        if not callable(self.tau) and self.tau == 0:
+            return []
+        inside = any(0 < c < 1 for c in self.stages.c)
+        return [noise(x, t, s), *([noise.area(x, t, s)] if inside else [])]
 
     def calls(self, steps: int) -> int:
-        return len(self.tableau.b) * (steps - 1) + 1
+        return len(self.stages.c) * (steps - 1) + 1
 
 
-def _advance(y: Tensor, slopes: list[Tensor], weights: tuple[float, ...], width: Tensor) -> Tensor:
-    for slope, weight in zip(slopes, weights, strict=True):
-        if weight:
-            y = y + expand(weight * width, y) * slope
-    return y
+def _at(target: Callable[[int, Tensor], Tensor], first: int, j: int, state: Tensor) -> Tensor:
+    return target(first + j, state)
 
 
-@dataclass(frozen=True)
-class Heun(RungeKutta):
-    """Heun's second-order method in rho, EDM's deterministic sampler (Karras et al. 2022, algorithm 1)."""
+def _through(
+    rows: list[list[Coefficient]], x: Tensor, normals: list[Tensor], target: Callable[[int, Tensor], Tensor]
+) -> Tensor:
+    """The state at the end of a step that begins at x."""
+    state, targets = x, []
+    for j, (kept, *rest) in enumerate(rows):
+        targets.append(target(j, state))
+        state = expand(kept, x) * x
+        for factor, term in [*zip(rest[:2], normals, strict=False), *zip(rest[2:], targets, strict=False)]:
+            if isinstance(factor, Tensor):
+                state = state + expand(factor, term) * term
+            elif factor:
+                state.add_(term, alpha=factor)
+    return state
 
-    tableau: Tableau = HEUN
 
-
-@dataclass(frozen=True)
-class RK4(RungeKutta):
-    """The classic fourth-order method in rho (Kutta 1901)."""
-
-    tableau: Tableau = CLASSIC
+# Karras et al. 2022, algorithm 1: EDM's deterministic sampler.
+HEUN = RungeKutta(TRAPEZOID)
+# The midpoint in rho.
+MIDPOINT = RungeKutta(MIDDLE)
+# Lu et al. 2022a, algorithm 1, and DPM-2 of Karras et al. 2022 as implemented by Crowson.
+DPM_2 = RungeKutta(MIDDLE, NOISE, IN_LAM)
+# Lu et al. 2022a, algorithm 2: Heun's method of order 3 with exact weights.
+DPM_3 = RungeKutta(THIRDS, NOISE, IN_LAM)
+# Lu et al. 2022b, algorithm 1 with r = 1/2.
+DPMPP_2S = RungeKutta(MIDDLE, DATA, IN_LAM)
+# Lu et al. 2022b, appendix: the same as DPM_3 on the data.
+DPMPP_3S = RungeKutta(THIRDS, DATA, IN_LAM)
+# Kutta 1901: the classic method, in rho.
+RK4 = RungeKutta(SIMPSON)
+# Roessler 2010, SRA1, with exact weights.
+SRA = RungeKutta(RALSTON, DATA, IN_LAM, tau=1.0)

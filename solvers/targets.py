@@ -12,23 +12,32 @@ from torch import Tensor
 from sdescore.denoiser import Pair
 from sdescore.sde import LinearSDE
 
-__all__ = ["DATA", "DIFFERENCE", "NOISE", "Target", "V"]
+__all__ = ["DATA", "DIFFERENCE", "IN_LAM", "NOISE", "Spacing", "Target", "V"]
 
 Function = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Target:
+class Spacing:
+    """A monotone function mu(lam) and its inverse lam(mu): nodes within a step are placed by their share in mu."""
+
+    name: str
+    mu: Function = field(repr=False)
+    lam: Function = field(repr=False)
+
+
+IN_LAM = Spacing("lam", mu=lambda lam: lam, lam=lambda mu: mu)
+
+
+@dataclass(frozen=True)
+class Target(Spacing):
     """A target m = p x0 + q eps with its scale w and measure mu.
 
     ratio(lam) is alpha / w; mu(lam) the measure, slope(lam) its derivative, lam(mu) its inverse; pair(lam) is (p, q).
     """
 
-    name: str
     ratio: Function = field(repr=False)
-    mu: Function = field(repr=False)
     slope: Function = field(repr=False)
-    lam: Function = field(repr=False)
     pair: Callable[[Tensor], Pair] = field(repr=False)
 
     def w(self, sde: LinearSDE, t: Tensor) -> Tensor:
