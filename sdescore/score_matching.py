@@ -64,10 +64,14 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
         s = same_shape(score(x), x, "the score")
         if not s.requires_grad:
             return s, torch.zeros_like(_dot(probes, s))
-        (products,) = torch.autograd.grad(
-            s, x, probes.expand(len(probes), *s.shape), create_graph=training, is_grads_batched=True, allow_unused=True
-        )
-    slope = torch.zeros_like(_dot(probes, s)) if products is None else _dot(products, probes)
+        # A pass each: batched gradients are wrong or missing for some operators, of attention for one.
+        slopes = []
+        for i, probe in enumerate(probes, 1):
+            (product,) = torch.autograd.grad(
+                s, x, probe.expand_as(s), create_graph=training, retain_graph=i < len(probes) or None, allow_unused=True
+            )
+            slopes.append(x.new_zeros(len(x)) if product is None else (product * probe).flatten(1).sum(1))
+    slope = torch.stack(slopes)
     return (s, slope) if training else (s.detach(), slope.detach())
 
 

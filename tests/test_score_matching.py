@@ -10,6 +10,7 @@ from plane import OVERLAPPING, Waves, quadrature
 from torch import Tensor, nn
 
 from sdescore.energy import Energy
+from sdescore.nets import UNet
 from sdescore.score_matching import (
     explicit_score_matching,
     finite_difference_energy_matching,
@@ -115,6 +116,25 @@ def test_finite_differences_tend_to_the_sliced_loss_with_order_two() -> None:
     ]
     for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(2, abs=0.05)
+
+
+def test_images_and_attention() -> None:
+    """The trace and a projection of a UNet's Jacobian, against differences of the UNet."""
+    torch.manual_seed(0)
+    net = UNet(1, 4, base_width=8, multipliers=(1,), blocks=1, heads=2).double()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, 0, 0.2)
+    x, level = torch.randn(2, 1, 4, 4, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    unit = torch.eye(16, dtype=torch.float64).reshape(16, 1, 1, 4, 4).expand(16, *x.shape)
+
+    def score(x: Tensor) -> Tensor:
+        return net(x, level)
+
+    with torch.no_grad():
+        differences = finite_difference_score_matching(score, x, v=unit, step=1e-4)
+        sliced = sliced_score_matching(score, x, v=unit)
+        torch.testing.assert_close(sliced, differences, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(implicit_score_matching(score, x), 16 * sliced)
 
 
 class Scalar(nn.Module):
