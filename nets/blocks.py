@@ -48,8 +48,9 @@ class Attention(nn.Module):
         self.out = zeroed(CONVS[dims](width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        pattern = f"b (three h c) {self.axes} -> three b h ({self.axes}) c"
-        q, k, v = rearrange(self.qkv(self.norm(x)), pattern, three=3, h=self.heads)
+        # Channels become the last axis in memory, where torch's fused kernels want them; x channels-last is so already.
+        rows = rearrange(self.qkv(self.norm(x)), f"b c {self.axes} -> b ({self.axes}) c").contiguous()
+        q, k, v = rearrange(rows, "b n (three h c) -> three b h n c", three=3, h=self.heads)
         # The heads are joined while channels are the last axis: a channels-last x stays channels-last.
         joined = rearrange(attend(q, k, v), "b h n c -> b n (h c)")
         sizes = dict(zip(self.axes.split(), x.shape[2:], strict=True))

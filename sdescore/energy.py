@@ -1,10 +1,12 @@
 """Energy nets: a scalar E(x, ...) whose negative gradient is a score."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdescore.denoiser import PREDICTIONS, Denoiser, per_sample, state_like
 from sdescore.sde import expand
@@ -18,6 +20,11 @@ def _module(net: nn.Module) -> nn.Module:
             f"net is a {type(net).__name__}; valid is a torch module, which can be trained, moved and saved"
         )
     return net
+
+
+def differentiable_twice(wanted: bool) -> AbstractContextManager[None]:
+    """Where nets are called whose gradient is differentiated again: fused attention has no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
 
 
 class Energy(nn.Module):
@@ -65,7 +72,7 @@ class Energy(nn.Module):
         if torch.is_inference_mode_enabled():
             raise RuntimeError("an Energy's score is a gradient, and torch.inference_mode() has none; use no_grad()")
         wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiable_twice(wanted):
             # A leaf of the caller's own graph stays in it; otherwise the gradient needs a leaf of its own.
             at = x if x.requires_grad and wanted else x.detach().requires_grad_()
             total = self.energy(at, *args, **condition).sum()

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sdescore.energy import differentiable_twice
+
 __all__ = [
     "explicit_score_matching",
     "finite_difference_energy_matching",
@@ -59,7 +61,7 @@ def _positive(step: float) -> float:
 def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """score(x), and v^T (d score / dx) v of each probe v (probes, batch, *shape) as (probes, batch)."""
     training = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiable_twice(training):
         x = x.detach().requires_grad_()
         s = same_shape(score(x), x, "the score")
         if not s.requires_grad:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sdescore import Distance, Energy, sliced_score_matching
 from sdescore.nets import MLP, UNet
 from sdescore.nets.blocks import Attention, Block
 from sdescore.nets.embedding import fourier
@@ -150,6 +151,28 @@ def test_attention_is_the_softmax_formula(dims: int, spatial: tuple[int, ...]) -
             out[rows] = v[i, rows] @ weights.T
         expected[i] = (x[i : i + 1] + layer.out(out.reshape(1, width, *spatial)))[0]
     torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_attention_reaches_the_fused_kernel(layout: torch.memory_format) -> None:
+    layer = filled(Attention(8, 2, 2))
+    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(2)).to(memory_format=layout)
+    expected = layer(x)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # no other is allowed
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_attention_is_differentiated_twice_where_a_loss_needs_it() -> None:
+    """An energy's score, and the slope of a score, are trained through kernels that have a second derivative."""
+    net = filled(unet(attention=(8,)))
+    x, c_noise = inputs(net)
+    losses = [
+        Energy(Distance(net))(x, c_noise).square().sum(),
+        sliced_score_matching(lambda x: net(x, c_noise), x, v=torch.ones_like(x)).sum(),
+    ]
+    for loss in losses:
+        (gradient,) = torch.autograd.grad(loss, net.get_parameter("encoder.0.attention.qkv.weight"))
+        assert bool(gradient.isfinite().all()) and gradient.abs().max() > 0
 
 
 def test_attention_stands_at_the_chosen_resolutions() -> None:
