@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .blocks import CONVS, Block, Upsample, group_norm, zeroed
 from .checks import check_input, positive, probability
@@ -35,6 +36,8 @@ class UNet(nn.Module):
         dropout: Probability, inside the residual blocks.
         classes: Number of labels; labels are 0 ... classes - 1, and `classes` itself stands for no label.
         dims: Number of spatial axes: 1, 2 or 3.
+        checkpointing: Keep the inputs of each block alone for the backward pass, and compute the rest again (Chen et
+            al. 2016): the same gradients for less memory and a third more time.
 
     Raises ValueError for an argument out of its range, and when called for an input that does not fit.
     """
@@ -52,6 +55,7 @@ class UNet(nn.Module):
         dropout: float = 0.0,
         classes: int | None = None,
         dims: int = 2,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if dims not in CONVS:
@@ -67,6 +71,7 @@ class UNet(nn.Module):
             "dropout": probability("dropout", dropout),
             "classes": None if classes is None else positive("classes", classes),
             "dims": int(dims),
+            "checkpointing": bool(checkpointing),
         }
         widths = [base_width * multiplier for multiplier in self.config["multipliers"]]
         sizes = _level_sizes(self.config["image_size"], len(widths))
@@ -100,15 +105,27 @@ class UNet(nn.Module):
         for i, block in enumerate(self.encoder):
             if i % blocks == 0:
                 h = self.entries[i // blocks](h)
-            h = block(h, embedded)
+            h = self._through(block, embedded, h)
             skips.append(h)
         for block in self.middle:
-            h = block(h, embedded)
+            h = self._through(block, embedded, h)
         for i, block in enumerate(self.decoder, start=1):
-            h = block(torch.cat((h, skips.pop()), dim=1), embedded)
+            h = self._through(block, embedded, h, skips.pop())
             if i % blocks == 0:
                 h = self.exits[i // blocks - 1](h)
         return h.to(x.dtype)
+
+    def _through(self, block: nn.Module, embedded: Tensor, *parts: Tensor) -> Tensor:
+        """What a block makes of the parts, joined."""
+        if self.config["checkpointing"] and torch.is_grad_enabled():
+            y: Tensor = checkpoint(_joined, block, embedded, *parts, use_reentrant=False)
+            return y
+        return _joined(block, embedded, *parts)
+
+
+def _joined(block: nn.Module, embedded: Tensor, *parts: Tensor) -> Tensor:
+    y: Tensor = block(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), embedded)
+    return y
 
 
 def _spatial(image_size: int | Sequence[int], dims: int) -> list[int]:

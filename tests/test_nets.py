@@ -201,6 +201,28 @@ def test_channels_last_stays_channels_last_and_changes_no_value() -> None:
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_checkpointing_keeps_less_and_gives_the_same_bits() -> None:
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        net = filled(unet(multipliers=(1, 2, 2), blocks=2, dropout=0.3, checkpointing=checkpointing))
+        x, c_noise = inputs(net)
+        torch.manual_seed(0)  # of the dropout, which must be the same when it is computed again
+        size = 0
+
+        def keep(tensor: Tensor) -> Tensor:
+            nonlocal size
+            size += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = net(x, c_noise).square().sum()
+        kept.append(size)
+        loss.backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    assert all(one is not None and torch.equal(one, two) for one, two in zip(*gradients, strict=True))
+    assert kept[1] < 0.4 * kept[0]
+
+
 @pytest.mark.slow
 def test_compiles_without_graph_breaks_at_any_batch_and_noise_level() -> None:
     net = filled(unet(multipliers=(1,), classes=3)).eval()
