@@ -12,6 +12,9 @@ setup: $(READY) ## the environment alone
 demo: $(READY) ## train, sample and score on the digits: runs/demo/
 	$(BIN)/python scripts/demo.py --out runs/demo
 
+experiment-%: $(READY) ## one of scripts/TUTORIAL.md, such as experiment-low-density: a picture and its numbers
+	$(BIN)/python scripts/experiment_$(subst -,_,$*).py
+
 test: $(READY) ## the tests that need neither minutes nor a GPU
 	$(PYTEST)
 
