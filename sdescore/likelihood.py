@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sdescore.flow import Flow, Input, warn_outside
+from sdescore.multistep import multistep
 from sdescore.objectives import choose
-from sdescore.ode import integrate
 from sdescore.sampling import evaluating
 from sdescore.sde import LinearSDE
 from sdescore.traces import DERIVATIVES, TRACES, GaussianFit, Products, Trace
@@ -123,7 +123,7 @@ def _solve(
     start, stop = flow.coordinate(ends).tolist()
     scales = flow.scale(ends)
     begun = change.start(x / float(scales[0]))
-    done = integrate(change, begun, start, stop, change.norm(rtol, atol), advance=advance)
+    done = multistep(change, begun, start, stop, change.norm(rtol, atol), advance)
     z, changes = change.split(done.y)
     if control is not None:
         changes = changes - control.excess(change.vectors, *sde.lam(ends).tolist()).T

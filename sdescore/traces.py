@@ -85,8 +85,10 @@ def _reverse(function: Callable[[Tensor], Tensor], z: Tensor, vectors: Tensor, r
     products = []
     for start in range(0, len(vectors), CHUNK):
         chunk = vectors[start : start + CHUNK, rows]
-        last = start + CHUNK >= len(vectors)
-        (gradient,) = torch.autograd.grad(value, z, chunk, is_grads_batched=True, retain_graph=not last)
+        single, last = len(chunk) == 1, start + CHUNK >= len(vectors)
+        # One vector needs no batching of gradients, which costs time.
+        given = chunk[0] if single else chunk
+        (gradient,) = torch.autograd.grad(value, z, given, is_grads_batched=not single, retain_graph=not last)
         products.append((gradient * chunk).flatten(2).sum(2))
     return value.detach(), torch.cat(products)
 
