@@ -119,6 +119,7 @@ class Adams(OneStep):
         table, levels = self.table(reverse.sde, times), times.unbind()
         target, last = reverse.along(times, *self.target.pair(reverse.sde.lam(times))), len(times) - 2
         states, targets = [x], [target(0, x)]
+        kept = max(self.order - (not self.corrector), self.end - 1)  # earlier targets that a step looks back at
         for i in range(last + 1):
             base = table.kept[i] * x
             if table.spread[i] > 0:
@@ -129,11 +130,11 @@ class Adams(OneStep):
                 yield x
             if i == last and self.end == 1:
                 return  # sample() denoises
-            states, ahead = [x, *states][: self.end], [target(i + 1, x), *targets]
+            del targets[kept:]
+            states, targets = [x, *states][: self.end], [target(i + 1, x), *targets]
             if correct:
-                x = _add(base, ahead, table.correct[i])
+                x = _add(base, targets, table.correct[i])
                 yield x
-            targets = ahead[: max(self.order, self.end)]
         yield _add(torch.zeros_like(x), [*states, *targets], self._ending(reverse.sde, times))
 
     def _ending(self, sde: LinearSDE, times: Tensor) -> list[float]:
