@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["DORMAND_PRINCE", "TSITOURAS", "Solution", "Tableau", "integrate"]
+__all__ = ["BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Solution", "Tableau", "integrate"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,15 @@ class Tableau:
     error: tuple[float, ...] = ()
     order: int = 0
 
+
+# The 3(2) pair of Bogacki & Shampine (1989).
+BOGACKI_SHAMPINE = Tableau(
+    a=((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
+    b=(2 / 9, 1 / 3, 4 / 9, 0.0),
+    c=(0.0, 1 / 2, 3 / 4, 1.0),
+    error=(-5 / 72, 1 / 12, 1 / 9, -1 / 8),
+    order=3,
+)
 
 # The 5(4) pair of Dormand & Prince (1980); its last stage is the first of the next step.
 DORMAND_PRINCE = Tableau(

@@ -1,7 +1,7 @@
 """The numerical methods. To add one: a file here, and a line under sdescore.solvers in pyproject.toml."""
 
 from .adams import INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
-from .adaptive import DormandPrince
+from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .churn import Churn
 from .euler_maruyama import EulerMaruyama
 from .langevin import AnnealedLangevin, Langevin
@@ -45,11 +45,13 @@ from .torchsde import TorchSDE
 
 __all__ = [
     "ADAMS",
+    "BOSH3",
     "DATA",
     "DDIM",
     "DDPM",
     "DEIS",
     "DIFFERENCE",
+    "DOPRI5",
     "DPMPP_2M",
     "DPMPP_2S",
     "DPMPP_3M",
@@ -77,19 +79,21 @@ __all__ = [
     "THIRDS",
     "TIME",
     "TRAPEZOID",
+    "TSIT5",
     "UNIPC",
     "Adams",
+    "Adaptive",
     "AnnealedLangevin",
     "Churn",
     "Coordinate",
     "Corrector",
-    "DormandPrince",
     "EulerMaruyama",
     "Langevin",
     "PredictorCorrector",
     "ReverseDiffusion",
     "RungeKutta",
     "Spacing",
+    "Spent",
     "Stages",
     "Target",
     "Tau",

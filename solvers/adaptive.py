@@ -1,7 +1,7 @@
-"""Adaptive Runge-Kutta on the probability-flow ODE: the 5(4) pair of Dormand & Prince (1980), steps of each sample."""
+"""Adaptive Runge-Kutta on the probability-flow ODE, with steps of each sample's own; and presets, one line each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -10,34 +10,70 @@ from torch import Tensor
 from sdescore.flow import transport
 from sdescore.grids import karras
 from sdescore.noise import Noise
-from sdescore.ode import DORMAND_PRINCE
+from sdescore.ode import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
 from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE
 
-__all__ = ["DormandPrince"]
+__all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "Spent"]
+
+
+@dataclass
+class Spent:
+    """A record for adaptive solvers to write in: the net calls of each sample, (samples,).
+
+    Every solve() appends a batch. The copies that fill the last batch of sample() come last; its last denoising, one
+    call more, is not counted.
+    """
+
+    calls: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    def add(self, calls: Tensor) -> None:
+        """Append a batch."""
+        self.calls = torch.cat([self.calls, calls.cpu()])
 
 
 @dataclass(frozen=True)
-class DormandPrince:
+class Adaptive:
     """Every sample takes the steps that its own tolerance asks for, so that none depends on those beside it.
 
-    rtol and atol bound the root mean square of a step's error in x / sqrt(alpha^2 + sigma^2). A sample whose flow is
+    Samples that have arrived leave the batch, and the net is never called outside of the times. A sample whose flow is
     not finite, or whose tolerance cannot be met, becomes NaN.
+
+    Args:
+        pair: An embedded pair whose last stage is the first of the next step.
+        rtol, atol: Bound the root mean square of a step's error in x / sqrt(alpha^2 + sigma^2).
+        spent: Where the calls of each sample are written, if anywhere.
     """
 
+    pair: Tableau = field(default=TSITOURAS, repr=False)
     rtol: float = 1e-4
     atol: float = 1e-4
+    spent: Spent | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not (self.rtol > 0 and self.atol > 0):
             raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive numbers")
+        if not self.pair.error:
+            raise ValueError("pair has no error weights; valid are embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
 
     def grid(self, sde: LinearSDE, steps: int) -> Tensor:
         """The two ends, whatever `steps` says: a solution that finds its own steps needs no others."""
         return karras()(sde, 2)
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        for start, stop in pairwise(times.tolist()):
-            done = transport(reverse, x, start, stop, self.rtol, self.atol, tableau=DORMAND_PRINCE)
+        calls = torch.zeros(len(x), dtype=torch.long)
+        for i, (start, stop) in enumerate(pairwise(times.tolist()), start=2):
+            done = transport(reverse, x, start, stop, self.rtol, self.atol, tableau=self.pair)
             x = done.y.masked_fill(done.failed.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
+            calls += done.calls.cpu()
+            if i == len(times) and self.spent is not None:
+                self.spent.add(calls)
             yield x
+
+
+# Bogacki & Shampine 1989: order 3, for loose tolerances.
+BOSH3 = Adaptive(BOGACKI_SHAMPINE)
+# Dormand & Prince 1980: order 5.
+DOPRI5 = Adaptive(DORMAND_PRINCE)
+# Tsitouras 2011: order 5 with smaller errors.
+TSIT5 = Adaptive(TSITOURAS)

@@ -23,7 +23,7 @@ from sdescore import (
     trajectory,
 )
 from sdescore.nets import MLP
-from sdescore.solvers import DormandPrince
+from sdescore.solvers import Adaptive
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -84,7 +84,7 @@ def test_sampling_from_a_latent_is_decoding_and_one_denoising(oracle2: GaussianM
     sde = VPSDE()
     denoiser, z = oracle2.denoiser(sde), torch.randn(8, 2, dtype=torch.float64)
     ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
-    *_, state, denoised = trajectory(sde, denoiser, x=z, solver=DormandPrince(1e-8, 1e-8), times=ends)
+    *_, state, denoised = trajectory(sde, denoiser, x=z, solver=Adaptive(rtol=1e-8, atol=1e-8), times=ends)
     torch.testing.assert_close(state, decode(sde, denoiser, z, rtol=1e-8, atol=1e-8), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(denoised, denoiser(state, ends[1]))
 
@@ -96,7 +96,7 @@ def test_the_solver_is_found_by_name_and_its_samples_are_right(oracle2: Gaussian
     found = sample(sde, oracle2.denoiser(sde), solver="dopri5", **options)
     expected = sample(sde, oracle2.denoiser(sde), solver="rk4", steps=1000, **options)
     torch.testing.assert_close(found, expected, rtol=0, atol=3e-3)
-    fine = sample(sde, oracle2.denoiser(sde), solver=DormandPrince(1e-7, 1e-7), **options)
+    fine = sample(sde, oracle2.denoiser(sde), solver=Adaptive(rtol=1e-7, atol=1e-7), **options)
     torch.testing.assert_close(fine, expected, rtol=0, atol=3e-6)
     alone = sample(sde, oracle2.denoiser(sde), solver="dopri5", batch_size=1, **options)
     torch.testing.assert_close(found, alone, rtol=1e-9, atol=1e-9)
@@ -123,7 +123,7 @@ def test_the_solver_flags_what_fails() -> None:
     with pytest.raises(FloatingPointError, match=r"dopri5: .*sample 1$"):
         sample(VPSDE(), denoiser, (2, 2), solver="dopri5", condition={"bad": bad})
     with pytest.raises(ValueError, match="rtol=0"):
-        DormandPrince(rtol=0)
+        Adaptive(rtol=0)
 
 
 def test_slerp_goes_along_the_great_circle() -> None:
