@@ -178,7 +178,7 @@ def one_seed(series: Tensor, seed: int, steps: int) -> tuple[dict[str, tuple[flo
 
 def picture(shown: tuple[Tensor, ...], path: Path) -> None:
     past, truth, guess, refined, futures = shown
-    fig, axes = plt.subplots(1, 3, figsize=(14, 3.4))
+    fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.2))
     hours = torch.arange(AHEAD)
     for axis, i in zip(axes, torch.linspace(0, len(past) - 1, 5).long()[1:4].tolist(), strict=True):
         for low, high, shade in ((0.05, 0.95, 0.2), (0.25, 0.75, 0.35)):
@@ -186,6 +186,7 @@ def picture(shown: tuple[Tensor, ...], path: Path) -> None:
             axis.fill_between(hours, *band, color="tab:blue", alpha=shade, lw=0, label=f"samples, {high - low:.0%}")
         axis.plot(torch.arange(-48, 0), past[i, -48:], "k", lw=1)
         axis.plot(hours, truth[i], "k", lw=1.5, label="truth")
+        axis.set(xlabel="steps ahead", title=f"test window {i}")
         axis.plot(hours, guess[i], "tab:red", lw=1, label="forecast")
         axis.plot(hours, refined[i], "tab:green", lw=1, ls="--", label="refined")
     axes[0].legend(fontsize=8)
@@ -203,6 +204,8 @@ def main() -> None:
     given = parser.parse_args()
     if (given.csv is None) != (given.column is None):
         parser.error("--csv and --column go together")
+    if given.seeds < 1 or given.steps < 1:
+        parser.error(f"--seeds={given.seeds}, --steps={given.steps}; valid are positive integers")
     try:
         series = seasonal() if given.csv is None else column(given.csv, given.column)
     except (OSError, ValueError) as error:

@@ -34,6 +34,8 @@ class Chains:
 
     def effective_sample_size(self, burn: int = 0) -> Tensor:
         """effective_sample_size() of the trace without its first `burn` states."""
+        if burn < 0:
+            raise ValueError(f"burn={burn}; valid are 0 and positive integers")
         return effective_sample_size(self.trace[burn:])
 
 

@@ -105,11 +105,12 @@ def log_density(denoiser: Denoiser, x: Tensor, t: Tensor, **condition: Tensor) -
     """Unnormalised log p_t(x), (batch,), of a denoiser around an Energy, whatever it predicts; one call of the energy.
 
     Its gradient by x is denoiser.score(x, t): that is linear in x and in the energy's gradient, and so integrable.
-    x is (batch, *shape), t () or (batch,). Raises TypeError for another net.
+    x is (batch, *shape), t () or (batch,). Raises TypeError for another net, ValueError for such times and shapes.
     """
     energy = denoiser.net
     if not isinstance(energy, Energy):
         raise TypeError(f"denoiser.net is a {type(energy).__name__}; valid is an Energy, whose score is a gradient")
+    denoiser.check(x, t)
     coefficients = denoiser.coefficients(t, *PREDICTIONS["score"](denoiser.sde, t, denoiser.data_std))
     scale, level, of_x, of_net = (per_sample(c, x) for c in coefficients)
     like = state_like(energy)

@@ -180,6 +180,11 @@ def test_thinning_keeps_every_nth_state() -> None:
         (lambda x: hmc(TARGET.log_prob, x / 0, step=0.1, steps=1), ValueError, "x is not finite in chain 0"),
         (lambda x: effective_sample_size(x), ValueError, "trace has shape"),
         (
+            lambda x: langevin(TARGET.score, x, step=0.1, steps=9).effective_sample_size(burn=-2),
+            ValueError,
+            "burn=-2",
+        ),
+        (
             lambda x: annealed_langevin(lambda x, s: -x, x, torch.tensor([1.0, 2.0]), step=0.1, repeats=1),
             ValueError,
             "sigmas",

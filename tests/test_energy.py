@@ -173,6 +173,10 @@ class Shift(nn.Module):
         return self.weight * torch.sin(x + c[:, None])
 
 
+def known() -> Denoiser:
+    return Denoiser(Energy(Distance(Shift())), SDE)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "word"),
     [
@@ -185,6 +189,13 @@ class Shift(nn.Module):
             lambda: log_density(Denoiser(nn.Identity(), SDE), torch.zeros(3, 2), torch.tensor(0.5)),
             TypeError,
             "Identity",
+        ),
+        (lambda: log_density(known(), torch.zeros(3, 2), torch.tensor(7.0)), ValueError, "t spans"),
+        (lambda: log_density(known(), torch.zeros(3, 2), torch.zeros(2)), ValueError, "t has shape"),
+        (
+            lambda: Denoiser(Energy(Shift()), SDE)(torch.zeros(3, 2), torch.tensor(0.5)),
+            ValueError,
+            "one number a sample",
         ),
     ],
 )

@@ -45,6 +45,7 @@ def test_futures_of_the_splits_do_not_overlap(forecast: Any) -> None:
     ("arguments", "word"),
     [
         (["--csv", "short.csv"], "go together"),
+        (["--seeds", "0"], "--seeds=0"),
         (["--csv", "short.csv", "--column", "b"], "short.csv has a"),
         (["--csv", "short.csv", "--column", "a"], "could not convert"),
         (["--csv", "none.csv", "--column", "a"], "none.csv"),
