@@ -40,6 +40,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python >= 3.10 is needed; set PYTHON=" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Tests compare with the samplers of these alone, which need nothing of what the packages require.
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-deps azula k-diffusion
 	@touch $@
 
 clean:

@@ -41,6 +41,7 @@ from .runge_kutta import (
 )
 from .targets import DATA, DIFFERENCE, IN_LAM, NOISE, Spacing, Target, V
 from .torchdiffeq import TorchDiffEq
+from .torchode import TorchODE
 from .torchsde import TorchSDE
 
 __all__ = [
@@ -98,6 +99,7 @@ __all__ = [
     "Target",
     "Tau",
     "TorchDiffEq",
+    "TorchODE",
     "TorchSDE",
     "V",
     "ddim_eta",

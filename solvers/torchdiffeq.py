@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from sdescore.grids import karras
+from sdescore.grids import Grid, uniform_angle
 from sdescore.noise import Noise
 from sdescore.reverse import Reverse
-from sdescore.sde import LinearSDE, expand
 
-from .targets import V
+from .handover import Handover
 
 __all__ = ["TorchDiffEq"]
 
@@ -74,49 +72,38 @@ class TorchDiffEq:
         if self.options.get("max_order", 4) < 4:
             raise ValueError(f"options has max_order={self.options['max_order']}; valid are 4 to 12")
 
-    def grid(self, sde: LinearSDE, steps: int) -> Tensor:
+    @property
+    def grid(self) -> Grid:
         """Times of equal steps in mu, between the ends of the other grids."""
-        ends = karras()(sde, 2)
-        first, last = V.mu(sde.lam(ends)).tolist()
-        mu = torch.linspace(first, last, steps, dtype=torch.float64)
-        return sde.time(V.lam(mu)).clamp(ends[1], ends[0])
+        return uniform_angle()
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        sde, nodes = reverse.sde, V.mu(reverse.sde.lam(times))
-        (first, last), (high, low) = times[[0, -1]].tolist(), nodes[[0, -1]].tolist()
+        problem = Handover(self, reverse, times)
+        nodes = problem.nodes
         widths = nodes.diff()
         if "adams" in self.method and bool((widths / widths[0] - 1).abs().max() > 1e-6):
             raise ValueError(f"times: {self.method} needs equal steps in atan(rho); leave times out for such a grid")
-
-        def slope(mu: Tensor, y: Tensor) -> Tensor:
-            # Trial steps, and rounding in the dtype of y, may lead out of the range.
-            lam = V.lam(mu.double().clamp(low, high))
-            t = sde.time(lam).clamp(last, first)
-            m = reverse.combination(expand(V.w(sde, t), y) * y, t, *V.pair(lam))
-            finite = m.isfinite().flatten(1).all(1)
-            # This costs no synchronisation more: torchdiffeq compares times on the host at every step.
-            if not bool(finite.all()):
-                rows = f"{len(y) - int(finite.sum())} of {len(y)} samples"
-                raise FloatingPointError(f"{self}: values are not finite at t = {float(t):.6g}, in {rows}")
-            return m
-
         options = {"norm": _largest, **DEFAULTS.get(self.method, {}), **self.options}
         nodes = nodes.to(x.device)
         if self.method in ADAPTIVE:  # without a step that ends there they go beyond the end and interpolate
             options["step_t"] = nodes[-1:]
-        w = V.w(sde, times)
         try:
             path = odeint(
-                slope, x / expand(w[0], x), nodes, rtol=self.rtol, atol=self.atol, method=self.method, options=options
+                problem.slope,
+                problem.start(x),
+                nodes,
+                rtol=self.rtol,
+                atol=self.atol,
+                method=self.method,
+                options=options,
             )
         except AssertionError as error:
             if not str(error).startswith(GIVING_UP):
                 raise
             raise FloatingPointError(f"{self} gave up: {error}") from error
         if len(path) < len(times):
-            raise FloatingPointError(f"{self} gave up before t = {last:.6g}")
-        for scale, y in zip(w[1:], path[1:], strict=True):
-            yield expand(scale, y) * y
+            raise FloatingPointError(f"{self} gave up before t = {float(times[-1]):.6g}")
+        yield from problem.states(path)
 
     def calls(self, steps: int) -> int:
         """Net calls of a fixed-step method. Raises ValueError for the others."""
