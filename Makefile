@@ -5,7 +5,7 @@ READY := .venv/.installed
 # What each test does is small: one thread per test process, one process per core.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-.PHONY: setup demo test test-slow lint format types wheel-test clean
+.PHONY: setup demo forecast test test-slow lint format types wheel-test clean
 
 setup: $(READY) ## the environment alone
 
@@ -14,6 +14,9 @@ demo: $(READY) ## train, sample and score on the digits: runs/demo/
 
 experiment-%: $(READY) ## one of scripts/TUTORIAL.md, such as experiment-low-density: a picture and its numbers
 	$(BIN)/python scripts/experiment_$(subst -,_,$*).py
+
+forecast: $(READY) ## refine forecasts of a synthetic series, and sample futures: runs/forecast/
+	$(BIN)/python scripts/forecast.py
 
 test: $(READY) ## the tests that need neither minutes nor a GPU
 	$(PYTEST)
