@@ -1,12 +1,10 @@
 """What the scripts share: the command line, names of objects and data, tables and files."""
 
 import argparse
-import importlib
 import io
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +17,7 @@ from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling
 from sdescore.data import Source
+from sdescore.plugins import named_object
 from sdescore.sources import load
 
 __all__ = [
@@ -66,24 +65,6 @@ def run(script: str, task: Callable[[], None]) -> None:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def named_object(name: str, argument: str) -> Any:
-    """The object "module:name" of a module that can be imported from the current folder, or from this one.
-
-    Raises ValueError saying what is missing.
-    """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise ValueError(f"{argument}={name!r}; valid is module:name, such as digits:features")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(1, os.getcwd())
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{argument}={name!r}: {error}; valid are modules in this folder or installed") from error
-    except AttributeError as error:
-        raise ValueError(f"{argument}={name!r}: {error}") from error
 
 
 def load_model(name: str) -> tuple[Denoiser, tuple[int, ...]]:

@@ -9,19 +9,21 @@ from typing import Any
 from torch import nn
 
 from sdescore.averages import Average, HalfLife, PowerFunction
-from sdescore.data import Source, data_std
+from sdescore.data import Source
 from sdescore.denoiser import PREDICTIONS, Denoiser
 from sdescore.objectives import TIMES, WEIGHTINGS
-from sdescore.plugins import find_plugin
+from sdescore.plugins import check_arguments, find_plugin
 from sdescore.processes import PROCESSES
 from sdescore.scaling import Scaling
 from sdescore.sde import LinearSDE
 from sdescore.solver import find_solver
 from sdescore.sources import load
+from sdescore.statistics import data_std
 
 __all__ = ["TrainConfig"]
 
 CHOICES = {
+    "corrupt": ("stop", "skip"),
     "sde": tuple(PROCESSES),
     "predicts": tuple(PREDICTIONS),
     "weighting": tuple(WEIGHTINGS),
@@ -36,7 +38,7 @@ AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_d
 # What a resumed run may change: where it writes, how often, how far it goes; and how a step is computed, on which the
 # weights depend in their last bits alone.
 FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
-FREE |= {"minutes", "snapshot_every", "sample_every", "sample_count", "sample_solver", "sample_steps"}
+FREE |= {"minutes", "statistics", "snapshot_every", "sample_every", "sample_count", "sample_solver", "sample_steps"}
 
 
 @dataclass(frozen=True)
@@ -44,16 +46,21 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        data: "digits", a .npz file, a folder of images (sub-folders are classes), or idx files as MNIST's: the file of
-            images, or their folder; ":test" after the digits or that folder for the test set.
-        data_key: Name of the samples in the .npz file.
-        label_key: Name of the labels in the .npz file.
-        data_low: Smallest raw value of the .npz file; 0 for uint8, the smallest found for floating point unless told.
-        data_high: Largest raw value of the .npz file; 255 for uint8, the largest found for floating point unless told.
-        data_levels: Number of equally spaced raw values if the .npz data is quantised; 256 for uint8 unless told.
+        data: "digits", a .npz file, a .npy file of any size, a folder of images (sub-folders are classes), the file or
+            folder of MNIST-like idx files, a folder of Hugging Face's save_to_disk, or module:name of a data set like
+            torchvision's; ":test" after the digits and folders with such parts for the test set.
+        data_args: Arguments of module:name, such as root.
+        data_key: Name of the samples in a .npz file or a Hugging Face data set.
+        label_key: Name of their labels; a .npy file NAME.npy has them in NAME.y.npy.
+        data_low: Smallest raw value of arrays; 0 for uint8, the smallest found for floating point unless told.
+        data_high: Largest raw value of arrays; 255 for uint8, the largest found for floating point unless told.
+        data_levels: Number of equally spaced raw values if the arrays are quantised; 256 for uint8 unless told.
+        corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
+        statistics: File of the data's statistics by scripts/measure.py, from which data_std is read; measured at the
+            start on 4,096 samples and kept in the run's statistics.json unless told.
         flips: Mirror every other image, left to right.
         dequantize: Add uniform noise of one level's width to data that has levels: needed for a good likelihood.
-        workers: Processes that read images ahead, for each training process; only a folder needs them.
+        workers: Processes that read ahead what is not in memory, for each training process.
         conditional: Tell the net the labels.
         label_drop: Share of the labels that are withheld, so that guidance can be used later.
         net: Name of the net among the installed ones: UNet (images), MLP (vectors), or a plug-in's.
@@ -61,7 +68,7 @@ class TrainConfig:
         sde: The process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE.
         sde_args: Arguments of the process, such as beta_max.
         predicts: What the net outputs: score, noise, data, v, velocity, edm.
-        data_std: Standard deviation of the data scaled to [-1, 1]; measured unless told.
+        data_std: Standard deviation of the data scaled to [-1, 1]; that of the statistics unless told.
         weighting: Weight of the loss over time: simple, likelihood, edm, min-snr.
         times: How times are drawn: uniform, importance, log-normal, low-discrepancy.
         steps: Updates of the weights, in all.
@@ -98,11 +105,14 @@ class TrainConfig:
     """
 
     data: str = "digits"
+    data_args: dict[str, Any] = field(default_factory=dict)
     data_key: str = "x"
     label_key: str = "y"
     data_low: float | None = None
     data_high: float | None = None
     data_levels: int | None = None
+    corrupt: str = "stop"
+    statistics: str | None = None
     flips: bool = False
     dequantize: bool = False
     workers: int = 2
@@ -194,9 +204,17 @@ class TrainConfig:
             scaling = Scaling(low, high, levels)
         elif (low, high, levels) != (None, None, None):
             raise ValueError(f"data_low={low}, data_high={high}, data_levels={levels}; the range needs low and high")
-        if scaling and self.data.partition(":")[0] == "digits":
+        source = load(
+            self.data,
+            key=self.data_key,
+            label_key=self.label_key,
+            scaling=scaling,
+            args=self.data_args,
+            skip=self.corrupt == "skip",
+        )
+        if scaling and source.scaling != scaling:
             raise ValueError(f"data_low and data_high are given, but data={self.data!r} has a range of its own")
-        return load(self.data, key=self.data_key, label_key=self.label_key, scaling=scaling)
+        return source
 
     def build_process(self) -> LinearSDE:
         """The process."""
@@ -221,24 +239,17 @@ class TrainConfig:
         net: nn.Module = cls(**{name: value for name, value in known.items() if name in takes} | self.net_args)
         return net
 
-    def build_denoiser(self, source: Source) -> Denoiser:
-        """The untrained denoiser for a source. Raises ValueError where the settings do not fit it."""
+    def build_denoiser(self, source: Source, std: float | None = None) -> Denoiser:
+        """The untrained denoiser for a source. Raises ValueError where the settings do not fit it.
+
+        std is that of the data; measured unless told here or by data_std.
+        """
         if self.conditional and source.classes is None:
             raise ValueError(f"conditional=True, but data={self.data!r} has no labels")
         if self.flips and len(source.shape) != 3:
             raise ValueError(f"flips=True, but samples have shape {source.shape}; valid are images")
         if self.dequantize and source.scaling.levels is None:
             raise ValueError(f"dequantize=True, but data={self.data!r} has no levels")
-        std = self.data_std or data_std(source)
-        if not std > 0:
-            raise ValueError(f"data={self.data!r} has the same value everywhere")
+        std = self.data_std or std or data_std(source)
         net = self.build_net(source.shape, source.classes if self.conditional else None)
         return Denoiser(net, self.build_process(), self.predicts, std, shape=source.shape, scaling=source.scaling)
-
-
-def check_arguments(cls: Any, given: dict[str, Any], argument: str) -> None:
-    """Raise ValueError for names that the constructor does not have, listing those that it has."""
-    takes = inspect.signature(cls).parameters
-    unknown = [name for name in given if name not in takes]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        raise ValueError(f"{argument} has {', '.join(unknown)}; {cls.__name__} takes {', '.join(takes) or 'none'}")

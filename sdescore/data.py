@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -12,11 +11,12 @@ from torch.utils.data import DataLoader
 from sdescore.noise import generator
 from sdescore.scaling import Scaling
 
-__all__ = ["Arrays", "Batch", "Source", "batches", "data_std", "order", "share"]
+__all__ = ["Arrays", "Batch", "Source", "batches", "channels_first", "checked_labels", "order", "share"]
 
 Batch = tuple[Tensor, Tensor | None]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Raw samples by index.
 
@@ -63,7 +63,7 @@ class Arrays:
             raise ValueError(
                 f"x spans [{low:g}, {high:g}]; the range given is [{self.scaling.low}, {self.scaling.high}]"
             )
-        self.labels = None if labels is None else _checked_labels(labels, len(raw))
+        self.labels = None if labels is None else checked_labels(labels, len(raw))
         self.shape = tuple(self.raw.shape[1:])
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
 
@@ -92,22 +92,24 @@ def _default_scaling(raw: Tensor) -> Scaling:
     return Scaling(float(raw.min()), float(raw.max()), None)
 
 
-def _checked_labels(labels: Tensor, count: int) -> Tensor:
+def channels_first(raw: Tensor) -> Tensor:
+    """Raw samples (n, ...) as (n, *shape), images with their channels first.
+
+    Four axes whose last has 1, 3 or 4 entries, and whose second has another number, are (n, height, width, channels);
+    uint8 with three axes are grey images; numbers (n,) become vectors (n, 1). Anything else stays.
+    """
+    if raw.ndim == 4 and raw.shape[3] in (1, 3, 4) and raw.shape[1] not in (1, 3, 4):
+        return raw.movedim(3, 1).contiguous()
+    return raw.unsqueeze(1) if raw.ndim == 1 or (raw.ndim == 3 and raw.dtype == torch.uint8) else raw
+
+
+def checked_labels(labels: Tensor, count: int) -> Tensor:
+    """Labels as int64. Raises ValueError unless they are `count` integers from 0."""
     if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels have shape {tuple(labels.shape)}, {labels.dtype}; valid are {count} integers")
     if labels.min() < 0:
         raise ValueError(f"labels have {int(labels.min())}; valid are integers from 0")
     return labels.long()
-
-
-def data_std(source: Source, most: int = 4096) -> float:
-    """Standard deviation of the scaled values around their mean, over at most `most` evenly spaced samples."""
-    indices = np.linspace(0, len(source) - 1, min(len(source), most)).round().astype(int)
-    count, total, squares = 0, 0.0, 0.0
-    for chunk in np.array_split(indices, -(-len(indices) // 256)):
-        x = source.scaling.to_model(source.__getitems__(chunk.tolist())[0], torch.float64)
-        count, total, squares = count + x.numel(), total + float(x.sum()), squares + float(x.square().sum())
-    return float(max(squares / count - (total / count) ** 2, 0.0) ** 0.5)
 
 
 @lru_cache(maxsize=4)
@@ -149,16 +151,18 @@ def batches(
     """This process's share of the batch of each step; `workers` processes read ahead from a lazy source."""
     mine = share(batch, rank, processes)
     chosen = (order(seed, len(source), step, batch)[mine].tolist() for step in steps)
-    return iter(
-        DataLoader(
-            cast(Any, source),
-            batch_sampler=chosen,
-            collate_fn=_as_it_is,
-            num_workers=workers if source.lazy else 0,
-            pin_memory=pin,
-            generator=torch.Generator(),  # its own, since workers are seeded from it
-        )
+    loader = DataLoader(
+        cast(Any, source),
+        batch_sampler=chosen,
+        collate_fn=_as_it_is,
+        num_workers=workers if source.lazy else 0,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own, since workers are seeded from it
     )
+    try:
+        yield from loader
+    except ValueError as error:  # that of a worker comes with the traceback in its message
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
 
 
 def _as_it_is(batch: Any) -> Any:

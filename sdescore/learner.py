@@ -65,7 +65,7 @@ def draw(config: TrainConfig, step: int, shape: tuple[int, ...], device: torch.d
 class Learner:
     """All that a run changes: the net, its average, the optimiser with its schedule, and the step."""
 
-    def __init__(self, config: TrainConfig, source: Source, accelerator: Accelerator) -> None:
+    def __init__(self, config: TrainConfig, source: Source, accelerator: Accelerator, std: float | None = None) -> None:
         if config.batch_size < accelerator.num_processes * config.accumulation:
             raise ValueError(
                 f"batch_size={config.batch_size} is less than {accelerator.num_processes} processes with "
@@ -73,7 +73,7 @@ class Learner:
             )
         self.config, self.source, self.accelerator, self.step = config, source, accelerator, 0
         torch.manual_seed(generator("train init", config.seed).initial_seed())
-        self.denoiser = config.build_denoiser(source).to(accelerator.device)
+        self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
         self.classes = source.classes if config.conditional else None
         self.averages = Averages(self.denoiser, config.averages(), config.batch_size)
         net, optimizer = self.denoiser.net, self._optimizer()

@@ -1,9 +1,13 @@
 """What packages register under a name: solvers and nets are found through the same entry points as anyone's."""
 
+import importlib
+import inspect
+import os
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-__all__ = ["find_plugin", "plugin_name"]
+__all__ = ["check_arguments", "find_plugin", "named_object", "plugin_name"]
 
 
 def _claims(group: str, name: str) -> list[EntryPoint]:
@@ -44,3 +48,29 @@ def plugin_name(group: str, cls: type, argument: str) -> str:
             return entry.name
     names = ", ".join(sorted({entry.name for entry in installed}))
     raise ValueError(f"{argument} is a {cls.__name__}, which no package registers in {group}; registered are {names}")
+
+
+def named_object(name: str, argument: str) -> Any:
+    """The object "module:name" of a module that can be imported, from the current folder too.
+
+    Raises ValueError saying what is missing.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ValueError(f"{argument}={name!r}; valid is module:name, such as digits:features")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(1, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{argument}={name!r}: {error}; valid are modules in this folder or installed") from error
+    except AttributeError as error:
+        raise ValueError(f"{argument}={name!r}: {error}") from error
+
+
+def check_arguments(cls: Any, given: dict[str, Any], argument: str) -> None:
+    """Raise ValueError for names that the constructor does not have, listing those that it has."""
+    takes = inspect.signature(cls).parameters
+    unknown = [name for name in given if name not in takes]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        raise ValueError(f"{argument} has {', '.join(unknown)}; {cls.__name__} takes {', '.join(takes) or 'none'}")

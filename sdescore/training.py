@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from sdescore import checkpoints
 from sdescore.config import TrainConfig
@@ -16,6 +17,7 @@ from sdescore.denoiser import Denoiser
 from sdescore.launch import launch
 from sdescore.learner import Learner
 from sdescore.reports import Report, picture
+from sdescore.statistics import measure, read_statistics
 
 __all__ = ["TrainConfig", "train"]
 
@@ -43,6 +45,25 @@ def find_start(config: TrainConfig, resume: bool) -> Path | None:
     return folder
 
 
+def find_std(config: TrainConfig, source: Source, accelerator: Accelerator) -> float:
+    """The data's standard deviation: as told, from the file that is named, or the run's own, made if need be.
+
+    Raises ValueError for a file of other data.
+    """
+    if config.data_std is not None:
+        return config.data_std
+    if config.statistics is not None:
+        return read_statistics(config.statistics, source).std
+    own = Path(config.out) / "statistics.json"
+    if accelerator.is_main_process:
+        try:
+            read_statistics(own, source)
+        except ValueError:  # none yet, or those of data that this folder was tried with before
+            measure(source, 4096).write(own)
+    accelerator.wait_for_everyone()
+    return read_statistics(own, source).std
+
+
 def train(config: TrainConfig, *, resume: bool = False, source: Source | None = None) -> Denoiser:
     """Train a denoiser and return it with its averaged weights, as it is saved in the folder config.out/model.
 
@@ -65,7 +86,7 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
         out.mkdir(parents=True, exist_ok=True)
         checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        learner = Learner(config, source, accelerator)
+        learner = Learner(config, source, accelerator, find_std(config, source, accelerator))
         if start is not None:
             learner.load(start)
             if accelerator.is_main_process:

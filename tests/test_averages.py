@@ -106,7 +106,7 @@ def test_powers_of_time_have_a_closed_form() -> None:
 
 class TestReconstruction:
     def test_stored_ones_come_back(self, tmp_path: Path) -> None:
-        rules = [HalfLife(40), PowerFunction(0.05), PowerFunction(0.1)]
+        rules: list[Average] = [HalfLife(40), PowerFunction(0.05), PowerFunction(0.1)]
         averages = tracked(rules, walk(60), 10, tmp_path, every=20)
         stored = snapshots(tmp_path)
         assert len(stored) == 9 and {each.step for each in stored} == {20, 40, 60}

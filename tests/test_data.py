@@ -10,9 +10,11 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sdescore import Scaling
-from sdescore.data import Arrays, batches, data_std, order, share
+from sdescore.data import Arrays, batches, order, share
+from sdescore.images import Images
 from sdescore.pictures import save_grid, to_pixels
-from sdescore.sources import Images, digits, load, npz
+from sdescore.sources import digits, load, npz
+from sdescore.statistics import data_std
 
 
 def pixels(seed: int, height: int = 5, width: int = 4, channels: int = 3) -> np.ndarray:
@@ -205,10 +207,10 @@ class TestImages:
         with pytest.raises(ValueError, match="beside sub-folders"):
             Images(tmp_path)
         write_images(tmp_path / "a", 1, first=1, width=9)
-        with pytest.raises(ValueError, match=r"1\.png is 9x5 RGB, but 0\.png is 4x5 RGB"):
+        with pytest.raises(ValueError, match=r"1\.png is 9x5 RGB, but 1 of 2 are 4x5 RGB"):
             Images(tmp_path / "a")
         write_images(tmp_path / "a", 1, first=1, channels=1)
-        with pytest.raises(ValueError, match=r"1\.png is 4x5 L, but 0\.png is 4x5 RGB"):
+        with pytest.raises(ValueError, match=r"1\.png is 4x5 L, but 1 of 2 are 4x5 RGB"):
             Images(tmp_path / "a")
 
     def test_sixteen_bits(self, tmp_path: Path) -> None:

@@ -1,0 +1,366 @@
+"""Sources larger than memory, of other libraries, with damage; and the statistics of any."""
+
+import errno
+import importlib
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sdescore import Scaling
+from sdescore.config import TrainConfig
+from sdescore.data import Arrays, batches
+from sdescore.items import Items
+from sdescore.mapped import Mapped
+from sdescore.sources import digits, load
+from sdescore.statistics import measure, read_statistics
+from sdescore.training import train
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def write_images(folder: Path, count: int, size: int = 40) -> np.ndarray:
+    """Colour images 0.png, 1.png, ...; their pixels (count, 3, size, size)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return pixels.transpose(0, 3, 1, 2)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+class TestMapped:
+    def test_rows_and_labels(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(0).integers(0, 256, (7, 5, 4, 3), dtype=np.uint8)
+        np.save(tmp_path / "x.npy", x)
+        np.save(tmp_path / "x.y.npy", np.array([0, 2, 1, 1, 0, 3, 3]))
+        source = load(str(tmp_path / "x.npy"))
+        assert isinstance(source, Mapped) and source.lazy
+        assert source.shape == (3, 5, 4) and source.classes == 4 and source.scaling == Scaling()
+        raw, labels = source.__getitems__([5, 0])
+        assert raw.dtype == torch.uint8 and raw.equal(torch.from_numpy(x[[5, 0]]).permute(0, 3, 1, 2))
+        assert labels is not None and labels.tolist() == [3, 0]
+        one, two = (list(batches(source, 0, 3, range(4), workers=workers)) for workers in (0, 2))
+        assert all(a.equal(b) for (a, _), (b, _) in zip(one, two, strict=True))
+
+    def test_is_never_in_memory_as_a_whole(self, tmp_path: Path) -> None:
+        """A terabyte, of which the disk has none: a hole with a row at its end."""
+        count = 1 << 30
+        with open(tmp_path / "x.npy", "wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, 1, 32, 32)}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+            file.truncate(start + count * 1024)
+            file.seek(start + (count - 1) * 1024)
+            file.write(bytes([7]) * 1024)
+        source = load(str(tmp_path / "x.npy"))
+        raw, _ = source.__getitems__([count - 1, 12_345])
+        assert raw[0].eq(7).all() and raw[1].eq(0).all()
+        assert len(pickle.dumps(source)) < 1000  # what a process that reads ahead is given
+
+    def test_series_vectors_and_big_end_first(self, tmp_path: Path) -> None:
+        for name, array, shape in (
+            ("series", np.random.rand(6, 2, 9), (2, 9)),
+            ("vectors", np.random.rand(6, 5).astype(">f4"), (5,)),
+            ("numbers", np.random.rand(6), (1,)),
+            ("grey", np.zeros((6, 8, 8), np.uint8), (1, 8, 8)),
+        ):
+            np.save(tmp_path / f"{name}.npy", array)
+            source = load(str(tmp_path / f"{name}.npy"))
+            assert source.shape == shape
+            raw, _ = source.__getitems__([4, 1])
+            assert raw.equal(torch.from_numpy(array[[4, 1]].astype(array.dtype.newbyteorder("="))).reshape(2, *shape))
+
+    def test_range(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sdescore.mapped.CHUNK", 64)  # several pieces
+        x = np.random.default_rng(0).normal(size=(50, 3))
+        np.save(tmp_path / "x.npy", x)
+        source = load(str(tmp_path / "x.npy"))
+        assert source.scaling == Scaling(x.min(), x.max(), None)
+        assert load(str(tmp_path / "x.npy"), scaling=Scaling(-9.0, 9.0, None)).scaling.high == 9
+        with pytest.raises(ValueError, match=r"x\.npy: row 7 spans .*; the range given is \[-0.1, 0.1\]"):
+            load(str(tmp_path / "x.npy"), scaling=Scaling(-0.1, 0.1, None)).__getitems__([7])
+
+    def test_damage_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sdescore.mapped.CHUNK", 64)
+        x = np.random.default_rng(0).normal(size=(50, 3))
+        x[33, 2] = np.nan
+        np.save(tmp_path / "x.npy", x)
+        with pytest.raises(ValueError, match=r"x\.npy: x\[33, 2\] is nan"):
+            load(str(tmp_path / "x.npy"))
+        source = load(str(tmp_path / "x.npy"), scaling=Scaling(-9.0, 9.0, None))
+        with pytest.raises(ValueError, match=r"x\.npy: x\[33, 2\] is nan"):
+            source.__getitems__([4, 33])
+        np.save(tmp_path / "i.npy", np.arange(6).reshape(3, 2))
+        with pytest.raises(ValueError, match=r"i\.npy has dtype int64 and no range"):
+            load(str(tmp_path / "i.npy"))
+        np.save(tmp_path / "o.npy", np.array([{}]))
+        with pytest.raises(ValueError, match=r"o\.npy: .*Python objects"):
+            load(str(tmp_path / "o.npy"))
+        truncate(tmp_path / "x.npy")
+        with pytest.raises(ValueError, match=r"x\.npy: "):
+            load(str(tmp_path / "x.npy"))
+        with pytest.raises(ValueError, match="there is no file"):
+            load(str(tmp_path / "absent.npy"))
+
+
+class Toy:
+    """Like one of torchvision's: Pillow images and labels; the file of the module named below makes it too."""
+
+    classes = ("cat", "dog", "eel")
+
+    def __init__(self, count: int = 5, mode: str = "RGB") -> None:
+        self.pixels = np.random.default_rng(0).integers(0, 256, (count, 5, 4, 3), dtype=np.uint8)
+        self.mode = mode
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return Image.fromarray(self.pixels[index]).convert(self.mode), index % 3
+
+
+class TestItems:
+    def test_pillow_images(self) -> None:
+        toy = Toy()
+        source = Items(toy)
+        assert source.shape == (3, 5, 4) and source.classes == 3 and len(source) == 5
+        raw, labels = source.__getitems__([4, 1])
+        assert raw.dtype == torch.uint8 and raw.equal(torch.from_numpy(toy.pixels[[4, 1]]).permute(0, 3, 1, 2))
+        assert labels is not None and labels.tolist() == [1, 1]
+        assert Items(Toy(mode="L")).shape == (1, 5, 4)
+
+    def test_tensors_of_a_torch_data_set(self) -> None:
+        x, y = torch.rand(6, 1, 4, 4), torch.arange(6)
+        dataset = torch.utils.data.TensorDataset(x, y)
+        source = Items(torch.utils.data.Subset(dataset, [5, 2]), Scaling(0.0, 1.0, 256), classes=6)
+        raw, labels = source.__getitems__([0, 1])
+        assert raw.equal(x[[5, 2]]) and labels is not None and labels.tolist() == [5, 2]
+        with pytest.raises(ValueError, match=r"float32 and no range; state it \(data_low=0"):
+            Items(dataset)
+
+    def test_named_in_a_config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("own_data.py").write_text(
+            "import numpy as np\n"
+            "class Faces:\n"
+            "    def __init__(self, size, count=4):\n"
+            "        self.x = np.zeros((count, size, size), np.uint8)\n"
+            "    def __len__(self):\n"
+            "        return len(self.x)\n"
+            "    def __getitem__(self, i):\n"
+            "        return self.x[i], 0\n"
+            "fixed = Faces(6)\n"
+        )
+        source = TrainConfig(data="own_data:Faces", data_args={"size": 8}).build_source()
+        assert len(source) == 4 and source.shape == (1, 8, 8) and source.classes is None
+        assert load("own_data:fixed").shape == (1, 6, 6)
+        for name, args, message in (
+            ("own_data:Faces", {"width": 3}, "data_args has width; Faces takes size, count"),
+            ("own_data:Houses", {}, "has no attribute 'Houses'"),
+            ("no_data:Faces", {}, "No module named 'no_data'"),
+            ("own_data:fixed", {"size": 3}, "is an object already"),
+            ("own_data.py", {"size": 3}, "data_args=.* are for module:name"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                load(name, args=args)
+
+    def test_what_does_not_fit_is_named(self) -> None:
+        class Mixed(Toy):
+            def __getitem__(self, index: int) -> tuple[Any, int]:
+                if index == 2:
+                    raise OSError("broken stream")
+                image, label = super().__getitem__(index)
+                return image.convert("L") if index == 3 else image, 7 if index == 4 else label
+
+        source = Items(Mixed())
+        for index, message in (
+            (2, "item 2 cannot be read: broken stream"),
+            (3, r"item 3 cannot be read: it has shape \(1, 5, 4\)"),
+            (4, "item 4 cannot be read: its label is 7; valid are 0 to 2"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                source.__getitems__([0, index])
+        with pytest.raises(TypeError, match="items is a int"):
+            Items(3)
+
+    def test_hugging_face_on_disk(self, tmp_path: Path) -> None:
+        datasets = pytest.importorskip("datasets")
+        toy = Toy()
+        columns: dict[str, Any] = {
+            "picture": [toy[i][0] for i in range(5)],
+            "kind": [0, 1, 2, 0, 1],
+            "series": np.random.rand(5, 2, 3),
+        }
+        features = datasets.Features(
+            picture=datasets.Image(), kind=datasets.ClassLabel(3), series=datasets.Array2D((2, 3), "float32")
+        )
+        whole = datasets.Dataset.from_dict(columns, features=features)
+        whole.save_to_disk(tmp_path / "one")
+        datasets.DatasetDict(train=whole, validation=whole.select([3])).save_to_disk(tmp_path / "parts")
+        source = load(str(tmp_path / "one"), key="picture", label_key="kind")
+        raw, labels = source.__getitems__([4, 1])
+        assert raw.equal(torch.from_numpy(toy.pixels[[4, 1]]).permute(0, 3, 1, 2)) and source.classes == 3
+        assert labels is not None and labels.tolist() == [1, 1]
+        assert len(load(f"{tmp_path / 'parts'}:validation", key="picture")) == 1
+        series = load(str(tmp_path / "parts"), key="series", scaling=Scaling(0.0, 1.0, None))
+        assert series.__getitems__([2])[0].equal(torch.from_numpy(columns["series"][[2]]).float())
+        with pytest.raises(ValueError, match="has no column 'x'; data_key may be one of 'picture', 'kind', 'series'"):
+            load(str(tmp_path / "one"))
+        with pytest.raises(ValueError, match="has no split 'test'; valid are 'train', 'validation'"):
+            load(f"{tmp_path / 'parts'}:test", key="picture")
+        with pytest.raises(ValueError, match="without splits"):
+            load(f"{tmp_path / 'one'}:test", key="picture")
+
+
+class TestSkipping:
+    def test_a_truncated_image_is_named_and_replaced_by_the_next(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pixels = write_images(tmp_path, 4)
+        truncate(tmp_path / "1.png")
+        source = load(str(tmp_path), skip=True)
+        for _ in range(2):
+            raw, _ = source.__getitems__([0, 1, 3])
+            assert raw.equal(torch.from_numpy(pixels[[0, 2, 3]]))
+        assert caplog.text.count("1.png is not an image that can be read") == 1
+
+    def test_headers_that_do_not_fit_are_left_out(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write_images(tmp_path, 4)
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "0.png")  # the first file sets no standard
+        (tmp_path / "2.png").write_bytes(b"no image")
+        source = load(str(tmp_path), skip=True)
+        assert len(source) == 2 and source.shape == (3, 40, 40)
+        assert "0.png is 40x40 L, but 2 of 4 are 40x40 RGB" in caplog.text and "2.png is not an image" in caplog.text
+        with pytest.raises(ValueError, match=r"0\.png is 40x40 L, but 2 of 4 are 40x40 RGB"):
+            load(str(tmp_path))
+
+    def test_rows_that_are_not_finite(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(0).normal(size=(6, 3))
+        x[[2, 3]] = np.nan
+        np.save(tmp_path / "x.npy", x)
+        source = load(str(tmp_path / "x.npy"), scaling=Scaling(-9.0, 9.0, None), skip=True)
+        assert source.__getitems__([1, 2])[0].equal(torch.from_numpy(x[[1, 4]]))
+
+    def test_nothing_that_can_be_read(self, tmp_path: Path) -> None:
+        write_images(tmp_path, 3)
+        for i in range(3):
+            truncate(tmp_path / f"{i}.png")
+        with pytest.raises(ValueError, match=r"3 samples in a row cannot be read; the last: .*png"):
+            load(str(tmp_path), skip=True).__getitems__([1])
+        (tmp_path / "0.png").write_bytes(b"")
+        with pytest.raises(ValueError, match=r"0\.png is not an image"):
+            load(str(tmp_path))
+
+    def test_training_stops_or_goes_on_by_choice(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        write_images(tmp_path / "images", 8, size=8)
+        truncate(tmp_path / "images/5.png")
+        # One line from a process that reads ahead, as from this one.
+        for workers in (0, 1):
+            with pytest.raises(ValueError, match=r"^[^\n]*5\.png is not an image that can be read[^\n]*$"):
+                list(batches(load(str(tmp_path / "images")), 0, 8, range(1), workers=workers))
+        config = TrainConfig(
+            data=str(tmp_path / "images"),
+            net_args={"base_width": 8, "multipliers": [1], "blocks": 1, "attention": []},
+            steps=1,
+            batch_size=8,
+            workers=0,
+            sample_every=0,
+            tracker="none",
+            progress=False,
+            data_std=0.5,
+            out=str(tmp_path / "run"),
+        )
+        with pytest.raises(ValueError, match=r"5\.png is not an image that can be read"):
+            train(config)
+        train(replace(config, corrupt="skip"))
+        assert "skipped: " in caplog.text and (tmp_path / "run/model/model.safetensors").exists()
+        with pytest.raises(ValueError, match="corrupt='ignore'; valid are 'stop', 'skip'"):
+            TrainConfig(corrupt="ignore")
+
+
+class TestStatistics:
+    def test_are_numpys_on_scaled_data(self, tmp_path: Path) -> None:
+        source = digits()
+        found, x = measure(source), source.raw.numpy() / 8 - 1
+        assert (found.mean, found.std) == pytest.approx((x.mean(), x.std()), rel=1e-12)
+        assert (found.samples, found.measured, found.shape, found.high, found.levels, found.classes) == (
+            1500,
+            1500,
+            (1, 8, 8),
+            16,
+            17,
+            10,
+        )
+        found.write(tmp_path / "a.json")
+        assert read_statistics(tmp_path / "a.json", source) == found
+        assert measure(source, 700).std == pytest.approx(x.std(), rel=0.02)
+
+    def test_of_other_data_or_no_file(self, tmp_path: Path) -> None:
+        measure(digits()).write(tmp_path / "a.json")
+        with pytest.raises(ValueError, match=r"other data \(file, now\): samples \(1500, 297\)"):
+            read_statistics(tmp_path / "a.json", digits("test"))
+        (tmp_path / "a.json").write_text("{}")
+        with pytest.raises(ValueError, match=r"a\.json has no statistics"):
+            read_statistics(tmp_path / "a.json")
+        with pytest.raises(ValueError, match=r"there is no file .*measure\.py makes one"):
+            read_statistics(tmp_path / "b.json")
+        with pytest.raises(ValueError, match="the same value everywhere"):
+            measure(Arrays(torch.zeros(5, 2, dtype=torch.uint8)))
+
+    def test_a_run_measures_once_and_reads_what_it_is_given(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = TrainConfig(
+            net="MLP", net_args={"width": 8}, steps=2, batch_size=4, sample_every=0, save_every=2, tracker="none",
+            progress=False, out=str(tmp_path / "run"),
+        )  # fmt: skip
+        source = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+        assert train(config, source=source).data_std == measure(source).std
+        monkeypatch.setattr("sdescore.training.measure", None)  # it would fail
+        assert train(config, source=source, resume=True).data_std == measure(source).std
+        content = json.loads((tmp_path / "run/statistics.json").read_text())
+        (tmp_path / "own.json").write_text(json.dumps(content | {"std": 0.25}))
+        given = TrainConfig(**config.to_json() | {"statistics": str(tmp_path / "own.json"), "out": str(tmp_path / "b")})
+        assert train(given, source=source).data_std == 0.25
+        with pytest.raises(ValueError, match="of other data"):
+            train(given, source=Arrays(torch.randn(40, 3)), resume=True)
+
+    @pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+    def test_script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.syspath_prepend(str(SCRIPTS))
+        script: Any = importlib.import_module("measure")
+        x = np.random.default_rng(0).random((30, 4))
+        np.save(tmp_path / "x.npy", x)
+        arguments = ["--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "a.json")]
+        script.main([*arguments, "--data_low", "0", "--data_high", "1"])
+        assert read_statistics(tmp_path / "a.json").std == pytest.approx((2 * x - 1).std(), rel=1e-12)
+        assert "samples" in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            script.main(arguments)
+        assert "exists; valid is a new file" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measure(digits())
+    found.write(tmp_path / "a.json")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"a\.json was not written: .*No space left.*it is what it was before"):
+            measure(digits(), 10).write(tmp_path / "a.json")
+    assert read_statistics(tmp_path / "a.json") == found and len(list(tmp_path.iterdir())) == 1
