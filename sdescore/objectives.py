@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -144,9 +144,9 @@ def denoising_score_matching(
     if x0.device.type == "cpu" and not bool(x0.isfinite().all()):  # on a GPU the check would wait at every step
         raise ValueError("x0 is not finite")
     if kernel is None:
-        if not isinstance(model, Denoiser):
+        if not isinstance(getattr(model, "sde", None), LinearSDE):  # torch.compile() wraps a Denoiser, and has its sde
             raise TypeError(f"model is a {type(model).__name__}; without a kernel valid is a Denoiser, for its process")
-        return _by_process(model, x0, weighting, times, u, noise, generator, condition or {})
+        return _by_process(cast(Denoiser, model), x0, weighting, times, u, noise, generator, condition or {})
     if u is not None or noise is not None or times != "uniform":
         raise ValueError("times, u and noise are those of a Denoiser's process; none is valid with a kernel")
     return _by_kernel(partial(model, **(condition or {})), x0, kernel, weighting, generator)
