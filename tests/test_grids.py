@@ -27,7 +27,7 @@ from sdescore import (
     uniform_t,
 )
 from sdescore.grids import Grid
-from sdescore.solvers import ADAMS, Heun
+from sdescore.solvers import ADAMS, HEUN
 from sdescore.testing import exact_flow
 
 MAKERS: dict[str, Callable[..., Grid]] = {
@@ -157,7 +157,7 @@ def test_the_last_step_is_the_limit_of_a_step_to_no_noise() -> None:
     sde, denoiser = KarrasSDE(1e-12, 80.0), ORACLE.denoiser(KarrasSDE(1e-12, 80.0))
     x = ORACLE.at(sde, 0.5).sample(8)
     onwards = sample(sde, denoiser, x=x, solver="ddim", times=torch.tensor([0.5, 1e-12], dtype=torch.float64))
-    at_once = sample(sde, denoiser, x=x, solver=Heun(), times=torch.tensor([0.5], dtype=torch.float64))
+    at_once = sample(sde, denoiser, x=x, solver=HEUN, times=torch.tensor([0.5], dtype=torch.float64))
     torch.testing.assert_close(onwards, at_once, rtol=0, atol=1e-9)
 
 
