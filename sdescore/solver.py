@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from sdescore.noise import Noise
 from sdescore.plugins import find_plugin
 from sdescore.reverse import Reverse
 
-__all__ = ["OneStep", "Solver", "calls_of", "find_solver"]
+__all__ = ["OneStep", "Solver", "Step", "calls_of", "find_solver"]
 
 GROUP = "sdescore.solvers"
 
@@ -34,6 +33,10 @@ class Solver(Protocol):
         ...
 
 
+# The state after step i from x, with a noise for it to draw from.
+Step = Callable[[int, Tensor, Noise], Tensor]
+
+
 class OneStep(ABC):
     """A method without memory: solve() repeats step()."""
 
@@ -42,9 +45,15 @@ class OneStep(ABC):
         """The state at s < t from x (batch, *shape) at t; t and s are () or (batch,)."""
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        for t, s in pairwise(times.unbind()):
-            x = self.step(reverse, x, t, s, noise)
+        go = self.prepare(reverse, times[:-1], times[1:])
+        for i in range(len(times) - 1):
+            x = go(i, x, noise)
             yield x
+
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        """Steps from t[i] to s[i], each (n,), as a function (i, x, noise); overridden, for coefficients made at once."""
+        starts, ends = t.unbind(), s.unbind()
+        return lambda i, x, noise: self.step(reverse, x, starts[i], ends[i], noise)
 
     def calls(self, steps: int) -> int:
         return steps

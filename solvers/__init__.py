@@ -2,9 +2,13 @@
 
 from .adams import INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
+from .adaptive_sde import AdaptiveSDE
+from .ancestral import DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
 from .churn import Churn
 from .euler_maruyama import EulerMaruyama
 from .langevin import AnnealedLangevin, Langevin
+from .langevin_variants import BatchMeanLangevin, MetropolisLangevin
+from .milstein import Milstein
 from .predictor_corrector import Corrector, PredictorCorrector
 from .presets import (
     ADAMS,
@@ -21,12 +25,14 @@ from .presets import (
     ddim_eta,
     k_diffusion_eta,
 )
+from .restart import Again, Restart
 from .reverse_diffusion import ReverseDiffusion
 from .runge_kutta import (
     DPM_2,
     DPM_3,
     DPMPP_2S,
     DPMPP_3S,
+    EULER,
     HEUN,
     MIDDLE,
     MIDPOINT,
@@ -55,10 +61,14 @@ __all__ = [
     "DOPRI5",
     "DPMPP_2M",
     "DPMPP_2S",
+    "DPMPP_2S_ANCESTRAL",
     "DPMPP_3M",
     "DPMPP_3S",
     "DPM_2",
+    "DPM_2_ANCESTRAL",
     "DPM_3",
+    "EULER",
+    "EULER_ANCESTRAL",
     "HEUN",
     "INDEX",
     "IN_LAM",
@@ -84,13 +94,20 @@ __all__ = [
     "UNIPC",
     "Adams",
     "Adaptive",
+    "AdaptiveSDE",
+    "Again",
+    "Ancestral",
     "AnnealedLangevin",
+    "BatchMeanLangevin",
     "Churn",
     "Coordinate",
     "Corrector",
     "EulerMaruyama",
     "Langevin",
+    "MetropolisLangevin",
+    "Milstein",
     "PredictorCorrector",
+    "Restart",
     "ReverseDiffusion",
     "RungeKutta",
     "Spacing",

@@ -3,16 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from sdescore.noise import Noise
 from sdescore.reverse import Reverse
-from sdescore.sde import expand
 from sdescore.solver import OneStep
 
+from .renoise import at_rho, renoising
 from .runge_kutta import HEUN
 
 __all__ = ["Churn"]
@@ -32,18 +31,17 @@ class Churn:
     inflation: float = 1.003
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        sde = reverse.sde
-        rho = sde.rho(times)
-        gamma = min(self.amount / len(times), math.sqrt(2) - 1)
+        sde, t = reverse.sde, times[:-1]
+        rho, gamma = sde.rho(t), min(self.amount / len(times), math.sqrt(2) - 1)
         raised = (self.low <= rho) & (rho <= self.high) & (gamma > 0)
         # Elsewhere u is t to the bit: rounding alone would add noise of its square root.
-        u = torch.where(raised, sde.time(-(rho * (1 + gamma)).log()), times).clamp(max=sde.T)
-        kept = sde.alpha(u) / sde.alpha(times)
-        added = self.inflation * sde.alpha(u) * (sde.rho(u) ** 2 - rho**2).clamp(min=0).sqrt()
-        for i, (t, s) in enumerate(pairwise(times.unbind())):
-            if u[i] > t:
-                x = expand(kept[i], x) * x + expand(added[i], x) * noise.fresh(x)
-            x = self.method.step(reverse, x, u[i], s, noise)
+        u = torch.where(raised, at_rho(sde, rho * (1 + gamma)), t)
+        kept, added = renoising(sde, t, u)
+        step, factors = self.method.prepare(reverse, u, times[1:]), zip(kept.tolist(), added.tolist(), strict=True)
+        for i, (share, spread) in enumerate(factors):
+            if spread > 0:
+                x = (share * x).add_(noise.fresh(x), alpha=self.inflation * spread)
+            x = step(i, x, noise)
             yield x
 
     def calls(self, steps: int) -> int:

@@ -1,7 +1,7 @@
 """Langevin dynamics at a fixed noise level: the corrector, and NCSN's annealed sampler."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from sdescore.reverse import Reverse
 from sdescore.sde import expand
 from sdescore.solver import OneStep
 
-__all__ = ["AnnealedLangevin", "Langevin"]
+__all__ = ["AnnealedLangevin", "Langevin", "check_langevin"]
 
 
 @dataclass(frozen=True)
@@ -18,23 +18,41 @@ class Langevin:
     """x <- x + e score + sqrt(2 e) z with e = 2 (snr sigma)^2, the same for every sample, repeated `repeats` times.
 
     The step of Song et al. 2021, algorithm 4, with the norms of noise and score replaced by their expectation.
+
+    Args:
+        snr: Size of a step in units of sigma.
+        repeats: Steps, of one net call each.
+        data_std: Standard deviations of the data's elements, a number or of the shape of a sample: the preconditioner
+            is then alpha^2 data_std^2 + sigma^2 instead of sigma^2, so that wide directions are not the slow ones.
     """
 
     snr: float = 0.16
     repeats: int = 1
+    data_std: Tensor | float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.snr > 0 or self.repeats < 0:
-            raise ValueError(f"snr={self.snr}, repeats={self.repeats}; valid are snr > 0 and repeats >= 0")
+        check_langevin(self.snr, self.repeats)
 
     def correct(self, reverse: Reverse, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """The state (batch, *shape) nearer to equilibrium at t; `repeats` net calls."""
-        sigma = reverse.sde.sigma(t)
-        # e score = -2 snr^2 sigma eps, without dividing by sigma.
-        drift, spread = expand(-2 * self.snr**2 * sigma, x), expand(2 * self.snr * sigma, x)
+        sigma, alpha = expand(reverse.sde.sigma(t), x), expand(reverse.sde.alpha(t), x)
+        wide = (alpha * self.data_std) ** 2 + sigma**2
+        # e score = -2 snr^2 wide eps / sigma, which is of the size of sigma for an isotropic step.
+        drift, spread = -2 * self.snr**2 * wide / sigma, 2 * self.snr * wide**0.5
         for _ in range(self.repeats):
             x = x + drift * reverse.noise(x, t) + spread * noise.fresh(x)
         return x
+
+    @property
+    def calls(self) -> int:
+        """Net calls of correct()."""
+        return self.repeats
+
+
+def check_langevin(snr: float, repeats: int) -> None:
+    """Raise ValueError for steps that are none."""
+    if not snr > 0 or repeats < 0:
+        raise ValueError(f"snr={snr}, repeats={repeats}; valid are snr > 0 and repeats >= 0")
 
 
 @dataclass(frozen=True)
@@ -52,4 +70,4 @@ class AnnealedLangevin(OneStep):
         return self.corrector.correct(reverse, expand(sde.alpha(s) / sde.alpha(t), x) * x, s, noise)
 
     def calls(self, steps: int) -> int:
-        return (steps - 1) * self.corrector.repeats + 1
+        return (steps - 1) * self.corrector.calls + 1

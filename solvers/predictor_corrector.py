@@ -16,10 +16,10 @@ __all__ = ["Corrector", "PredictorCorrector"]
 
 
 class Corrector(Protocol):
-    """Moves a state towards the distribution at its own time, with `repeats` net calls."""
+    """Moves a state towards the distribution at its own time, with `calls` net calls."""
 
     @property
-    def repeats(self) -> int: ...
+    def calls(self) -> int: ...
 
     def correct(self, reverse: Reverse, x: Tensor, t: Tensor, noise: Noise) -> Tensor: ...
 
@@ -36,4 +36,4 @@ class PredictorCorrector(OneStep):
         return self.corrector.correct(reverse, x, s, noise)
 
     def calls(self, steps: int) -> int:
-        return self.predictor.calls(steps) + (steps - 1) * self.corrector.repeats
+        return self.predictor.calls(steps) + (steps - 1) * self.corrector.calls

@@ -3,10 +3,8 @@
 To add one: its stages, a line here, and one in pyproject.toml.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,7 +13,7 @@ from sdescore.denoiser import Coefficient
 from sdescore.noise import Noise
 from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE, expand
-from sdescore.solver import OneStep
+from sdescore.solver import OneStep, Step
 
 from .exponential import Tau, interval, lagrange, tau_squared
 from .targets import DATA, IN_LAM, NOISE, Spacing, Target
@@ -25,9 +23,11 @@ __all__ = [
     "DPMPP_3S",
     "DPM_2",
     "DPM_3",
+    "EULER",
     "HEUN",
     "MIDDLE",
     "MIDPOINT",
+    "ONE",
     "RALSTON",
     "RK4",
     "SIMPSON",
@@ -65,6 +65,7 @@ class Stages:
             )
 
 
+ONE = Stages((0.0,), ((1,),))
 TRAPEZOID = Stages((0.0, 1.0), ((1,), (1, 1)))
 MIDDLE = Stages((0.0, 1 / 2), ((1,), (0, 1)))
 RALSTON = Stages((0.0, 3 / 4), ((1,), (1, 1)))
@@ -125,14 +126,15 @@ class RungeKutta(OneStep):
             found[:, i, [3 + j for j in used]] = weights[:, own] * q.new_tensor([shares[j] for j in used])
         return found
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        count, nodes = len(self.stages.c), self.nodes(reverse.sde, times[:-1], times[1:])
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        count, nodes = len(self.stages.c), self.nodes(reverse.sde, t, s)
         flat, rows = nodes[:, :-1].flatten(), self.rows(reverse.sde, nodes).tolist()
         target = reverse.along(flat, *self.target.pair(reverse.sde.lam(flat)))
-        for i, (t, s) in enumerate(pairwise(times.unbind())):
-            normals = self._normals(x, t, s, noise)
-            x = _through(rows[i], x, normals, partial(_at, target, count * i))
-            yield x
+
+        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
+            return _through(rows[i], x, self._normals(x, t[i], s[i], noise), lambda j, at: target(count * i + j, at))
+
+        return go
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         sde, nodes = reverse.sde, self.nodes(reverse.sde, t.reshape(-1), s.reshape(-1))
@@ -155,10 +157,6 @@ class RungeKutta(OneStep):
         return len(self.stages.c) * (steps - 1) + 1
 
 
-def _at(target: Callable[[int, Tensor], Tensor], first: int, j: int, state: Tensor) -> Tensor:
-    return target(first + j, state)
-
-
 def _through(
     rows: list[list[Coefficient]], x: Tensor, normals: list[Tensor], target: Callable[[int, Tensor], Tensor]
 ) -> Tensor:
@@ -175,6 +173,8 @@ def _through(
     return state
 
 
+# Euler's method in rho, which is DDIM, without memory.
+EULER = RungeKutta(ONE)
 # Karras et al. 2022, algorithm 1: EDM's deterministic sampler.
 HEUN = RungeKutta(TRAPEZOID)
 # The midpoint in rho.

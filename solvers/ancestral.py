@@ -1,0 +1,54 @@
+"""Ancestral steps of any method: beyond the next level, and back by adding noise (Crowson's k-diffusion samplers)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.noise import Noise
+from sdescore.reverse import Reverse
+from sdescore.solver import OneStep, Step
+
+from .renoise import at_rho, renoising
+from .runge_kutta import DPM_2, DPMPP_2S, EULER
+
+__all__ = ["DPMPP_2S_ANCESTRAL", "DPM_2_ANCESTRAL", "EULER_ANCESTRAL", "Ancestral"]
+
+
+@dataclass(frozen=True)
+class Ancestral(OneStep):
+    """From t to rho_down = rho_s sqrt(1 - min(1, eta^2 (1 - rho_s^2 / rho_t^2))) by a method for the ODE, then to s.
+
+    eta = 1 is DDPM's step, for a method of order 1, and eta = 0 the method itself. The law at each time is exact but
+    for the method's own error, so that its order is the weak order too. Levels below the process's are not reached.
+    """
+
+    method: OneStep
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.eta >= 0:
+            raise ValueError(f"eta={self.eta}; valid are numbers from 0 on")
+
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        sde, ratio = reverse.sde, reverse.sde.rho(s) / reverse.sde.rho(t)
+        below = (self.eta**2 * (1 - ratio**2)).clamp(max=1)
+        down = torch.where(below > 0, at_rho(sde, sde.rho(s) * (1 - below).sqrt()), s)
+        step, pair = self.method.prepare(reverse, t, down), renoising(sde, down, s)
+        kept, added = (factor.tolist() for factor in pair)
+
+        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
+            return (kept[i] * step(i, x, noise)).add_(noise(x, t[i], s[i]), alpha=added[i])
+
+        return go
+
+    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        return self.prepare(reverse, t[None], s[None])(0, x, noise)
+
+    def calls(self, steps: int) -> int:
+        return self.method.calls(steps)
+
+
+EULER_ANCESTRAL = Ancestral(EULER)
+DPM_2_ANCESTRAL = Ancestral(DPM_2)
+DPMPP_2S_ANCESTRAL = Ancestral(DPMPP_2S)
