@@ -65,9 +65,9 @@ def main() -> None:
     final = stats.gamma(SDE.shape, scale=SDE.theta / SDE.shape)
     rows.append(("simulated x_T, to the Gamma law", float(stats.kstest(path[-1, :N, 0].numpy(), final.cdf).statistic)))
     grid = SDE.T * torch.linspace(1, 0, 401, dtype=torch.float64) ** 2
-    fig, axes = plt.subplots(1, 3, figsize=(12, 3.3))
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3.2))
     axes[0].plot(times, path[:, :40, 0], lw=0.5)
-    axes[0].set(title="forward paths", xlabel="t")
+    axes[0].set(title="forward paths", xlabel="t", ylabel="x")
     line = np.linspace(0.01, 4, 400)
     density = sum(w * hump.pdf(line) for w, hump in zip(WEIGHTS, HUMPS, strict=True))
     for axis, (name, solver) in zip(
@@ -76,8 +76,9 @@ def main() -> None:
         x = reverse_sample(SDE, net, (N, 1), solver=solver, times=grid, seed=given.seed, progress=True)[:, 0].numpy()  # type: ignore[arg-type]
         rows.append((f"{name}, to the law of the data", float(stats.kstest(x, cdf).statistic)))
         axis.hist(x, 80, (0, 4), density=True, alpha=0.6)
-        axis.plot(line, density, "k", lw=1)
-        axis.set(title=f"{name}: KS distance {rows[-1][1]:.3f}")
+        axis.plot(line, density, "k", lw=1, label="law of the data")
+        axis.set(title=f"{name}: KS distance {rows[-1][1]:.3f}", xlabel="x")
+    axes[1].legend()
     rows.append(("for scale: 95 % of exact sets of this size", 1.36 / math.sqrt(N)))
     table(("law", "KS distance"), rows)
     finish(fig, given.out, "cir", dict(rows))

@@ -35,14 +35,14 @@ def main() -> None:
         arrows = plane(8, 19)
         fields = [("true score", FAR.score(arrows)), ("learnt score", net(arrows))]
     table(("where", "root-mean-square error"), rows)
-    fig, axes = plt.subplots(1, 3, figsize=(13, 4))
+    fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.9), layout="constrained")
     for axis, (title, field) in zip(axes, fields, strict=False):
         axis.scatter(*data[:500].T, s=2, c="tab:orange")
         axis.quiver(*arrows.T, *field.T, scale=200, width=0.003)
         axis.set(title=title, aspect="equal", xlim=(-8.5, 8.5), ylim=(-8.5, 8.5))
     shown = axes[2].imshow(error.reshape(81, 81).T, origin="lower", extent=(-8, 8, -8, 8), cmap="magma")
     axes[2].set(title="length of the difference")
-    fig.colorbar(shown, ax=axes[2])
+    fig.colorbar(shown, ax=axes[2], shrink=0.8)
     finish(fig, given.out, "low_density", dict(rows))
 
 

@@ -18,7 +18,7 @@ STEPS, BATCH, VARIANCE, SCALE = 1500, 128, 1e-4, 100.0
 def main() -> None:
     given = arguments(__doc__, "manifold")
     digits = torch.tensor(load_digits().data, dtype=torch.float32) / 16
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     numbers: dict[str, object] = {}
     rows = []
     for axis, (name, std) in zip(axes, (("raw", 0.0), ("noise", VARIANCE**0.5)), strict=True):
@@ -37,8 +37,12 @@ def main() -> None:
         rows.append((name, float(third.mean()), float(last.mean()), float(last.std() / last.mean().abs()), floor))
         numbers[name] = dict(zip(("third_quarter", "last_quarter", "relative_spread"), rows[-1][1:4], strict=True))
         axis.plot(history, lw=0.5)
-        axis.set(title=f"digits + N(0, {std**2:g})" if std else "raw digits", xlabel="step", ylabel="sliced loss")
-        axis.set_yscale("symlog", linthresh=1e3)
+        axis.set(title=f"digits + N(0, {std**2:g})" if std else "raw digits", xlabel="step")
+        if std:
+            axis.axhline(floor, color="tab:red", ls="--", lw=1, label="bound of a density")
+            axis.legend()
+    axes[0].set_yscale("symlog", linthresh=1e3)
+    axes[0].set(ylabel="sliced loss", ylim=(-2e7, 2e3), yticks=[0, *(-(10.0**k) for k in range(3, 8))])
     table(("data", "mean, third quarter", "mean, last quarter", "spread / mean, last", "bound of a density"), rows)
     finish(fig, given.out, "manifold", numbers)
 

@@ -63,11 +63,11 @@ def main() -> None:
         drawn[name] = x
         rows.append((name, steps, energy_distance(x, test)))
     table(("sampler", "steps", "energy distance"), rows)
-    fig, axes = plt.subplots(1, 6, figsize=(18, 3.3), sharex=True, sharey=True)
-    for axis, (name, x) in zip(axes, {"data": test, **drawn}.items(), strict=True):
+    fig, axes = plt.subplots(2, 3, figsize=(9.5, 6.6), sharex=True, sharey=True)
+    for axis, (name, x) in zip(axes.flat, {"data": test, **drawn}.items(), strict=True):
         axis.scatter(*x.T, s=1)
         axis.set(title=name, aspect="equal", xlim=(-1.7, 1.7), ylim=(-1.7, 1.7))
-        axis.title.set_fontsize(10)
+    fig.tight_layout()
     finish(fig, given.out, "one_net", {row[0]: row[2] for row in rows})
 
 

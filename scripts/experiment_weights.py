@@ -76,10 +76,10 @@ def main() -> None:
         ("sampler", "small mode (0.2): exact score", "learnt net"),
         [(name, small(a), "-" if a is b else small(b)) for name, (a, b) in results.items()],
     )
-    fig, axes = plt.subplots(1, 4, figsize=(14, 3.7), sharex=True, sharey=True)
+    fig, axes = plt.subplots(1, 4, figsize=(11, 3.2), sharex=True, sharey=True)
     for axis, (name, (x, _)) in zip(axes, results.items(), strict=True):
         axis.scatter(*x[:1500].T, s=2)
-        axis.set(title=f"{name}: {small(x):.3f}", aspect="equal", xlim=(-9, 9), ylim=(-9, 9))
+        axis.set(title=f"{name}\nsmall mode {small(x):.3f}", aspect="equal", xlim=(-9, 9), ylim=(-9, 9))
     finish(
         fig, given.out, "weights", {name: {"exact": small(a), "learnt": small(b)} for name, (a, b) in results.items()}
     )

@@ -189,7 +189,7 @@ def picture(shown: tuple[Tensor, ...], path: Path) -> None:
         axis.set(xlabel="steps ahead", title=f"test window {i}")
         axis.plot(hours, guess[i], "tab:red", lw=1, label="forecast")
         axis.plot(hours, refined[i], "tab:green", lw=1, ls="--", label="refined")
-    axes[0].legend(fontsize=8)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 1.08), ncol=5)
     fig.savefig(path, dpi=80, bbox_inches="tight")
     plt.close(fig)
 
