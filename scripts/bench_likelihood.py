@@ -31,7 +31,7 @@ from sdescore.flow import Flow
 from sdescore.likelihood import Density, Prior, frozen
 from sdescore.nets import UNet
 from sdescore.sampling import evaluating
-from sdescore.traces import DERIVATIVES, TRACES
+from sdescore.traces import DERIVATIVES, TRACES, quadratic
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Problem:
     calls: int = 0
 
     def __post_init__(self) -> None:
-        self.vectors = TRACES[self.trace].vectors(0, 0, self.x, 1).flatten(0, 1)
+        self.vectors = TRACES[self.trace].vectors(0, 0, self.x, 1)
         self.rows = torch.arange(len(self.x))
         self.reverse = Reverse(self.sde, self.denoiser)
         self.flow = Flow(self.reverse)
@@ -99,8 +99,8 @@ class Problem:
 
     def change(self, function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """The derivative of the state, and the divergence (batch,), from one net call."""
-        value, products = DERIVATIVES["reverse"](function, x, self.vectors, self.rows)
-        return value, products.sum(0)
+        value, divergence = quadratic(DERIVATIVES["reverse"](function, x), self.vectors)
+        return value, divergence[:, 0]
 
     def finish(self, x: Tensor, change: Tensor) -> Tensor:
         return self.prior.log_prob(x) + change

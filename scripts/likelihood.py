@@ -43,7 +43,8 @@ class LikelihoodConfig:
         out: JSON file for the summary and the values of each sample; must not exist yet. Batches that are done are
             kept beside it until all are.
         count: Take this many samples from the start of the data; all unless told.
-        trace: hutchinson (random signs, unbiased), gaussian, orthogonal, or exact (slower by the number of dimensions).
+        trace: hutchinson (random signs, unbiased), gaussian, orthogonal, hutch++, or exact (slower by the number of
+            dimensions).
         probes: Random directions per sample.
         draws: Noises of a sample that has levels: several make the importance-weighted bound, and need several probes
             or the exact trace.

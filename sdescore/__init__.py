@@ -30,7 +30,7 @@ from sdescore.score_matching import (
 )
 from sdescore.sde import SDE, LinearSDE
 from sdescore.solver import OneStep, Solver, find_solver
-from sdescore.traces import GaussianFit, orthogonal
+from sdescore.traces import GaussianFit, hutch_plus_plus, orthogonal
 
 __all__ = [
     "CIRSDE",
@@ -75,6 +75,7 @@ __all__ = [
     "finite_difference_energy_matching",
     "finite_difference_score_matching",
     "hmc",
+    "hutch_plus_plus",
     "implicit_score_matching",
     "karras",
     "langevin",

@@ -16,7 +16,7 @@ from sdescore.multistep import multistep
 from sdescore.objectives import choose
 from sdescore.sampling import evaluating
 from sdescore.sde import LinearSDE
-from sdescore.traces import DERIVATIVES, TRACES, GaussianFit, Products, Trace
+from sdescore.traces import DERIVATIVES, TRACES, Function, GaussianFit, Product, Trace, quadratic
 
 __all__ = ["Density", "Likelihood", "likelihood", "log_likelihood"]
 
@@ -79,7 +79,8 @@ class _Change:
 
     flow: Flow
     vectors: Tensor  # (groups, members, batch, *shape)
-    products: Products
+    trace: Trace
+    derivative: Callable[[Function, Tensor], Product]
 
     def start(self, z: Tensor) -> Tensor:
         return torch.cat([z.flatten(1), z.new_zeros(len(z), len(self.vectors))], 1)
@@ -90,8 +91,9 @@ class _Change:
         return y[:, : math.prod(shape)].reshape(-1, *shape), y[:, math.prod(shape) :]
 
     def __call__(self, q: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        slope, products = self.products(self.flow.slope(q, rows), self.split(y)[0], self.vectors.flatten(0, 1), rows)
-        return torch.cat([slope.flatten(1), products.unflatten(0, self.vectors.shape[:2]).sum(1).T], 1)
+        product = self.derivative(self.flow.slope(q, rows), self.split(y)[0])
+        slope, divergences = self.trace.estimate(product, self.vectors[:, :, rows])
+        return torch.cat([slope.flatten(1), divergences], 1)
 
     def norm(self, rtol: float, atol: float) -> Callable[[Tensor, Tensor], Tensor]:
         """The larger of the state's error, root mean square, and the log-density's per element, to the tolerance."""
@@ -107,7 +109,6 @@ class _Change:
 
 def _solve(
     change: _Change,
-    trace: Trace,
     x: Tensor,
     first: int,
     prior: Density,
@@ -130,7 +131,7 @@ def _solve(
     latent = float(scales[1]) * z
     constant = z[0].numel() * float((scales[1] / scales[0]).log())
     log_prob = prior.log_prob(latent).to(torch.float64) + constant + changes.mean(1)
-    stderr = torch.zeros_like(log_prob) if trace.exact else standard_error(changes)
+    stderr = torch.zeros_like(log_prob) if change.trace.exact else standard_error(changes)
     for row in done.failed.nonzero().flatten().tolist():
         at = float(flow.time(done.time[row]))
         warnings.warn(
@@ -172,7 +173,7 @@ def likelihood(
         net: A Denoiser, or any callable net(x, t, **condition).
         x: Points, in the scale that the net was trained on.
         trace: "exact" (one product with the Jacobian an element); or unbiased, from random vectors: "hutchinson"
-            (signs), "gaussian", "orthogonal"; or a Trace.
+            (signs), "gaussian", "orthogonal", "hutch++"; or a Trace.
         probes: How many vectors a sample.
         control: GaussianFit.of(training data) takes off the noise that the data's covariance explains.
         derivative: "reverse", or "forward", which is slower and takes less memory.
@@ -191,7 +192,9 @@ def likelihood(
     A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where; another names samples outside
     of the range that the denoiser's data had.
     """
-    chosen, products = choose(TRACES, trace, "trace"), choose(DERIVATIVES, derivative, "derivative")
+    chosen, product = choose(TRACES, trace, "trace"), choose(DERIVATIVES, derivative, "derivative")
+    if control is not None and chosen.estimate is not quadratic:
+        raise ValueError(f"control is given with trace={trace!r}; valid with it are traces of fixed vectors")
     if probes < 1:
         raise ValueError(f"probes={probes}; valid are positive integers")
     if prior is not None and not callable(getattr(prior, "log_prob", None)):
@@ -203,10 +206,8 @@ def likelihood(
     with evaluating(denoiser), frozen(denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
         for start, state, reverse, advance in given.batches(bar):
             vectors = chosen.vectors(seed, first + start, state, probes)
-            change = _Change(Flow(reverse), vectors, products)
-            parts.append(
-                _solve(change, chosen, state, first + start, prior or Prior(sde), control, rtol, atol, advance)
-            )
+            change = _Change(Flow(reverse), vectors, chosen, product)
+            parts.append(_solve(change, state, first + start, prior or Prior(sde), control, rtol, atol, advance))
     return Likelihood(*(torch.cat([getattr(part, name.name) for part in parts]) for name in fields(Likelihood)))
 
 

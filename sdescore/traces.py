@@ -10,22 +10,38 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdescore.noise import generator
 
-__all__ = ["DERIVATIVES", "TRACES", "GaussianFit", "Trace", "orthogonal"]
+__all__ = ["DERIVATIVES", "TRACES", "GaussianFit", "Trace", "hutch_plus_plus", "orthogonal"]
 
 # Vectors whose products are made at the same time: more cost memory and save nothing.
 CHUNK = 64
 
 
+# w -> the function's value, and J' w or J w for vectors w (count, rows, *shape) and each row's J: of equal traces.
+Product = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def quadratic(product: Product, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """The value, and the sums (rows, groups) of v' J v over the members of vectors (groups, members, rows, *shape)."""
+    parts = []
+    for some in vectors.flatten(0, 1).split(CHUNK):
+        value, images = product(some)
+        parts.append((images * some).flatten(2).sum(2))
+    return value, torch.cat(parts).unflatten(0, vectors.shape[:2]).sum(1).T
+
+
 @dataclass(frozen=True)
 class Trace:
-    """An estimator: the mean over independent groups of the sum of v' J v over the group's vectors v.
+    """An estimator of the trace of J: by default the mean over independent groups of the sum of v' J v.
 
     draw(size, probes, generator) gives the vectors (groups, members, size) of one sample, with E[sum v v'] = I for
-    every group; where it is exact they do not depend on the generator.
+    every group of the default estimate; where it is exact they do not depend on the generator.
+    estimate(product, vectors) gives the value of the function and, from vectors (groups, members, rows, *shape), each
+    group's trace of its Jacobian (rows, groups).
     """
 
     draw: Callable[[int, int, torch.Generator], Tensor]
     exact: bool = False
+    estimate: Callable[[Product, Tensor], tuple[Tensor, Tensor]] = quadratic
 
     def vectors(self, seed: int, first: int, like: Tensor, probes: int) -> Tensor:
         """(groups, members, batch, *shape) for the samples `like`; those of a sample depend on (seed, its number)."""
@@ -67,48 +83,89 @@ def orthogonal(groups: int = 4) -> Trace:
     return Trace(draw)
 
 
+def _deflated(product: Product, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """quadratic() for Hutch++: half of a group's vectors lead to the large directions of J, half are for the rest.
+
+    With a block S, S and J S hold what J - c I makes of S for every c: a multiple of the identity, which the flow of
+    a denoiser always has, hides no direction.
+    """
+    groups, half, rows = len(vectors), vectors.shape[1] // 2, vectors.shape[2]
+    value, images = product(vectors[:, :half].flatten(0, 1))
+    first, second, rest = vectors[:, :half], images.reshape(vectors[:, :half].shape), vectors[:, half:]
+    # Normal vectors made orthogonal to the others, and to each other, have all directions that are left alike.
+    found = torch.cat([first, second, rest], 1).flatten(3).permute(0, 2, 3, 1)
+    frames = torch.linalg.qr(found).Q[..., half:].permute(0, 3, 1, 2).reshape(vectors.shape).flatten(0, 1)
+    forms = (product(frames)[1] * frames).flatten(2).sum(2).reshape(groups, 2, half, rows).sum(2)
+    known = (first * second).flatten(3).sum((1, 3)) + forms[:, 0]
+    return value, (known + (vectors[0, 0, 0].numel() - 2 * half) / half * forms[:, 1]).T
+
+
+def hutch_plus_plus(groups: int = 4) -> Trace:
+    """The exact trace on a block Krylov space of J, and an unbiased estimate of the rest, in independent groups.
+
+    Hutch++ (Meyer et al. 2021, algorithm 1) on the space of Chen & Hallman (2023): k = probes / (3 groups) directions,
+    their images, and k across. Exact where J is a multiple of the identity but for rank k. It pays where that is nearly
+    so: for data near a surface of few dimensions and, of one budget of products, where they are many.
+    """
+
+    def draw(size: int, probes: int, generator: torch.Generator) -> Tensor:
+        third = probes // (3 * groups)
+        if 3 * groups * third != probes or not 1 <= third <= size // 3:
+            raise ValueError(
+                f"probes={probes}; Hutch++ makes three products for each direction of {groups} groups: valid are "
+                f"multiples of {3 * groups} up to {size // 3 * 3 * groups}"
+            )
+        drawn = torch.randn(groups, 2 * third, size, generator=generator)
+        return torch.cat([torch.linalg.qr(drawn[:, :third].mT.double()).Q.mT, drawn[:, third:]], 1)
+
+    return Trace(draw, estimate=_deflated)
+
+
 TRACES: dict[str, Trace] = {
     "exact": Trace(_identity, exact=True),
     "hutchinson": Trace(_rademacher),  # Hutchinson 1990: signs have the least variance of independent entries
     "gaussian": Trace(_gaussian),  # Skilling 1989
     "orthogonal": orthogonal(),
+    "hutch++": hutch_plus_plus(),
 }
 
 
-Products = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Function = Callable[[Tensor], Tensor]
 
 
-def _reverse(function: Callable[[Tensor], Tensor], z: Tensor, vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _reverse(function: Function, z: Tensor) -> Product:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = function(z)
-    products = []
-    for start in range(0, len(vectors), CHUNK):
-        chunk = vectors[start : start + CHUNK, rows]
-        single, last = len(chunk) == 1, start + CHUNK >= len(vectors)
-        # One vector needs no batching of gradients, which costs time.
-        given = chunk[0] if single else chunk
-        (gradient,) = torch.autograd.grad(value, z, given, is_grads_batched=not single, retain_graph=not last)
-        products.append((gradient * chunk).flatten(2).sum(2))
-    return value.detach(), torch.cat(products)
+
+    def product(vectors: Tensor) -> tuple[Tensor, Tensor]:
+        if len(vectors) == 1:  # without batches of gradients, which cost time
+            return value.detach(), torch.autograd.grad(value, z, vectors[0], retain_graph=True)[0][None]
+        return value.detach(), torch.autograd.grad(value, z, vectors, is_grads_batched=True, retain_graph=True)[0]
+
+    return product
 
 
-def _forward(function: Callable[[Tensor], Tensor], z: Tensor, vectors: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    products = []
-    # The fused kernels of attention have no forward derivative.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        for vector in vectors:
-            chosen = vector[rows]
-            try:
-                value, product = torch.func.jvp(function, (z,), (chosen,))[:2]
-            except NotImplementedError as error:
-                raise ValueError(f"derivative='forward', but the net cannot: {error}; valid is 'reverse'") from error
-            products.append((product * chosen).flatten(1).sum(1))
-    return value, torch.stack(products)
+def _forward(function: Function, z: Tensor) -> Product:
+    def product(vectors: Tensor) -> tuple[Tensor, Tensor]:
+        images = []
+        # The fused kernels of attention have no forward derivative.
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            for vector in vectors:
+                try:
+                    value, image = torch.func.jvp(function, (z,), (vector,))[:2]
+                except NotImplementedError as error:
+                    raise ValueError(
+                        f"derivative='forward', but the net cannot: {error}; valid is 'reverse'"
+                    ) from error
+                images.append(image)
+        return value, torch.stack(images)
+
+    return product
 
 
-# function(z) (rows, *shape) and v' J v (vectors, rows) for the rows of vectors (vectors, batch, *shape).
-DERIVATIVES: Mapping[str, Products] = {
+# Of function(z) (rows, *shape), the products with its Jacobian at z.
+DERIVATIVES: Mapping[str, Callable[[Function, Tensor], Product]] = {
     "reverse": _reverse,  # one graph, a vector-Jacobian product for each vector
     "forward": _forward,  # a Jacobian-vector product for each vector, without a graph: slower, in less memory
 }

@@ -1,6 +1,7 @@
 """The estimators of the trace: unbiased, with the variance that theory gives them, and with an honest error bar."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianFit, GaussianMixture, KarrasSDE, LinearSDE, likelihood, orthogonal
 from sdescore.nets import UNet
-from sdescore.traces import CHUNK, DERIVATIVES, TRACES
+from sdescore.traces import CHUNK, DERIVATIVES, TRACES, hutch_plus_plus, quadratic
 
 RANDOM = ["hutchinson", "gaussian", "orthogonal"]
 
@@ -75,12 +76,76 @@ def test_a_whole_frame_of_orthogonal_vectors_is_exact() -> None:
     torch.testing.assert_close(estimates, matrix.trace().expand(2, 3), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", [*RANDOM, "exact"])
+def products_with(matrix: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """What reverse mode makes of z -> matrix z."""
+    return lambda vectors: (torch.zeros(0), vectors @ matrix)
+
+
+def test_hutch_plus_plus_is_unbiased_and_exact_where_few_directions_matter() -> None:
+    """A matrix that is a multiple of the identity but for rank 3, as denoisers of data near surfaces are."""
+    size, count = 24, 500
+    basis = rotation(size)
+    small = (
+        2.5 * torch.eye(size, dtype=torch.float64)
+        + basis[:, :3] @ torch.diag(torch.tensor([9.0, -7, 5], dtype=torch.float64)) @ basis[:, 5:8].T
+    )  # not symmetric
+    decaying = basis @ torch.diag(30.0 / torch.arange(1, size + 1, dtype=torch.float64) ** 2) @ basis.T
+    like = torch.empty(count, size, dtype=torch.float64)
+    estimates = {}
+    for name, trace, probes in (("hutchinson", TRACES["hutchinson"], 12), ("hutch++", hutch_plus_plus(1), 12)):
+        vectors = trace.vectors(0, 0, like, probes)
+        for label, matrix in (("small", small), ("decaying", decaying)):
+            found = trace.estimate(products_with(matrix), vectors)[1].mean(1)
+            assert abs(float(found.mean() - matrix.trace())) < 4 * float(found.std()) / math.sqrt(count) + 1e-9
+            estimates[name, label] = float(found.std())
+    assert estimates["hutch++", "small"] < 1e-9
+    assert estimates["hutch++", "decaying"] < 0.3 * estimates["hutchinson", "decaying"]
+
+
+def test_hutch_plus_plus_on_the_whole_space_is_exact() -> None:
+    matrix = torch.randn(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    trace = hutch_plus_plus(2)
+    vectors = trace.vectors(0, 0, torch.empty(3, 9, dtype=torch.float64), 18)
+    found = trace.estimate(products_with(matrix), vectors)[1]
+    torch.testing.assert_close(found, matrix.trace().expand(3, 2), rtol=1e-12, atol=1e-12)
+
+
+def near_a_space() -> Rotated:
+    """Two modes of 32 dimensions, of which 3 are wide."""
+    stds = torch.cat([torch.full((3,), 0.8), torch.linspace(0.03, 0.06, 29)]).to(torch.float64)
+    return Rotated(GaussianMixture(torch.stack([0.2 * stds, -0.2 * stds]), stds.expand(2, 32)), VPSDE())
+
+
+def test_hutch_plus_plus_has_less_noise_on_data_near_a_space_of_few_dimensions() -> None:
+    """Than signs of the same number of products, and an honest error bar."""
+    sde, net, count = VPSDE(), near_a_space(), 60
+    x = net.sample(1)
+    options: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
+    exact = likelihood(sde, net, x, trace="exact", **options).log_prob
+    plain, found = (
+        likelihood(sde, net, x.expand(count, -1), trace=name, probes=48, **options)
+        for name in ("hutchinson", "hutch++")
+    )
+    error = found.log_prob - exact
+    assert abs(float(error.mean())) < 4 * float(error.std()) / math.sqrt(count)
+    assert float(error.std()) < 0.6 * float((plain.log_prob - exact).std())
+    assert float(found.stderr.square().mean().sqrt()) == pytest.approx(float(error.std()), rel=0.5)
+
+
+def test_hutch_plus_plus_with_forward_mode_is_that_with_reverse_mode() -> None:
+    """The Jacobian of a score is symmetric."""
+    net = near_a_space()
+    options: dict[str, Any] = {"trace": "hutch++", "probes": 12, "rtol": 1e-3, "atol": 1e-3}
+    both = [likelihood(VPSDE(), net, net.sample(2), derivative=mode, **options) for mode in ("reverse", "forward")]
+    torch.testing.assert_close(both[0].log_prob, both[1].log_prob, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", [*RANDOM, "hutch++", "exact"])
 def test_vectors_depend_on_seed_and_number_alone(name: str) -> None:
-    like = torch.empty(6, 2, 3)
-    whole = TRACES[name].vectors(1, 0, like, 8)
-    assert torch.equal(whole[:, :, 4:], TRACES[name].vectors(1, 4, like[:2], 8))
-    assert torch.equal(whole, TRACES[name].vectors(2, 0, like, 8)) == (name == "exact")
+    like = torch.empty(6, 3, 3)
+    whole = TRACES[name].vectors(1, 0, like, 12)
+    assert torch.equal(whole[:, :, 4:], TRACES[name].vectors(1, 4, like[:2], 12))
+    assert torch.equal(whole, TRACES[name].vectors(2, 0, like, 12)) == (name == "exact")
     assert whole.shape[2:] == like.shape
 
 
@@ -96,11 +161,11 @@ def test_both_derivatives_give_the_quadratic_form(derivative: str) -> None:
     def function(z: Tensor) -> Tensor:
         return torch.tanh(z @ weights)
 
-    value, products = DERIVATIVES[derivative](function, z, vectors, rows)
+    value, forms = quadratic(DERIVATIVES[derivative](function, z), vectors[:, None, rows])
     jacobians = torch.func.vmap(torch.func.jacrev(function))(z)
     torch.testing.assert_close(value, function(z))
     torch.testing.assert_close(
-        products, torch.einsum("pbi,bij,pbj->pb", vectors[:, rows], jacobians, vectors[:, rows]), rtol=1e-12, atol=1e-12
+        forms, torch.einsum("pbi,bij,pbj->bp", vectors[:, rows], jacobians, vectors[:, rows]), rtol=1e-12, atol=1e-12
     )
 
 
@@ -224,6 +289,8 @@ def test_exact_and_estimated_density_in_768_dimensions(main_sde: LinearSDE) -> N
     [
         ({"trace": "orthogonal", "probes": 6}, "probes=6; orthogonal vectors come in 4 groups"),
         ({"trace": "orthogonal", "probes": 12}, "multiples of 4 up to 8"),
+        ({"trace": "hutch++", "probes": 12}, r"probes=12; Hutch.* multiples of 12 up to 0"),
+        ({"trace": "hutch++", "probes": 12, "control": GaussianFit.of(torch.eye(2))}, "control is given with trace"),
         ({"derivative": "backward"}, "derivative='backward'; valid are 'reverse', 'forward'"),
         ({"probes": 0}, "probes=0"),
     ],
