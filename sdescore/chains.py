@@ -40,8 +40,9 @@ class Chains:
 
 
 def _check(x: Tensor, step: float, **counts: int) -> None:
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; valid are floating-point states")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = f"has dtype {x.dtype}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"
+        raise TypeError(f"x {given}; valid are floating-point tensors")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; valid is (chains, *shape) with at least one chain")
     if not bool(x.isfinite().all()):
@@ -181,7 +182,7 @@ def hmc(
     like = x.new_empty(len(x), x[0].numel() + 1)
     for i in tqdm(range(1, steps + 1), disable=not progress, desc="hmc"):
         drawn = noise.fresh(like)
-        momentum, u = drawn[:, :-1].reshape(x.shape), torch.special.log_ndtr(drawn[:, -1])
+        momentum, u = drawn[:, :-1].reshape(x.shape), torch.special.log_ndtr(drawn[:, -1].double())
         y, q, p = x, gradient, momentum
         for _ in range(leapfrog):
             p = p + step / 2 * q

@@ -131,6 +131,9 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
     each element's diffusion depends on that element alone) or "euler". Raises ValueError for other arguments and
     FloatingPointError for a path that is not finite.
     """
+    for name, given in (("x0", x0), ("times", times)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} is a {type(given).__name__}; valid is a tensor")
     if not x0.is_floating_point() or x0.ndim < 2:
         raise TypeError(f"x0 is {x0.dtype} of shape {tuple(x0.shape)}; valid is floating-point (batch, *shape)")
     if method not in ("euler", "milstein"):

@@ -137,6 +137,8 @@ def denoising_score_matching(
         TypeError: For integer data, and a model or a kernel of another kind. ValueError: For an unknown name, shapes
             that do not fit, data that is not finite, a kernel without a score.
     """
+    if not isinstance(x0, Tensor):
+        raise TypeError(f"x0 is a {type(x0).__name__}; valid is a floating-point tensor (batch, *shape)")
     if not x0.is_floating_point():
         raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
     if x0.ndim < 2 or len(x0) == 0:
@@ -190,6 +192,8 @@ def _by_kernel(
     law = kernel(x0)
     if not isinstance(law, Distribution):
         raise TypeError(f"kernel returned a {type(law).__name__}; valid is a torch.distributions.Distribution")
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("a kernel's score is a gradient, and torch.inference_mode() has none; use no_grad()")
     weight = _kernel_weight(law, x0, weighting)
     with _seeded(generator, x0.device):
         drawn = law.sample()

@@ -45,8 +45,9 @@ def same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
 
 
 def _checked(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        raise TypeError(f"x has dtype {x.dtype}; valid are floating-point types")
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = f"has dtype {x.dtype}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"
+        raise TypeError(f"x {given}; valid are floating-point tensors")
     if x.ndim < 2 or len(x) == 0:
         raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, *shape) with at least one sample")
     return x
@@ -60,6 +61,8 @@ def _positive(step: float) -> float:
 
 def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """score(x), and v^T (d score / dx) v of each probe v (probes, batch, *shape) as (probes, batch)."""
+    if torch.is_inference_mode_enabled():  # where the slope would be 0 without a word
+        raise RuntimeError("the slope of a score is a gradient, and torch.inference_mode() has none; use no_grad()")
     training = torch.is_grad_enabled()
     with torch.enable_grad(), differentiable_twice(training):
         x = x.detach().requires_grad_()
@@ -80,7 +83,7 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
 def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Generator | None) -> Tensor:
     """Probes (projections, batch, *shape): those given, or Rademacher signs."""
     if v is None:
-        if projections < 1:
+        if not isinstance(projections, int) or projections < 1:
             raise ValueError(f"projections={projections}; valid are positive integers")
         shape = (projections, *x.shape)
         return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x) * 2 - 1

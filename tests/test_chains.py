@@ -144,6 +144,16 @@ def test_chains_depend_on_seed_and_number_alone() -> None:
         assert not whole.x.requires_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_and_a_single_chain(dtype: torch.dtype) -> None:
+    x = torch.zeros(1, 2, dtype=dtype)
+    for chains in (
+        langevin(lambda x: -x, x, step=0.1, steps=4),
+        hmc(lambda x: -x.square().sum(1) / 2, x, step=0.3, steps=4),
+    ):
+        assert chains.x.dtype == dtype and chains.trace.shape == (4, 1, 2) and bool(chains.x.isfinite().all())
+
+
 def test_thinning_keeps_every_nth_state() -> None:
     whole, thin = (langevin(TARGET.score, start(3), step=0.1, steps=10, thin=thin).trace for thin in (1, 3))
     assert torch.equal(thin, whole[2::3])
@@ -155,6 +165,7 @@ def test_thinning_keeps_every_nth_state() -> None:
         (lambda x: langevin(TARGET.score, x, step=0, steps=1), ValueError, "step=0"),
         (lambda x: langevin(TARGET.score, x, step=0.1, steps=0), ValueError, "steps=0"),
         (lambda x: langevin(TARGET.score, x.long(), step=0.1, steps=1), TypeError, "x has dtype"),
+        (lambda x: langevin(TARGET.score, x.tolist(), step=0.1, steps=1), TypeError, "x is a list"),
         (lambda x: langevin(TARGET.score, x[:, 0], step=0.1, steps=1), ValueError, "x has shape"),
         (lambda x: langevin(TARGET.score, x, step=50.0, steps=300), FloatingPointError, "smaller step"),
         (lambda x: langevin(lambda x: x / 0, x, step=0.1, steps=1), FloatingPointError, "not finite"),

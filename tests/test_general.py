@@ -135,6 +135,7 @@ def test_samples_depend_on_seed_and_number_alone() -> None:
     [
         (lambda x: CIRSDE(nu=2.0), ValueError, "nu"),
         (lambda x: simulate(CIR, x.long(), torch.tensor([0.0, 1.0])), TypeError, "x0"),
+        (lambda x: simulate(CIR, x, [0.0, 1.0]), TypeError, "times is a list"),  # type: ignore[arg-type]
         (lambda x: simulate(CIR, x, torch.tensor([1.0, 0.0])), ValueError, "times"),
         (lambda x: simulate(CIR, x, torch.tensor([0.0, 9.0])), ValueError, "times spans"),
         (lambda x: simulate(Coupled(), 1e13 * x, torch.tensor([0.1, 1.0])), FloatingPointError, "not finite"),

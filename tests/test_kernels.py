@@ -172,6 +172,8 @@ def test_every_dtype_a_single_sample_and_conditions(dtype: torch.dtype) -> None:
     ("call", "error", "word"),
     [
         (lambda x: denoising_score_matching(Waves(), x), TypeError, "model is a Waves"),
+        (lambda x: denoising_score_matching(Waves(), x.tolist(), kernel), TypeError, "x0 is a list"),
+        (torch.inference_mode()(lambda x: denoising_score_matching(Waves(), x, kernel)), RuntimeError, "no_grad"),
         (lambda x: denoising_score_matching(Waves(), x, Normal(x, 1.0)), TypeError, "kernel is"),  # type: ignore[arg-type]
         (lambda x: denoising_score_matching(Waves(), x, torch.zeros_like), TypeError, "kernel returned"),  # type: ignore[arg-type]
         (

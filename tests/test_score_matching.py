@@ -202,6 +202,9 @@ def test_no_graph_is_kept_without_gradients(loss: Callable[..., Tensor]) -> None
         (lambda x: explicit_score_matching(Waves(), x, x[:1]), ValueError, "target has shape"),
         (lambda x: sliced_score_matching(Waves(), x, v=x[:, :1]), ValueError, "v has shape"),
         (lambda x: sliced_score_matching(Waves(), x, projections=0), ValueError, "projections=0"),
+        (lambda x: sliced_score_matching(Waves(), x, projections=1.5), ValueError, "projections=1.5"),  # type: ignore[arg-type]
+        (lambda x: sliced_score_matching(Waves(), x.tolist()), TypeError, "x is a list"),
+        (torch.inference_mode()(lambda x: sliced_score_matching(Waves(), x)), RuntimeError, "no_grad"),
         (lambda x: sliced_score_matching(Waves(), x[:, 0]), ValueError, "x has shape"),
         (lambda x: finite_difference_score_matching(Waves(), x, step=0), ValueError, "step=0"),
         (lambda x: finite_difference_energy_matching(Waves(), x), ValueError, r"returned \(4, 2\)"),
