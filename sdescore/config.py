@@ -29,7 +29,7 @@ CHOICES = {
     "weighting": tuple(WEIGHTINGS),
     "times": tuple(TIMES),
     "optimizer": ("adamw", "adam"),
-    "mixed_precision": ("no", "bf16", "fp16"),
+    "mixed_precision": ("auto", "no", "bf16", "fp16"),
     "tracker": ("tensorboard", "none"),
 }
 AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
@@ -38,7 +38,16 @@ AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_d
 # What a resumed run may change: where it writes, how often, how far it goes; and how a step is computed, on which the
 # weights depend in their last bits alone.
 FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
-FREE |= {"minutes", "statistics", "snapshot_every", "sample_every", "sample_count", "sample_solver", "sample_steps"}
+FREE |= {
+    "channels_last",
+    "minutes",
+    "statistics",
+    "snapshot_every",
+    "sample_every",
+    "sample_count",
+    "sample_solver",
+    "sample_steps",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,9 @@ class TrainConfig:
         ema_widths: Further averages, whose length is this share of the training so far; 0.05 and 0.1 are enough to make
             any other from their snapshots afterwards (scripts/average.py).
         snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
-        mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations.
+        mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations; auto is what
+            accelerate launch was asked for, else bf16 on a GPU that computes in it.
+        channels_last: Keep the weights of an image net with the channels last in memory; on a GPU unless told.
         compile: Compile the net: slow to start, then faster.
         seed: Of the weights, the data's order and all noise.
         out: Folder of the run: config.json, log.jsonl, checkpoints/, samples/, model/.
@@ -140,7 +151,8 @@ class TrainConfig:
     ema_warmup: float = 0.05
     ema_widths: tuple[float, ...] = ()
     snapshot_every: int = 0
-    mixed_precision: str = "no"
+    mixed_precision: str = "auto"
+    channels_last: bool | None = None
     compile: bool = False
     seed: int = 0
     out: str = "runs/train"

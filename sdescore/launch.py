@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available
 
-__all__ = ["launch", "launcher_warnings"]
+__all__ = ["chosen_precision", "launch", "launcher_warnings"]
 
 logger = logging.getLogger(__name__)
 
@@ -16,11 +16,20 @@ logger = logging.getLogger(__name__)
 def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
     """The Accelerator of this process, under plain python, torchrun or accelerate launch.
 
-    Raises ValueError for an absent tracker or settings of the launcher that would change the gradient, and RuntimeError
-    if there are not as many processes as the launcher started.
+    Raises ValueError for an absent tracker, for settings of the launcher that would change the gradient and for engines
+    that split the weights, of which a checkpoint would hold a part; RuntimeError if there are not as many processes as
+    the launcher started.
     """
     if tracker == "tensorboard" and not is_tensorboard_available():
         raise ValueError("tracker='tensorboard' is not installed; pip install tensorboard, or set tracker='none'")
+    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
+            raise ValueError(
+                f"the launcher was asked for {engine}, which splits the weights: checkpoints and averages would hold "
+                "parts of them. Launch without it; to save memory there are accumulation, mixed_precision and the "
+                "U-Net's checkpointing"
+            )
+    mixed_precision = chosen_precision(mixed_precision, os.environ)
     # Unless told, accelerate starts no process group on a CPU: each process would train alone, over the others' files.
     cpu = not (torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available())
     accelerator = Accelerator(
@@ -41,6 +50,16 @@ def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
         for message in launcher_warnings(os.environ, accelerator.num_processes, mixed_precision):
             logger.warning(message)
     return accelerator
+
+
+def chosen_precision(setting: str, environment: Mapping[str, str]) -> str:
+    """What mixed_precision="auto" stands for: what accelerate launch was asked for, else bf16 on a GPU that has it."""
+    if setting != "auto":
+        return setting
+    asked = environment.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked in ("bf16", "fp16"):
+        return asked
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def launcher_warnings(environment: Mapping[str, str], processes: int, mixed_precision: str) -> list[str]:

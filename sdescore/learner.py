@@ -74,6 +74,9 @@ class Learner:
         self.config, self.source, self.accelerator, self.step = config, source, accelerator, 0
         torch.manual_seed(generator("train init", config.seed).initial_seed())
         self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
+        on_gpu = accelerator.device.type == "cuda"
+        if len(source.shape) == 3 and (on_gpu if config.channels_last is None else config.channels_last):
+            self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = source.classes if config.conditional else None
         self.averages = Averages(self.denoiser, config.averages(), config.batch_size)
         net, optimizer = self.denoiser.net, self._optimizer()
@@ -201,6 +204,7 @@ class Learner:
             "config": self.config.to_json(),
             "data": self._data(),
             "processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
             "optimizer": groups,
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -216,9 +220,12 @@ class Learner:
         self.averages.load_state_dicts(tensors)
         self.optimizer.load_state_dict(join_optimizer(tensors["optimizer"], state["optimizer"]))
         self.schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None:
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        precision = self.accelerator.mixed_precision
+        if state.get("mixed_precision", precision) != precision:
+            logger.warning("%s was computed in %s, and goes on in %s", folder, state["mixed_precision"], precision)
         if state["processes"] != self.accelerator.num_processes:
             logger.warning(
                 "%s was written by %d processes and goes on with %d: data and noise stay the same, but dropout "

@@ -89,7 +89,7 @@ class Report:
         means: Any = self.accelerator.reduce(torch.stack(self.pending).mean(0), reduction="mean")
         loss, grad_norm = means.tolist()
         # fp16 skips the steps whose gradient overflows, and lowers its scale.
-        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.config.mixed_precision == "fp16"):
+        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.accelerator.mixed_precision == "fp16"):
             first = self.step - len(self.pending) + 1
             raise FloatingPointError(
                 f"in steps {first} to {self.step} the loss is {loss} and the gradient's norm {grad_norm}; the last "

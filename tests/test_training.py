@@ -25,7 +25,7 @@ import sdescore.launch
 from sdescore import VPSDE, Denoiser, GaussianMixture, Scaling, checkpoints, denoising_score_matching, sample
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays, order
-from sdescore.launch import launch, launcher_warnings
+from sdescore.launch import chosen_precision, launch, launcher_warnings
 from sdescore.learner import Learner, draw
 from sdescore.reports import read_log
 from sdescore.training import train
@@ -388,6 +388,22 @@ class TestResume:
 
 
 class TestProcesses:
+    def test_gradient_of_two_at_32_is_that_of_one_at_64(
+        self, plain: TrainConfig, tmp_path: Path, float64: None
+    ) -> None:
+        """The first moments after one step are a tenth of the gradient."""
+        config = replace(plain, batch_size=64, steps=1, grad_clip=None, warmup=0)
+        pair = replace(config, out=str(tmp_path / "pair"))
+        train(config)
+        two = run(2, pair)
+        assert two.returncode == 0, two.stderr
+        one, other = outcome(config.out), outcome(pair.out)
+        names = [name for name in one if name.endswith("exp_avg")]
+        assert names
+        gradients = [torch.cat([each[name].flatten() for name in names]) for each in (one, other)]
+        assert float(gradients[0].norm()) > 0
+        assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) <= 1e-10
+
     def test_two_are_one(self, plain: TrainConfig, tmp_path: Path, float64: None, caplog: Any) -> None:
         """Gradients of the same global batch, in unequal shares, and all that follows; the run goes on with one."""
         config = replace(plain, batch_size=9, conditional=True, flips=True, steps=3, log_every=1)
@@ -451,6 +467,25 @@ class TestLauncher:
         monkeypatch.setattr(sdescore.launch, "is_tensorboard_available", lambda: False)
         with pytest.raises(ValueError, match="tracker='tensorboard' is not installed"):
             train(replace(config, tracker="tensorboard"))
+
+    @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+    def test_engines_that_split_the_weights(
+        self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, engine: str
+    ) -> None:
+        monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+        with pytest.raises(ValueError, match=f"asked for {engine}, which splits the weights"):
+            train(config)
+        assert not Path(config.out).exists()
+
+    def test_automatic_precision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert [chosen_precision(each, {}) for each in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]
+        assert chosen_precision("auto", {"ACCELERATE_MIXED_PRECISION": "fp16"}) == "fp16"
+        for has in (True, False):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+            monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
+            assert chosen_precision("auto", {"ACCELERATE_MIXED_PRECISION": "no"}) == ("bf16" if has else "no")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert chosen_precision("auto", {}) == "no"
 
     def test_accumulation_by_the_launcher(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
@@ -537,6 +572,23 @@ class TestOutcome:
         own.update(*next_batch(own))
         assert seen == [torch.bfloat16]
         assert {p.dtype for p in own.denoiser.parameters()} == {torch.float32}
+
+    def test_another_precision_is_named(self, plain: TrainConfig, caplog: Any) -> None:
+        train(replace(plain, steps=2, mixed_precision="bf16"))
+        AcceleratorState._reset_state(reset_partial_state=True)
+        saved = checkpoints.newest(Path(plain.out) / "checkpoints")
+        learner(replace(plain, mixed_precision="no")).load(saved)
+        assert "was computed in bf16, and goes on in no" in caplog.text
+
+    def test_channels_last_is_the_same_net(self, plain: TrainConfig, float64: None) -> None:
+        own, other = learner(replace(plain, channels_last=True)), learner(plain)
+        weight = own.denoiser.net.get_parameter("encoder.0.conv1.weight")
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        for _ in range(3):
+            one, two = own.update(*next_batch(own)), other.update(*next_batch(other))
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=0)
+        for a, b in zip(own.averaged.parameters(), other.averaged.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
     @pytest.mark.slow
     def test_compiled_is_the_same_net(self, plain: TrainConfig) -> None:
