@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sdescore import LinearSDE, Noise, Reverse
 
-__all__ = ["Azula", "Diffusers", "KDiffusion"]
+__all__ = ["Azula", "Diffusers", "KDiffusion", "k_diffusion_sampling"]
 
 ZERO = torch.zeros(1, dtype=torch.float64)
 
@@ -89,7 +89,7 @@ class Diffusers:
         if self.scheduler == "IPNDM":
             known["trained_betas"] = torch.cat([rho / (1 + rho**2).sqrt(), ZERO]).tolist()
         known = {name: value for name, value in known.items() if name in inspect.signature(cls.__init__).parameters}
-        with self._wide():
+        with self.altered():
             scheduler = cls(**known, **self.options)
             scheduler.alphas_cumprod = 1 / (1 + rho.flip(0) ** 2)
             if "timestep_spacing" in known or not hasattr(scheduler, "betas") or self.scheduler == "IPNDM":
@@ -101,12 +101,13 @@ class Diffusers:
         scheduler.is_scale_input_called = True
         return scheduler
 
-    def _wide(self, **names: Any) -> Any:
+    def altered(self, **names: Any) -> Any:
+        """The scheduler's module with float64 for float32 and with these names, for a while."""
         import diffusers
 
         module = sys.modules[getattr(diffusers, f"{self.scheduler}Scheduler").__module__]
         wide = {"torch": _Altered(torch, float32=torch.float64), "np": _Altered(np, float32=np.float64)}
-        return _altered(module, **wide, **names)
+        return _altered(module, **{**wide, **names})
 
     def calls(self, steps: int) -> int:
         return self.stages * (steps - 1) + 1
@@ -125,19 +126,19 @@ class Diffusers:
             state = x * sde.alpha(t) * (1 if exploding else math.hypot(1, level))
             output = self._output(scheduler, reverse, x, state, t, level)
             ends = times[done], times[min(done + 1, len(times) - 1)]
-            with self._wide(randn_tensor=lambda *_, x=x, ends=ends, **__: noise(x, *ends)):
+            with self.altered(randn_tensor=lambda *_, x=x, ends=ends, **__: noise(x, *ends)):
                 x = scheduler.step(output, step, x, **self.step).prev_sample
             if getattr(scheduler, "state_in_first_order", True):
                 done += 1
                 yield scale[done] * x
 
-    @staticmethod
-    def _level(scheduler: Any, i: int, rho: Tensor) -> float:
+    def _level(self, scheduler: Any, i: int, rho: Tensor) -> float:
         """The noise-to-signal ratio at which the net is called for the i-th time."""
         if getattr(scheduler, "sigmas", None) is None:
             return float(rho[i])
-        between = hasattr(scheduler, "sigmas_interpol") and i % 2 == 1
-        return float((scheduler.sigmas_interpol if between else scheduler.sigmas)[i])
+        if hasattr(scheduler, "sigmas_interpol") and i % 2:  # the second stage of a step
+            return float(scheduler.sigmas_interpol[i - ("Ancestral" in self.scheduler)])
+        return float(scheduler.sigmas[i])
 
     def _output(self, scheduler: Any, reverse: Reverse, x: Tensor, state: Tensor, t: Tensor, level: float) -> Tensor:
         """What the scheduler takes for the net's output: eps, for iPNDM v, or EDM's own."""
