@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,7 +80,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         scale, shift = rearrange(self.affine(embedded), self.halves, two=2)
-        h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale) + shift
+        h = torch.addcmul(shift, self.norm2(self.conv1(F.silu(self.norm1(x)))), 1 + scale)
         y: Tensor = self.attention(self.shortcut(x) + self.conv2(self.dropout(F.silu(h))))
         return y
 

@@ -14,9 +14,9 @@ from sdescore.nets.embedding import fourier
 __all__ = ["SIZES", "builders", "cost"]
 
 # The widths of the levels of diffusers' nets, in images of 32 x 32 x 3 with attention at 16 x 16, two blocks a level;
-# and the base width and multipliers that bring ours nearest to them in parameters and operations together.
+# and the base width and multipliers that bring ours near them in parameters and operations together, in whole vectors.
 SIZES: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
-    "small": ((32, 64, 64), 36, (1, 2, 2)),
+    "small": ((32, 64, 64), 32, (1, 2, 2)),
     "full": ((128, 256, 256, 256), 144, (1, 2, 2, 2)),
 }
 
@@ -65,12 +65,13 @@ class Azula(nn.Module):
 def builders(size: str) -> dict[str, Callable[[], nn.Module]]:
     """How to make each net of a size: ours, and those of the libraries that are installed."""
     widths, base, multipliers = SIZES[size]
-    arguments: dict[str, Any] = {"base_width": base, "multipliers": multipliers, "blocks": 2, "attention": (16,)}
-    found: dict[str, Callable[[], nn.Module]] = {"sdescore": lambda: UNet(3, 32, **arguments)}
+    arguments: dict[str, Any] = {"base_width": base, "multipliers": multipliers, "blocks": 2}
+    found: dict[str, Callable[[], nn.Module]] = {"sdescore": lambda: UNet(3, 32, attention=(16,), **arguments)}
     if find_spec("diffusers"):
         found["diffusers"] = lambda: Diffusers(widths)
     if find_spec("azula"):
-        found["azula"] = lambda: Azula(widths)
+        found["sdescore, no attention"] = lambda: UNet(3, 32, attention=(), **arguments)
+        found["azula, no attention"] = lambda: Azula(widths)
     return found
 
 

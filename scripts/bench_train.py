@@ -213,15 +213,16 @@ def best(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def verdict(rows: list[dict[str, Any]]) -> list[str]:
-    """Ours against each peer, each in its own best setting."""
-    own, lines = best(rows, "sdescore"), []
-    for name in dict.fromkeys(row["net"] for row in rows):
-        peer = best(rows, name)
-        ratios = [own[key] / peer[key] for key in ("GFLOP/s", "images/s")]
-        if name != "sdescore":
+    """Ours against each peer that has or lacks attention as ours does, each in its own best setting."""
+    names, lines = list(dict.fromkeys(row["net"] for row in rows)), []
+    for name in names:
+        own_name = name.replace(name.partition(",")[0], "sdescore", 1)
+        if name != own_name and own_name in names:
+            own, peer = best(rows, own_name), best(rows, name)
+            operations, images = (own[key] / peer[key] for key in ("GFLOP/s", "images/s"))
             lines.append(
-                f"sdescore ({own['setting']}) against {name} ({peer['setting']}): "
-                f"{ratios[0]:.3f} x per operation, {ratios[1]:.3f} x images/s"
+                f"{own_name} ({own['setting']}) against {name} ({peer['setting']}): {operations:.3f} x per operation, "
+                f"{images:.3f} x images/s"
             )
     return lines
 
