@@ -17,6 +17,7 @@ after an interruption.
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -66,8 +67,8 @@ class LikelihoodConfig:
     bound: int = 0
     conditional: bool = False
     seed: int = 0
-    rtol: float = 1e-3
-    atol: float = 1e-3
+    rtol: float = 1e-4
+    atol: float = 1e-4
     batch_size: int = 100
 
     def __post_init__(self) -> None:
@@ -117,7 +118,8 @@ def measure(
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """The mean over samples, and its standard error."""
-    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+    error = values.std() / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
 
 
 def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
@@ -139,30 +141,46 @@ def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -
 def finite_means(values: dict[str, Tensor]) -> tuple[dict[str, tuple[float, float]], list[int]]:
     """The means over the samples that have all values, and the numbers of those that have not."""
     valid = torch.stack([value.isfinite() for value in values.values()]).all(0)
-    if not bool(valid.any()):
-        raise FloatingPointError("no sample has a finite likelihood")
     return {name: mean_and_error(value[valid]) for name, value in values.items()}, (~valid).nonzero().flatten().tolist()
 
 
-def joined(parts: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The values of batches, by their first samples, in order."""
-    batches = [parts[start] for start in sorted(parts)]
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+@dataclass(frozen=True)
+class Batch:
+    """The values of some samples, and the warnings that say which of them are in doubt, and why."""
+
+    values: dict[str, Tensor]
+    warnings: list[str]
+
+    def save(self, path: Path) -> None:
+        values = {name: listed(each) for name, each in self.values.items()}
+        write_json(path, {"values": values, "warnings": self.warnings})
+
+    @staticmethod
+    def load(path: Path) -> "Batch":
+        content = json.loads(path.read_text())
+        return Batch({name: tensor_of(numbers) for name, numbers in content["values"].items()}, content["warnings"])
+
+    @staticmethod
+    def joined(batches: dict[int, "Batch"]) -> "Batch":
+        """Batches by the numbers of their first samples, in order."""
+        parts = [batches[start] for start in sorted(batches)]
+        values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
+        return Batch(values, [message for part in parts for message in part.warnings])
 
 
-def load_parts(folder: Path) -> dict[int, dict[str, Tensor]]:
+def load_parts(folder: Path) -> dict[int, Batch]:
     """The batches that are done."""
-
-    def values(numbers: list[float | None]) -> Tensor:
-        return torch.tensor([torch.nan if number is None else number for number in numbers], dtype=torch.float64)
-
-    found = {int(path.stem): json.loads(path.read_text()) for path in folder.glob("[0-9]*.json")}
-    return {start: {name: values(numbers) for name, numbers in batch.items()} for start, batch in found.items()}
+    return {int(path.stem): Batch.load(path) for path in folder.glob("[0-9]*.json")}
 
 
 def listed(values: Tensor) -> list[float | None]:
     """Numbers for JSON, which has no NaN."""
-    return [value if value == value else None for value in values.tolist()]
+    return [value if math.isfinite(value) else None for value in values.tolist()]
+
+
+def tensor_of(numbers: list[float | None]) -> Tensor:
+    """The inverse of listed()."""
+    return torch.tensor([torch.nan if number is None else number for number in numbers], dtype=torch.float64)
 
 
 def compute(config: LikelihoodConfig) -> None:
@@ -191,33 +209,50 @@ def compute(config: LikelihoodConfig) -> None:
         for start in bar:
             rows = slice(start, start + config.batch_size)
             label = None if labels is None else labels[rows]
-            done[start] = measure(denoiser, x[rows], label, first=start, **options)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", RuntimeWarning)
+                values = measure(denoiser, x[rows], label, first=start, **options)
+            done[start] = Batch(values, list(dict.fromkeys(str(each.message) for each in caught)))
+            for message in done[start].warnings:
+                bar.write(f"warning: {message}")
             if folder is not None:
-                write_json(folder / f"{start:09d}.json", {name: listed(each) for name, each in done[start].items()})
-            means, _ = finite_means(joined(done))
+                done[start].save(folder / f"{start:09d}.json")
+            means, _ = finite_means(Batch.joined(done).values)
             name = "bits_per_dim" if "bits_per_dim" in means else "nats"
             bar.set_postfix_str("{} {:.4f} ± {:.4f}".format(name.replace("_", " "), *means[name]))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        values = joined(done if folder is None else load_parts(folder))
-        report(config, values)
+        report(config, Batch.joined(done if folder is None else load_parts(folder)))
         if folder is not None:
             shutil.rmtree(folder)
 
 
-def report(config: LikelihoodConfig, values: dict[str, Tensor]) -> None:
+def report(config: LikelihoodConfig, batch: Batch) -> None:
     """Print the means, and write them with the values of all samples."""
+    values = batch.values
     means, failed = finite_means(values)
     rows = [{"": name.replace("_", " "), "mean": f"{m:.4f}", "±": f"{e:.4f}"} for name, (m, e) in means.items()]
     count = len(values["nats"])
     print(f"{count} samples of {config.data}\n{markdown(rows)}")
     if failed:
         print(f"left out of the means: samples {failed}")
+    for message in batch.warnings:
+        print(f"warning: {message}")
     if config.out is not None:
-        summary = {n: {"mean": m, "stderr": e if e == e else None} for n, (m, e) in means.items()}
-        samples = {name: listed(each) for name, each in values.items()}
-        content = {"config": asdict(config), "count": count, "failed": failed, **summary, "samples": samples}
+        summary = {
+            n: {"mean": m, "stderr": e} for n, (m, e) in ((n, listed(torch.tensor(p))) for n, p in means.items())
+        }
+        content = {
+            "config": asdict(config),
+            "count": count,
+            "failed": failed,
+            "warnings": batch.warnings,
+            **summary,
+            "samples": {name: listed(each) for name, each in values.items()},
+        }
         write_json(Path(config.out), content)
+    if len(failed) == count:
+        raise FloatingPointError("no sample has a finite likelihood")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

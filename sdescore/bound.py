@@ -1,6 +1,7 @@
 """The evidence bound of a denoiser: what denoising score matching says about the likelihood."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ class Evidence:
     """What evidence_bound() knows of each sample.
 
     log_prob (batch,) estimates a lower bound on the natural-log density at t = 0, stderr (batch,) is its standard
-    error over independent groups (NaN for a single one), nfe (batch,) the net calls.
+    error over independent groups (NaN for a single one), nfe (batch,) the net calls. Both are NaN where the net is not
+    finite.
     """
 
     log_prob: Tensor
@@ -47,8 +49,13 @@ def _error(reverse: Reverse, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return difference.flatten(1).sum(1) + a**2 * size + b**2 * square
 
 
-def _estimate(reverse: Reverse, x: Tensor, shift: Tensor, noise: White, times: int, prior: Density) -> Tensor:
-    """One estimate (batch,), with times in a lattice that is shifted by shift (batch,) in (0, 1)."""
+def _estimate(
+    reverse: Reverse, x: Tensor, shift: Tensor, noise: White, times: int, prior: Density
+) -> tuple[Tensor, Tensor]:
+    """One estimate (batch,), with times in a lattice that is shifted by shift (batch,) in (0, 1).
+
+    With it the last time (batch,) at which the net was not finite, or NaN.
+    """
     sde, size = reverse.sde, x[0].numel()
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64, device=x.device)
     first, last = sde.lam(ends).tolist()
@@ -56,13 +63,19 @@ def _estimate(reverse: Reverse, x: Tensor, shift: Tensor, noise: White, times: i
     alpha, sigma, eps = float(sde.alpha(ends[1])), float(sde.sigma(ends[1])), noise.fresh(x)
     entropy = eps.square().flatten(1).sum(1) / 2 + size * (math.log(sigma) + math.log(2 * math.pi) / 2)
     bound = prior.log_prob(alpha * x + sigma * eps) + entropy
-    # log p(x | x_t) at t_min, a normal of std rho around the denoised state.
-    bound -= _error(reverse, x, ends[0].expand(len(x)), noise.fresh(x)) / 2 + size * (math.log(2 * math.pi) / 2 - first)
-    for k in range(times):
+    # First log p(x | x_t) at t_min, a normal of std rho around the denoised state; then the integral.
+    bound -= size * (math.log(2 * math.pi) / 2 - first)
+    broken = torch.full_like(bound, torch.nan)
+    for k in range(-1, times):
         # Uniform in lam: in proportion to g^2 / sigma^2, so that with likelihood weighting all errors count the same.
         lam = first + (last - first) * (shift + k) / times
-        bound -= (first - last) / times * _error(reverse, x, sde.time(lam).clamp(sde.t_min, sde.T), noise.fresh(x))
-    return bound
+        t, weight = sde.time(lam).clamp(sde.t_min, sde.T), (first - last) / times
+        if k < 0:
+            t, weight = ends[0].expand(len(x)), 1 / 2
+        error = _error(reverse, x, t, noise.fresh(x))
+        broken = torch.where(error.isfinite(), broken, t)
+        bound -= weight * error
+    return bound, broken
 
 
 def evidence_bound(
@@ -95,7 +108,8 @@ def evidence_bound(
 
     Raises:
         TypeError, ValueError: For bad arguments, before any net call.
-        FloatingPointError: If the net's output is not finite; says for which sample.
+
+    A sample for which the net is not finite has log_prob NaN, and a RuntimeWarning says at which time.
     """
     if times < 1 or groups < 1:
         raise ValueError(f"times={times}, groups={groups}; valid are positive integers")
@@ -111,10 +125,13 @@ def evidence_bound(
             for group in range(groups):
                 rows.append(_estimate(reverse, state, shift[group], noise, times, prior or Prior(sde)))
                 advance((group + 1) / groups)
-            parts.append(torch.stack(rows, 1))
+            estimates, broken = (torch.stack(each, 1) for each in zip(*rows, strict=True))
+            for row in (~estimates.isfinite().all(1)).nonzero().flatten().tolist():
+                at = [time for time in broken[row].tolist() if time == time]
+                why = f"the net is not finite at t = {at[0]:.6g}" if at else "the prior's density is not finite"
+                message = f"the evidence bound of sample {first + start + row} is NaN: {why}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            parts.append(estimates.masked_fill(~estimates.isfinite(), torch.nan))
     estimates = torch.cat(parts)
-    bad = (~estimates.isfinite().all(1)).nonzero().flatten()
-    if len(bad):
-        raise FloatingPointError(f"the evidence bound is not finite in sample {first + int(bad[0])}")
     nfe = torch.full((len(x),), groups * (times + 1), device=estimates.device)
     return Evidence(estimates.mean(1), standard_error(estimates), nfe)

@@ -132,14 +132,13 @@ def _solve(
     constant = z[0].numel() * float((scales[1] / scales[0]).log())
     log_prob = prior.log_prob(latent).to(torch.float64) + constant + changes.mean(1)
     stderr = torch.zeros_like(log_prob) if change.trace.exact else standard_error(changes)
-    for row in done.failed.nonzero().flatten().tolist():
+    invalid = done.failed | ~log_prob.isfinite()
+    for row in invalid.nonzero().flatten().tolist():
+        why = done.reason(row) if done.failed[row] else "its density there, or the prior's, is not finite"
         at = float(flow.time(done.time[row]))
         warnings.warn(
-            f"the likelihood of sample {first + row} is NaN: {done.reason(row)} at t = {at:.6g}",
-            RuntimeWarning,
-            stacklevel=3,
+            f"the likelihood of sample {first + row} is NaN: {why} at t = {at:.6g}", RuntimeWarning, stacklevel=3
         )
-    invalid = done.failed | ~log_prob.isfinite()
     return Likelihood(
         log_prob.masked_fill(invalid, torch.nan), stderr.masked_fill(invalid, torch.nan), done.calls, latent
     )

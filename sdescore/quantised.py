@@ -1,6 +1,7 @@
 """Quantised data: the probability of its levels from a density, and bits per dimension."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -139,6 +140,8 @@ def quantised_likelihood(
     Raises:
         TypeError, ValueError: As likelihood(), for data that is not on the levels, and for several draws with a single
             estimate of the trace, whose noise is unknown.
+
+    A sample of which a draw fails has log_prob NaN, and a RuntimeWarning says where.
     """
     if draws < 1:
         raise ValueError(f"draws={draws}; valid are positive integers")
@@ -156,6 +159,12 @@ def quantised_likelihood(
                 data = dequantize(state, scaling, own, first + start)
                 with torch.no_grad():
                     y, missing = truncation(reverse, data, _noises(state, own, first + start))
+                for row in (~missing.isfinite()).nonzero().flatten().tolist():
+                    warnings.warn(
+                        f"the likelihood of sample {first + start + row} is NaN: the net is not finite at t_min",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
                 found = likelihood(
                     sde,
                     given.denoiser,

@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from sdescore import Denoiser, KarrasSDE, Scaling
 from sdescore.nets import UNet
@@ -94,3 +97,71 @@ def test_interpolations_begin_and_end_with_the_data(
     assert "back within" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="need 6 images; data has 4"):
         script("interpolate").main([*given, "--pairs", "3", "--out", str(tmp_path / "more.png")])
+
+
+class FailsForDigit(nn.Module):
+    """The noise of N(0, 1), but NaN for one digit once sigma is above the data's deviation, or for none at -1."""
+
+    def __init__(self, digit: int) -> None:
+        super().__init__()
+        self.digit, self.scale = digit, nn.Parameter(torch.ones(()))
+
+    def forward(self, y: Tensor, c_noise: Tensor, label: Tensor) -> Tensor:
+        rho = torch.exp(4 * c_noise).reshape(-1, 1, 1, 1)
+        noise = self.scale * rho / (1 + rho**2).sqrt() * y
+        return noise.masked_fill(((label == self.digit) & (c_noise > 0)).reshape(-1, 1, 1, 1), math.nan)
+
+
+def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
+    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    likelihood, source = script("likelihood"), script("shared").open_source("digits:test")
+    labels = source.__getitems__(range(7))[1].tolist()
+    failing = [i for i, label in enumerate(labels) if label == labels[2]]
+    results = []
+    for digit in (-1, labels[2]):
+        denoiser = Denoiser(
+            FailsForDigit(digit), KarrasSDE(), data_std=1.0, shape=(1, 8, 8), scaling=Scaling(0, 16, 17)
+        )
+        monkeypatch.setattr(likelihood, "load_model", lambda name, denoiser=denoiser: (denoiser, (1, 8, 8)))
+        given = ["--model", "none", "--count", "7", "--conditional", "true", "--bound", "2", "--batch_size", "1"]
+        likelihood.main([*given, "--out", str(tmp_path / f"{digit}.json")])
+        results.append(json.loads((tmp_path / f"{digit}.json").read_text()))
+    good, found = results
+    assert good["failed"] == good["warnings"] == []
+    assert found["failed"] == failing
+    for row in range(7):
+        for name in ("nats", "bound_nats"):
+            expected = None if row in failing else pytest.approx(good["samples"][name][row], rel=1e-12)
+            assert found["samples"][name][row] == expected
+    for row in failing:
+        about = [message for message in found["warnings"] if f"sample {row} is NaN" in message]
+        assert any("flow is not finite at t = " in message for message in about)
+        assert any("bound" in message and "net is not finite at t = " in message for message in about)
+    shown = capsys.readouterr().out
+    assert f"left out of the means: samples {failing}" in shown and "is not finite at t = " in shown
+    kept = [found["samples"]["nats"][i] for i in range(7) if i not in failing]
+    assert found["nats"]["mean"] == pytest.approx(sum(kept) / len(kept))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rtol", "1e-20"], "rtol=1e-20.*valid are numbers from"),
+        (["--probes", "0"], "probes=0"),
+        (["--data", "OUTSIDE"], r"x spans \[3, 40\].*left first in sample 1"),
+    ],
+)
+def test_what_cannot_be_computed_is_one_line(
+    script: Callable[[str], Any],
+    model: str,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.array([3.0, 40.0])[:, None, None, None] * np.ones((1, 1, 8, 8)))
+    arguments = [str(tmp_path / "data.npz") if each == "OUTSIDE" else each for each in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        script("likelihood").main(["--model", model, "--count", "2", *arguments])
+    assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")

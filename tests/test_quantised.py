@@ -123,3 +123,22 @@ def test_bad_arguments(change: dict[str, object], message: str) -> None:
     arguments = {"sde": VPSDE(), "net": denoiser, "x": LEVELS[:, None], "scaling": SCALING, **change}
     with pytest.raises(ValueError, match=message):
         quantised_likelihood(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_failing_sample_is_flagged_and_the_others_are_kept() -> None:
+    sde, oracle = VPSDE(), GaussianMixture(torch.zeros(1, 2), 0.3, dtype=torch.float64)
+
+    def breaks(x: Tensor, t: Tensor, until: Tensor) -> Tensor:
+        return oracle.denoiser(sde).score(x, t).masked_fill((t > until)[:, None], torch.nan)
+
+    x, whole = LEVELS[torch.tensor([[2, 3], [4, 5], [6, 4]])], torch.full((3,), 2.0, dtype=torch.float64)
+    options: dict[str, Any] = {"trace": "exact", "rtol": 1e-4, "atol": 1e-4}
+    good = quantised_likelihood(sde, breaks, x, SCALING, condition={"until": whole}, **options)
+    some = torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64)
+    with pytest.warns(RuntimeWarning) as caught:
+        found = quantised_likelihood(sde, breaks, x, SCALING, condition={"until": some}, **options)
+    messages = " ".join(str(each.message) for each in caught)
+    assert "sample 1 is NaN: its flow is not finite at t = 0.5" in messages
+    assert "sample 2 is NaN: the net is not finite at t_min" in messages
+    assert found.log_prob.isnan().tolist() == [False, True, True]
+    torch.testing.assert_close(found.log_prob[0], good.log_prob[0], rtol=1e-12, atol=0)
