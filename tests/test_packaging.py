@@ -1,6 +1,7 @@
 """The built wheel, away from the source: what it installs, and an outside package's solver found by name."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from sdescore.plugins import find_plugin
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 WHEEL = os.environ.get("SDESCORE_WHEEL")  # a wheel that is built already, where the sources are not at hand
+
+PAGE = ROOT / "solvers" / "PLUGINS.md"
 
 USE = """
 import sys
@@ -97,6 +100,22 @@ def test_outside_solver_works_by_name_beside_folders_of_the_same_name(wheel: Pat
         (project / name / "__init__.py").write_text("raise ImportError('this is the user’s own folder')\n", "utf-8")
     (project / "main.py").write_text(USE, "utf-8")
     assert run(python, "main.py", site, cwd=project) == "torch.Size([4, 2])\n"
+
+    if PAGE.exists():  # what it tells authors of plug-ins runs with theirs installed
+        (project / "page.py").write_text("\n\n".join(blocks("python")), "utf-8")
+        run(python, "page.py", cwd=project)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the page is not at hand")
+def test_page_for_authors_shows_the_plugin_that_is_tested() -> None:
+    source = (HERE / "plugin" / "sdescore_example_plugin.py").read_text("utf-8")
+    assert blocks("python")[0] == source[source.index("from torch") :]
+    assert blocks("toml") == [(HERE / "plugin" / "pyproject.toml").read_text("utf-8")]
+    assert source[source.index("from torch") :].count("\n") <= 15
 
 
 def claim(folder: Path, package: str, line: str) -> str:

@@ -310,7 +310,7 @@ def test_the_adapter_to_diffusers_changes_nothing_but_the_precision(name: str) -
 
 
 # Where a peer is wrong: (ours, peer's, the order it claims, the order it has, earlier states it needs).
-WRONG = {
+WRONG: dict[str, tuple[Solver, Solver, int, int, int]] = {
     "diffusers 3M: D2 lacks a factor 2": (DPMPP_3M, multistep(3), 3, 2, 2),
     "k-diffusion 3M: D2 lacks a factor 2": (DPMPP_3M, KDiffusion("dpmpp_3m_sde", {"eta": 0.0}), 3, 2, 2),
     "azula REAB 2: alpha_s^2 + sigma_t^2 where sigma_s^2 belongs": (
