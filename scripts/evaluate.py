@@ -1,31 +1,59 @@
 #!/usr/bin/env python
 """Compare sets of samples with real data.
 
-    python scripts/evaluate.py --samples runs/digits/heun/samples.npz
-    python scripts/evaluate.py --samples '[a/samples.npz, b/images]' --reference digits:test --baseline digits:train
-    python scripts/evaluate.py --samples mine.npz --reference my_data.npz --baseline '' \\
-        --features my_features:embed --classifier my_features:classify
+    python scripts/evaluate.py --samples runs/digits/heun
+    python scripts/evaluate.py --samples '[runs/a/heun-18, runs/a/heun-35]' --out runs/a/evaluation
+    python scripts/evaluate.py --samples mine.npz --reference my_test.npz --training my_train.npz \\
+        --features inception --weights inception_v3.safetensors --classifier '' --cache runs/features
+    accelerate launch scripts/evaluate.py ...                              the GPUs of this machine share the features
+    torchrun --standalone --nproc_per_node 2 scripts/evaluate.py ...       two processes share them, on CPUs too
 
-For each set: the Fréchet distance of its features to those of the reference, and the share of its samples in which the
-classifier recognises a class with the stated probability. The reference's own share and the baseline's distance, of
-other real data, say what can be reached. Distances depend on the number of samples: compare sets of one size.
+For each set: Fréchet and kernel distance, precision and recall in the space of the features; sliced Wasserstein
+distance and nearest training samples in that of the data; net calls and seconds, where scripts/sample.py left them. The
+rows of the reference and of the training data say what can be reached. All but the kernel distance depend on the number
+of samples: compare sets of one size.
 
-features and classifier are functions of a Python file in the current folder, or of an installed module: they take model
-values, a tensor (n, *shape) in [-1, 1], and return (n, d) features and (n, classes) probabilities.
+Features are a function of a Python file in the current folder or of an installed module, module:function; an nn.Module
+that module:Class makes, filled with --weights; a TorchScript file; or torchvision's Inception v3, with weights. They
+take model values, a tensor (n, *shape) in [-1, 1], and give (n, d); a classifier gives probabilities (n, classes).
 """
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shared import features_of, markdown, named_object, open_source, parse, run, write_json
+import torch
+from accelerate import Accelerator
+from features import Features, Function, features_of, kept_features
+from shared import markdown, model_values, named_object, open_source, parse, run, write_json, write_whole
 from torch import Tensor
 
 from sdescore.data import Source
-from sdescore.metrics import frechet_distance
+from sdescore.launch import launch
+from sdescore.metrics import frechet_distance, kernel_distance, nearest, precision_recall, sliced_wasserstein
+from sdescore.pictures import is_image, save_grid
+from sdescore.scaling import Scaling
 
-Function = Callable[[Tensor], Any]
+METRICS = ("frechet", "kernel", "precision-recall", "sliced-wasserstein", "neighbours")
+TITLES = {
+    "set": "set",
+    "samples": "samples",
+    "solver": "solver",
+    "nfe": "net calls",
+    "seconds": "seconds",
+    "frechet": "Fréchet",
+    "kernel": "kernel × 10³",
+    "precision": "precision",
+    "recall": "recall",
+    "sliced_wasserstein": "sliced W",
+    "nearest": "nearest ÷ real",
+    "memorised": "memorised",
+    "recognised": "recognised",
+}
+DIGITS = {"nfe": ".4g", "seconds": ".1f", "memorised": ".4f"}
+SHOWN, AROUND = 8, 5  # samples of each kind in a picture of neighbours, and neighbours of each
 
 
 @dataclass(frozen=True)
@@ -33,32 +61,52 @@ class EvaluateConfig:
     """Settings of a comparison.
 
     Args:
-        samples: A set of samples or a list of them: .npz files (array x) or folders of images.
-        reference: Real data: digits:test, digits:train, a .npz file or a folder of images.
-        baseline: Other real data, such as what the model was trained on; '' for none.
-        features: module:function that makes features.
+        samples: A set or a list of them: folders of scripts/sample.py, .npz files (array x) or folders of images.
+        reference: Real data that the model has not seen: digits:test, or any data that training takes.
+        training: What the model was trained on, for comparison and to find what is memorised; '' for none.
+        features: module:function, module:Class with weights, a TorchScript file, or inception with weights.
+        weights: File of the features' weights: .safetensors, or of torch.save if it holds tensors alone.
         classifier: module:function that gives the probabilities of classes; '' for none.
         threshold: Probability from which a sample counts as recognised.
-        out: JSON file for the table; must not exist yet.
+        metrics: Which to compute: frechet, kernel, precision-recall, sliced-wasserstein, neighbours.
+        neighbours: How many neighbours the balls of precision and recall reach to.
+        projections: Directions of the sliced Wasserstein distance.
+        likelihood: JSON file that scripts/likelihood.py wrote, whose bits per dimension the table repeats.
+        cache: Folder in which features of real data are kept for other comparisons.
+        batch_size: Samples at a time in each process.
+        out: Folder for evaluation.json, table.md and pictures; must not exist yet.
     """
 
     samples: str | list[str]
     reference: str = "digits:test"
-    baseline: str = "digits:train"
+    training: str = "digits:train"
     features: str = "digits:features"
+    weights: str | None = None
     classifier: str = "digits:probabilities"
     threshold: float = 0.9
+    metrics: tuple[str, ...] = METRICS
+    neighbours: int = 3
+    projections: int = 1000
+    likelihood: str | None = None
+    cache: str | None = None
+    batch_size: int = 500
     out: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}; valid are numbers between 0 and 1")
+        for name in ("neighbours", "batch_size", "projections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
+        unknown = [name for name in self.metrics if name not in METRICS]
+        if unknown:
+            raise ValueError(f"metrics has {', '.join(unknown)}; valid are {', '.join(METRICS)}")
         if self.out is not None and Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; valid is a new file")
+            raise ValueError(f"out={self.out!r} exists; valid is a new folder")
 
 
 class Judge:
-    """Compares sets with real data.
+    """Compares sets with real data, by their features alone.
 
     Args:
         reference: The real data.
@@ -75,42 +123,202 @@ class Judge:
         """The Fréchet distance of a set's features to the reference's."""
         return frechet_distance(features_of(self.features, source, "features"), self.real)
 
-    def recognised(self, source: Source) -> float | None:
+    def recognised(self, source: Source, **options: Any) -> float | None:
         """The share of a set in which the classifier is sure of a class; None without a classifier."""
         if self.classifier is None:
             return None
-        probabilities = features_of(self.classifier, source, "recognising")
-        return float((probabilities.max(1).values >= self.threshold).double().mean())
+        return sure(features_of(self.classifier, source, "recognising", **options), self.threshold)
 
 
-def opened(config: EvaluateConfig) -> dict[str, Source]:
-    """The reference, the baseline if there is one, and the sets, by their names; all of one shape."""
-    reference = open_source(config.reference)
+def sure(probabilities: Tensor, threshold: float) -> float:
+    """The share of rows whose largest probability reaches the threshold."""
+    return float((probabilities.max(1).values >= threshold).double().mean())
+
+
+@dataclass(frozen=True)
+class Set:
+    """A set of samples or of real data, and what is known of how it was made."""
+
+    name: str
+    source: Source
+    known: dict[str, Any]
+
+    @classmethod
+    def open(cls, name: str, scaling: Scaling | None = None) -> "Set":
+        """The set of a name; of a folder of scripts/sample.py its samples.npz, with the solver and the cost."""
+        folder, known = Path(name), {}
+        if (folder / "samples.npz").is_file():
+            for file, keys in (("settings.json", ("solver",)), ("cost.json", ("nfe", "seconds"))):
+                path = folder / file
+                content = json.loads(path.read_text()) if path.exists() else {}
+                known.update({key: content[key] for key in keys if key in content})
+            name = str(folder / "samples.npz")
+        return cls(str(folder) if known else name, open_source(name, scaling), known)
+
+
+def opened(config: EvaluateConfig) -> list[Set]:
+    """The reference, the training data if there are any, and the sets; all of one shape."""
+    reference = Set.open(config.reference)
     names = [config.samples] if isinstance(config.samples, str) else config.samples
-    found = {config.reference: reference}
-    for name in [config.baseline] * bool(config.baseline) + names:
-        found[name] = open_source(name, reference.scaling)
-        if found[name].shape != reference.shape:
-            raise ValueError(
-                f"{name} has samples of shape {found[name].shape}; those of {config.reference} have {reference.shape}"
-            )
+    found = [reference]
+    for name in [config.training] * bool(config.training) + names:
+        found.append(Set.open(name, reference.source.scaling))
+        shape, wanted = found[-1].source.shape, reference.source.shape
+        if shape != wanted:
+            raise ValueError(f"{name} has samples of shape {shape}; those of {config.reference} have {wanted}")
+    return found
+
+
+def flat(source: Source) -> Tensor:
+    """All samples as vectors of model values (n, d)."""
+    return torch.cat([x for x, _ in model_values(source)]).flatten(1)
+
+
+class Neighbourhood:
+    """How near samples are to the training data, beside how near other real data are."""
+
+    def __init__(self, training: Tensor, reference: Tensor) -> None:
+        self.training, self.usual = training, 1.0
+        self.usual = self.measure(reference)["nearest"]
+
+    def measure(self, x: Tensor) -> dict[str, float]:
+        """The median distance to the nearest training sample, in units of the reference's; and the share of samples
+        that have one at less than a third of the distance to the second (Yoon et al. 2023)."""
+        distances, _ = nearest(x, self.training, 2)
+        near = float(distances[:, 0].quantile(0.5))
+        memorised = float((distances[:, 0] < distances[:, 1] / 3).double().mean())
+        return {"nearest": near / self.usual, "memorised": memorised}
+
+    def picture(self, path: Path, x: Tensor, shape: tuple[int, ...]) -> None:
+        """The samples nearest to the training data for their surroundings, and the first ones; neighbours beside."""
+        distances, numbers = nearest(x, self.training, AROUND)
+        suspicious = (distances[:, 0] / distances[:, 1].clamp_min(1e-12)).argsort()[:SHOWN].tolist()
+        chosen = [*suspicious, *range(min(SHOWN, len(x)))]
+        rows = torch.cat([torch.cat([x[i : i + 1], self.training[numbers[i]]]) for i in chosen])
+        save_grid(path, rows.reshape(-1, *shape), Scaling(-1.0, 1.0, None), AROUND + 1)
+
+
+class Table:
+    """Measures each set against the real data; the first set is the reference."""
+
+    def __init__(self, config: EvaluateConfig, accelerator: Accelerator) -> None:
+        self.config, self.accelerator, self.sets = config, accelerator, opened(config)
+        self.features = Features(config.features, config.weights, accelerator.device)
+        self.classifier = named_object(config.classifier, "classifier") if config.classifier else None
+        self.options: dict[str, Any] = {"batch": config.batch_size, "accelerator": accelerator}
+        self.around: Neighbourhood | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each set. All processes must take part; the main one alone has the rows."""
+        config, made = self.config, []
+        real = self.sets[: 2 if config.training else 1]
+        for each in self.sets:  # what all processes share
+            folder = config.cache if each in real else None
+            features = kept_features(folder, self.features, each.source, each.name, **self.options)
+            probabilities = None
+            if self.classifier is not None:
+                probabilities = features_of(self.classifier, each.source, f"recognising {each.name}", **self.options)
+            made.append((each, features, probabilities))
+        if not self.accelerator.is_main_process:
+            return []
+        data = {"sliced-wasserstein", "neighbours"} & set(config.metrics)
+        reference = flat(self.sets[0].source) if data else None
+        if config.training and "neighbours" in config.metrics and reference is not None:
+            self.around = Neighbourhood(flat(real[1].source), reference)
+        rows = []
+        for number, (each, features, probabilities) in enumerate(made):
+            row = {"set": each.name, "samples": len(each.source), **each.known}
+            if number:
+                row |= self._in_features(features, made[0][1])
+            if reference is not None:
+                row |= self._in_data(each, reference, number)
+            if probabilities is not None:
+                row["recognised"] = sure(probabilities, config.threshold)
+            rows.append(row)
+        return rows
+
+    def _in_features(self, features: Tensor, real: Tensor) -> dict[str, float]:
+        device, asked, row = self.accelerator.device, self.config.metrics, {}
+        if device.type != "mps":  # which has no float64
+            features, real = features.to(device), real.to(device)
+        if "frechet" in asked:
+            row["frechet"] = frechet_distance(features, real)
+        if "kernel" in asked:
+            row["kernel"], row["kernel_error"] = kernel_distance(features, real)
+        if "precision-recall" in asked:
+            row["precision"], row["recall"] = precision_recall(real, features, self.config.neighbours)
+        return row
+
+    def _in_data(self, each: Set, reference: Tensor, number: int) -> dict[str, float]:
+        asked, x = self.config.metrics, flat(each.source)
+        row: dict[str, float] = {}
+        if number and "sliced-wasserstein" in asked:
+            value, error = sliced_wasserstein(x, reference, self.config.projections)
+            row |= {"sliced_wasserstein": value, "sliced_wasserstein_error": error}
+        if self.around is not None and number != 1:  # the training data are their own neighbours
+            row |= self.around.measure(x)
+        return row
+
+    def pictures(self, out: Path, rows: list[dict[str, Any]]) -> None:
+        """Samples with their neighbours, and quality over net calls; where there are images, and net calls."""
+        shape = tuple(self.sets[0].source.shape)
+        first = 2 if self.config.training else 1
+        if self.around is not None and is_image(shape):
+            for number, each in enumerate(self.sets[first:]):
+                self.around.picture(out / f"neighbours-{number}.png", flat(each.source), shape)
+        priced = [row for row in rows[first:] if "nfe" in row and "solver" in row]
+        names = {"frechet": "Fréchet distance", "kernel": "kernel distance", "sliced_wasserstein": "sliced Wasserstein"}
+        titles = {key: title for key, title in names.items() if key in rows[-1]}
+        if priced and titles:
+            from figures import draw_against_calls
+
+            levels = {key: ("training data", rows[1][key]) for key in titles} if first == 2 else {}
+            draw_against_calls(out / "calls.png", priced, titles, levels)
+
+
+def shown(rows: list[dict[str, Any]]) -> str:
+    """The rows as a table, with errors beside what they are of."""
+
+    def cell(row: dict[str, Any], key: str) -> Any:
+        value, factor = row.get(key), 1000 if key == "kernel" else 1
+        if not isinstance(value, float):
+            return value
+        error = row.get(f"{key}_error")
+        text = f"{value * factor:{DIGITS.get(key, '.4f')}}"
+        return text if error is None else f"{text} ± {error * factor:.4f}"
+
+    columns = [key for key in TITLES if any(key in row for row in rows)]
+    return markdown([{TITLES[key]: cell(row, key) for key in columns} for row in rows])
+
+
+def bits_in(path: str) -> dict[str, Any]:
+    """The bits per dimension in a file of scripts/likelihood.py. Raises ValueError, naming it, if there are none."""
+    try:
+        found: dict[str, Any] = json.loads(Path(path).read_text())["bits_per_dim"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} has no bits per dimension: {error!r}") from error
     return found
 
 
 def compare(config: EvaluateConfig) -> None:
-    """Print the table, and write it if a file is named."""
-    sources = opened(config)
-    features = named_object(config.features, "features")
-    classifier = named_object(config.classifier, "classifier") if config.classifier else None
-    judge = Judge(sources[config.reference], features, classifier, config.threshold)
-    rows = []
-    for name, source in sources.items():
-        distance = None if name == config.reference else judge.distance(source)
-        row = {"set": name, "samples": len(source), "Fréchet distance": distance}
-        rows.append(row | ({} if classifier is None else {"recognised": judge.recognised(source)}))
-    print(markdown([{key: f"{v:.4f}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]))
+    """Print the table; write it, and pictures, if a folder is named."""
+    likelihood = None if config.likelihood is None else bits_in(config.likelihood)
+    accelerator = launch("no", "none", config.out or ".")
+    table = Table(config, accelerator)
+    rows = table.rows()
+    if not accelerator.is_main_process:
+        return
+    text = shown(rows)
+    if likelihood is not None:
+        text += f"\n\nBits per dimension: {likelihood['mean']:.4f} ± {likelihood['stderr'] or 0:.4f}"
+    print(text)
     if config.out is not None:
-        write_json(Path(config.out), {"config": asdict(config), "sets": rows})
+        out = Path(config.out)
+        out.mkdir(parents=True)
+        table.pictures(out, rows)
+        write_whole(out / "table.md", text + "\n")
+        known = {} if likelihood is None else {"bits_per_dim": likelihood}
+        write_json(out / "evaluation.json", {"config": asdict(config), "sets": rows, **known})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

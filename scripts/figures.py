@@ -1,4 +1,4 @@
-"""The pictures of the demonstration."""
+"""The pictures of the demonstration and of evaluations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from sdescore.sde import expand
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-__all__ = ["draw_loss", "draw_overview", "draw_quality", "draw_trajectory"]
+__all__ = ["draw_against_calls", "draw_loss", "draw_overview", "draw_quality", "draw_trajectory"]
 
 
 def draw_trajectory(path: Path, denoiser: Denoiser, seed: int, rows: int = 6, columns: int = 10) -> None:
@@ -75,6 +75,32 @@ def draw_quality(
         axis.set(xlabel="net calls per sample", ylabel=title, xscale="log", ylim=(0, None))
         calls = [row["nfe"] for row in rows]
         axis.set_xticks(calls, [str(nfe) for nfe in calls])
+        axis.set_xticks([], minor=True)
+        axis.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_against_calls(
+    path: Path, rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], levels: Mapping[str, tuple[str, float]]
+) -> None:
+    """Measures of sets over the net calls that a sample took, a panel each and a line for each solver.
+
+    titles are of the measures, keys of the rows; levels, for some, a name and a value to compare with.
+    """
+    figure, axes = plt.subplots(1, len(titles), figsize=(4.5 * len(titles), 3.5), layout="constrained", squeeze=False)
+    for axis, (key, title) in zip(axes[0], titles.items(), strict=True):
+        for solver in dict.fromkeys(row["solver"] for row in rows):
+            line = sorted((row for row in rows if row["solver"] == solver), key=lambda row: float(row["nfe"]))
+            nfe, values = [row["nfe"] for row in line], [row[key] for row in line]
+            errors = [row.get(f"{key}_error") or 0 for row in line]
+            axis.errorbar(nfe, values, errors, marker="o", markersize=4, label=solver)
+        if key in levels:
+            name, value = levels[key]
+            axis.axhline(value, color="0.5", linestyle="--", label=name)
+        axis.set(xlabel="net calls per sample", ylabel=title, xscale="log")
+        calls = sorted({row["nfe"] for row in rows})
+        axis.set_xticks(calls, [f"{nfe:g}" for nfe in calls])
         axis.set_xticks([], minor=True)
         axis.legend(fontsize="small")
     figure.savefig(path, dpi=120)

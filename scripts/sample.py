@@ -7,14 +7,17 @@
     accelerate launch scripts/sample.py ...                                the GPUs of this machine share the set
     torchrun --standalone --nproc_per_node 2 scripts/sample.py ...         two processes share it, on CPUs too
 
-Writes samples.npz (raw values, and labels if there are any) and, for images, images/000000.png ... and grid.png.
+Writes samples.npz (raw values, and labels if there are any), cost.json (net calls per sample and seconds of all
+processes together) and, for images, images/000000.png ... and grid.png.
 The same command goes on after an interruption; samples of other settings are never overwritten.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +41,10 @@ from sdescore import (
     uniform_lambda,
     uniform_t,
 )
-from sdescore.config import check_arguments
 from sdescore.grids import Grid
 from sdescore.launch import launch
 from sdescore.pictures import is_image, save_grid, to_pixels
-from sdescore.plugins import find_plugin
+from sdescore.plugins import check_arguments, find_plugin
 
 GRIDS: dict[str, Grid] = {
     "karras": karras(),
@@ -158,6 +160,14 @@ def write_images(folder: Path, first: int, raw: np.ndarray, scaling: Scaling) ->
         Image.fromarray(pixels).save(folder / f"{first + i:06d}.png")
 
 
+@contextmanager
+def counted(denoiser: Denoiser) -> Iterator[list[None]]:
+    """A list that grows with each call of the net."""
+    calls: list[None] = []
+    with denoiser.net.register_forward_hook(lambda *_: calls.append(None)):
+        yield calls
+
+
 def draw(config: SampleConfig) -> None:
     """Draw this process's batches of the set; the main process then puts them together."""
     (denoiser, shape), solver, out = load_model(config.model), config.build_solver(), Path(config.out)
@@ -184,23 +194,28 @@ def draw(config: SampleConfig) -> None:
     for start in tqdm(left, disable=not (show and several), desc="batches"):
         count = min(config.batch_size, config.count - start)
         label = config.labels(denoiser, start, count)
-        x = sample(
-            denoiser.sde,
-            denoiser,
-            (count, *shape),
-            solver=solver,
-            steps=config.steps,
-            nfe=config.nfe,
-            times=None if config.grid is None else GRIDS[config.grid],
-            seed=config.seed,
-            first=start,
-            condition=None if label is None else {"label": label},
-            batch_size=config.batch_size,
-            progress=show and not several,
-        )
-        arrays = {"x": raw_array(denoiser, x)} | ({} if label is None else {"y": label.numpy()})
+        since = time.perf_counter()
+        with counted(denoiser) as calls:
+            x = sample(
+                denoiser.sde,
+                denoiser,
+                (count, *shape),
+                solver=solver,
+                steps=config.steps,
+                nfe=config.nfe,
+                times=None if config.grid is None else GRIDS[config.grid],
+                seed=config.seed,
+                first=start,
+                condition=None if label is None else {"label": label},
+                batch_size=config.batch_size,
+                progress=show and not several,
+            )
+        raw = raw_array(denoiser, x)  # on the CPU, so that the device is done
+        cost = {"samples": count, "nfe": len(calls), "seconds": time.perf_counter() - since}
+        arrays = {"x": raw} | ({} if label is None else {"y": label.numpy()})
         if is_image(shape):
             write_images(out / "images", start, arrays["x"], scaling)
+        write_json(parts / f"{start:09d}.json", cost)
         write_whole(parts / f"{start:09d}.npz", npz_bytes(**arrays))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -212,6 +227,10 @@ def finish(out: Path, parts: Path, scaling: Scaling, image: bool) -> None:
     """Put the parts together."""
     loaded = [dict(np.load(path)) for path in sorted(parts.glob("*.npz"))]
     arrays = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]}
+    costs = [json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))]
+    count = sum(cost["samples"] for cost in costs)
+    nfe = sum(cost["nfe"] * cost["samples"] for cost in costs) / count
+    write_json(out / "cost.json", {"samples": count, "nfe": nfe, "seconds": sum(cost["seconds"] for cost in costs)})
     if image:
         save_grid(out / "grid.png", torch.from_numpy(arrays["x"][:SHOWN]), scaling)
     write_whole(out / "samples.npz", npz_bytes(**arrays))

@@ -21,7 +21,6 @@ from sdescore.plugins import named_object
 from sdescore.sources import load
 
 __all__ = [
-    "features_of",
     "load_model",
     "markdown",
     "model_values",
@@ -88,20 +87,6 @@ def model_values(
     for start in tqdm(starts, disable=progress is None, desc=progress, unit="batch", leave=False):
         raw, labels = source.__getitems__(range(start, min(start + batch, len(source))))
         yield source.scaling.to_model(raw), labels
-
-
-def features_of(function: Callable[[Tensor], Any], source: Source, progress: str | None = None) -> Tensor:
-    """What a function of model values gives for all samples of a source, (n, d), float64.
-
-    Raises ValueError unless it gives a row for each sample.
-    """
-    rows = []
-    for x, _ in model_values(source, progress=progress):
-        found = torch.as_tensor(function(x)).detach().to("cpu", torch.float64)
-        if found.ndim != 2 or len(found) != len(x):
-            raise ValueError(f"{function} gave {tuple(found.shape)} for {len(x)} samples; valid is (n, d)")
-        rows.append(found)
-    return torch.cat(rows)
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,5 +1,10 @@
 """What several test files share: the processes, and Gaussian mixtures whose every answer is known."""
 
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -50,3 +55,10 @@ def oracle64() -> GaussianMixture:
     means = 0.4 * torch.randn(4, 64, generator=draw, dtype=torch.float64)
     stds = 0.2 + 0.3 * torch.rand(4, 64, generator=draw, dtype=torch.float64)
     return GaussianMixture(means, stds, [0.4, 0.3, 0.2, 0.1])
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A script as a module, by its name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "scripts"))
+    return importlib.import_module

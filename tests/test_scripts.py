@@ -1,6 +1,5 @@
 """The scripts: what they say of themselves, what they leave, and what they refuse in one line."""
 
-import importlib
 import json
 import math
 import re
@@ -15,23 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripting import SCRIPTS, refused
 from torch import Tensor
 
 from sdescore import Denoiser, KarrasSDE, Scaling, sample
-from sdescore.metrics import frechet_distance
 from sdescore.nets import UNet
 from sdescore.sources import digits
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
 STD = 0.75
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """A script as a module, by its name."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module
 
 
 def saved(
@@ -50,16 +41,6 @@ def saved(
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     return saved(tmp_path / "model")
-
-
-def refused(main: Callable[[list[str]], None], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line that a script says before it ends with an error."""
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code not in (0, None)
-    said = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err
-    lines: list[str] = said.strip().splitlines()
-    return lines[-1]
 
 
 def content(path: Path) -> dict[str, np.ndarray]:
@@ -97,6 +78,8 @@ class TestSample:
         for path, image in zip(pictures, raw, strict=True):
             assert np.abs(np.asarray(Image.open(path)) - image[0] * (255 / 16)).max() <= 0.5
         assert (out / "grid.png").exists() and not (out / "parts").exists()
+        cost = json.loads((out / "cost.json").read_text())
+        assert (cost["nfe"], cost["samples"]) == (7, 10) and cost["seconds"] > 0
 
         before = (out / "samples.npz").stat().st_mtime_ns
         script("sample").main([*arguments, "--seed", "3"])
@@ -261,106 +244,6 @@ class TestLikelihood:
         np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
         np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
         assert message in refused(script("likelihood").main, ["--model", model, *arguments], capsys)
-
-
-class TestEvaluate:
-    def test_sets_in_files_are_the_sets_in_memory(
-        self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        train, out = digits("train"), tmp_path / "table.json"
-        np.savez(tmp_path / "set.npz", x=train.raw.numpy())
-        (tmp_path / "set").mkdir()
-        for i, image in enumerate((train.raw[:300, 0].double() * 255 / 16).round().to(torch.uint8).numpy()):
-            Image.fromarray(image).save(tmp_path / f"set/{i:04d}.png")
-        np.savez(tmp_path / "part.npz", x=train.raw[:300].numpy())
-        sets = [str(tmp_path / name) for name in ("set.npz", "set", "part.npz")]
-        script("evaluate").main(["--samples", json.dumps(sets), "--out", str(out)])
-        rows = {row["set"]: row for row in json.loads(out.read_text())["sets"]}
-        assert rows["digits:test"]["samples"] == 297 and rows["digits:test"]["Fréchet distance"] is None
-        assert rows[sets[0]]["Fréchet distance"] == pytest.approx(rows["digits:train"]["Fréchet distance"], rel=1e-6)
-        assert rows[sets[1]]["Fréchet distance"] == pytest.approx(rows[sets[2]]["Fréchet distance"], rel=0.02)
-        assert rows[sets[0]]["recognised"] == rows["digits:train"]["recognised"] > 0.95
-        assert re.search(r"\| digits:train +\| +1500 \| +0\.\d{4} \| +0\.9\d{3} \|", capsys.readouterr().out)
-
-    def test_functions_of_ones_own(
-        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "own_judge.py").write_text(
-            "import torch\n"
-            "def embed(x):\n    return x.flatten(1)\n"
-            "def classify(x):\n    return torch.stack([x.mean((1, 2)), 1 - x.mean((1, 2))], 1)\n"
-        )
-        own = torch.Generator().manual_seed(0)
-        a, b = torch.rand(60, 2, 3, generator=own), torch.rand(50, 2, 3, generator=own)
-        b[:13] = 0.97
-        np.savez("a.npz", x=a.numpy())
-        np.savez("b.npz", x=b.numpy())
-        arguments = ["--samples", "b.npz", "--reference", "a.npz", "--baseline", "", "--out", "table.json"]
-        arguments += ["--features", "own_judge:embed", "--classifier", "own_judge:classify"]
-        script("evaluate").main(arguments)
-        row = json.loads((tmp_path / "table.json").read_text())["sets"][1]
-        low, high = a.min(), a.max()
-        x, y = ((each.clamp(low, high) - low) / (high - low) * 2 - 1 for each in (a, b))
-        assert row["Fréchet distance"] == pytest.approx(frechet_distance(x.flatten(1), y.flatten(1)), rel=1e-3)
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of digits:test have (1, 8, 8)"),
-            (["--features", "digits"], "features='digits'; valid is module:name"),
-            (["--features", "digits:smell"], "has no attribute 'smell'"),
-            (["--features", "bad_judge:scalars"], "gave (297,) for 297 samples; valid is (n, d)"),
-            (["--samples", "one.npz"], "valid is (n, d) with n of at least 2"),
-            (["--samples", "none.npz"], "there is no file 'none.npz'"),
-            (["--samples", "nothing"], "data='nothing'; valid are"),
-            (["--threshold", "1.5"], "threshold=1.5; valid are"),
-        ],
-    )
-    def test_bad_input_is_one_line(
-        self,
-        arguments: list[str],
-        message: str,
-        script: Callable[[str], Any],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "bad_judge.py").write_text("def scalars(x):\n    return x.flatten(1).sum(1)\n")
-        np.savez("wide.npz", x=np.zeros((4, 1, 4, 4), np.uint8))
-        np.savez("one.npz", x=np.zeros((1, 1, 8, 8), np.uint8))
-        assert message in refused(script("evaluate").main, ["--samples", "digits:train", *arguments], capsys)
-
-
-class TestJudge:
-    """The judge of the digits knows the training digits alone."""
-
-    def test_the_classifier_is_accurate_calibrated_and_doubts_what_is_no_digit(
-        self, script: Callable[[str], Any]
-    ) -> None:
-        judges, test = script("digits"), digits("test")
-        assert test.labels is not None
-        x = test.scaling.to_model(test.raw)
-        sure, answer = judges.probabilities(x).max(1)
-        right = (answer == test.labels).double()
-        assert right.mean() >= 0.98
-        assert (sure >= 0.9).double().mean() >= 0.9
-        assert abs(float(sure.mean() - right.mean())) <= 0.02 and right[sure >= 0.9].mean() >= 0.98
-        own = torch.Generator().manual_seed(0)
-        scrambled = x.flatten(1)[:, torch.randperm(64, generator=own)].reshape(x.shape)
-        assert (judges.probabilities(scrambled).max(1).values >= 0.9).double().mean() <= 0.05
-
-    def test_the_distance_rises_with_every_defect(self, script: Callable[[str], Any]) -> None:
-        judges, train, test = script("digits"), digits("train"), digits("test")
-        assert train.labels is not None
-        x, real = train.scaling.to_model(train.raw), judges.features(test.scaling.to_model(test.raw))
-        own = torch.Generator().manual_seed(0)
-        noisy = x + 0.4 * torch.randn(x.shape, generator=own)
-        mixed = (x + x[torch.randperm(len(x), generator=own)]) / 2
-        least = frechet_distance(judges.features(x), real)
-        for worse in (noisy, mixed, x[train.labels != 8]):
-            assert frechet_distance(judges.features(worse), real) > 1.5 * least
 
 
 class TestDemo:

@@ -1,0 +1,220 @@
+"""Features of samples: functions and modules that a user names, run over a set by all processes, and kept in a file."""
+
+import hashlib
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from shared import named_object
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sdescore.checkpoints import replace_file
+from sdescore.data import Source, share
+
+__all__ = ["Features", "data_fingerprint", "features_of", "inception", "load_weights"]
+
+logger = logging.getLogger(__name__)
+Function = Callable[[Tensor], Any]
+
+
+class Features:
+    """A function of model values (n, *shape) in [-1, 1] to features (n, d), by its name.
+
+    Args:
+        name: module:function; module:Class of an nn.Module, or a function that makes one, with weights; a TorchScript
+            file; or "inception" for torchvision's Inception v3 with weights.
+        weights: File of a state_dict, .safetensors or one that torch.load reads with weights_only, for the last two
+            kinds of module; nothing is ever unpickled beyond tensors.
+        device: Where modules run.
+
+    `identity` changes with the name, the source file of the function and the content of the files.
+
+    Raises ValueError for what cannot be found or loaded.
+    """
+
+    def __init__(self, name: str, weights: str | None = None, device: torch.device | str = "cpu") -> None:
+        self.name, digest = name, hashlib.sha256(name.encode())
+        path = Path(name)
+        if name == "inception":
+            if weights is None:
+                raise ValueError("features='inception' needs weights: a file of torchvision's Inception v3")
+            found: Any = inception(weights)
+        elif path.suffix in (".pt", ".ts", ".torchscript"):
+            found = _script(path)
+            digest.update(path.read_bytes())
+        elif path.suffix == ".pt2":
+            raise ValueError(f"features={name!r}: torch.export unpickles what it loads; valid is a TorchScript file")
+        else:
+            found = named_object(name, "features")
+            digest.update(_source_of(found))
+            if weights is not None or (isinstance(found, type) and issubclass(found, nn.Module)):
+                found = found()
+                if not isinstance(found, nn.Module):
+                    raise ValueError(f"features={name!r} makes a {type(found).__name__}; with weights an nn.Module")
+                if weights is not None:
+                    _fill(found, weights)
+        if weights is not None:
+            digest.update(Path(weights).read_bytes())
+        if isinstance(found, nn.Module):
+            found = found.to(device).eval()
+        self.function: Function = found
+        self.identity = digest.hexdigest()
+
+    def __call__(self, x: Tensor) -> Any:
+        with torch.no_grad():
+            return self.function(x)
+
+
+def _source_of(found: Any) -> bytes:
+    """The text of the file in which a function or class is defined, nothing where there is none."""
+    try:
+        return Path(inspect.getfile(found)).read_bytes()
+    except (TypeError, OSError):
+        return b""
+
+
+def _script(path: Path) -> nn.Module:
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}")
+    try:
+        loaded: nn.Module = torch.jit.load(path, map_location="cpu")
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a TorchScript file: {str(error).splitlines()[0]}") from error
+    return loaded
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state_dict in a file; also one inside {"state_dict": ...} or with the prefix of DataParallel.
+
+    Raises ValueError, naming the file, for anything but tensors.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {str(path)!r}") from None
+    except Exception as error:  # UnpicklingError, RuntimeError, SafetensorError, EOFError
+        raise ValueError(f"{path} does not hold weights alone: {str(error).splitlines()[0]}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} is no state_dict; valid is a dict of tensors")
+    return {name.removeprefix("module."): value for name, value in content.items()}
+
+
+def _fill(module: nn.Module, weights: str | Path) -> None:
+    try:
+        module.load_state_dict(load_weights(weights))
+    except RuntimeError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{weights} does not fit {type(module).__name__}: {said}") from error
+
+
+def inception(weights: str | Path) -> nn.Module:
+    """torchvision's Inception v3 up to its 2,048 pooled features, which takes model values of any size, grey ones too.
+
+    Distances in it compare with each other, not with those in the TensorFlow Inception of published FIDs.
+    """
+    try:
+        from torchvision.models import inception_v3
+    except ImportError as error:
+        raise ValueError("features='inception' needs torchvision: pip install torchvision") from error
+    net: nn.Module = inception_v3(weights=None, init_weights=False)  # its weights take values in [-1, 1]
+    _fill(net, weights)
+    net.fc = nn.Identity()
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.expand(-1, 3, -1, -1)
+            pooled: Tensor = self.net(nn.functional.interpolate(x, (299, 299), mode="bilinear", antialias=True))
+            return pooled
+
+    return Pooled()
+
+
+def features_of(
+    function: Function,
+    source: Source,
+    progress: str | None = None,
+    *,
+    batch: int = 500,
+    accelerator: Accelerator | None = None,
+) -> Tensor:
+    """What a function of model values gives for all samples of a source, (n, d), in order, on the CPU.
+
+    Several processes compute a part each, and all return the whole: nothing is dropped or counted twice.
+
+    Raises ValueError unless it gives a row for each sample.
+    """
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    device = accelerator.device if accelerator else torch.device("cpu")
+    mine = share(len(source), rank, processes)
+    starts = range(mine.start, max(mine.stop, mine.start + 1), batch)  # one with nothing to do learns the width
+    rows = []
+    for start in tqdm(starts, disable=progress is None or rank > 0, desc=progress, unit="batch", leave=False):
+        indices = range(start, max(min(start + batch, mine.stop), start + 1))
+        raw, _ = source.__getitems__([min(i, len(source) - 1) for i in indices])
+        found = torch.as_tensor(function(source.scaling.to_model(raw).to(device))).detach()
+        if found.ndim != 2 or len(found) != len(raw):
+            name = getattr(function, "name", function)
+            raise ValueError(f"{name} gave {tuple(found.shape)} for {len(raw)} samples; valid is (n, d)")
+        rows.append(found.cpu())
+    own = torch.cat(rows)[: mine.stop - mine.start]
+    if accelerator is None or processes == 1:
+        return own
+    sizes = [part.stop - part.start for part in (share(len(source), k, processes) for k in range(processes))]
+    padded = own.new_zeros(max(sizes), own.shape[1])
+    padded[: len(own)] = own
+    gathered: Any = accelerator.gather(padded.to(device))
+    parts = gathered.cpu().split(max(sizes))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def data_fingerprint(source: Source) -> str:
+    """What tells two data sets apart: their number, shape and scaling, and 256 samples, evenly spaced."""
+    count = len(source)
+    digest = hashlib.sha256(repr((count, tuple(source.shape), asdict(source.scaling))).encode())
+    chosen = sorted({i * (count - 1) // 255 for i in range(256)})
+    digest.update(source.__getitems__(chosen)[0].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def kept_features(
+    folder: str | None, features: Features, source: Source, name: str, *, batch: int, accelerator: Accelerator
+) -> Tensor:
+    """Features of a set from a file that an earlier run kept, or computed and kept; the name is that of the data.
+
+    The file is named by a key of the data and the features, so that no change of either finds it.
+    """
+    if folder is None:
+        return features_of(features, source, f"features of {name}", batch=batch, accelerator=accelerator)
+    key = hashlib.sha256((data_fingerprint(source) + features.identity).encode()).hexdigest()
+    path, found = Path(folder) / f"{key[:24]}.safetensors", None
+    try:
+        found = load_file(path)["features"]
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, KeyError, OSError) as error:
+        logger.warning("%s cannot be read and is made again: %s", path, error)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if found is None:
+        found = features_of(features, source, f"features of {name}", batch=batch, accelerator=accelerator)
+        if accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            said = json.dumps({"data": name, "samples": len(source), "features": features.name})
+            replace_file(path, save({"features": found.contiguous()}, {"made_from": said}))
+    return found
