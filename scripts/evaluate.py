@@ -26,8 +26,19 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from features import Features, Function, features_of, kept_features
-from shared import markdown, model_values, named_object, open_source, parse, run, write_json, write_whole
+from features import Features, kept_features
+from shared import (
+    Function,
+    features_of,
+    markdown,
+    model_values,
+    named_object,
+    open_source,
+    parse,
+    run,
+    write_json,
+    write_whole,
+)
 from torch import Tensor
 
 from sdescore.data import Source

@@ -4,7 +4,6 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from shared import named_object
+from shared import Function, features_of, named_object
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from sdescore.checkpoints import replace_file
-from sdescore.data import Source, share
+from sdescore.data import Source
 
-__all__ = ["Features", "data_fingerprint", "features_of", "inception", "load_weights"]
+__all__ = ["Features", "data_fingerprint", "inception", "kept_features", "load_weights"]
 
 logger = logging.getLogger(__name__)
-Function = Callable[[Tensor], Any]
 
 
 class Features:
@@ -144,44 +141,6 @@ def inception(weights: str | Path) -> nn.Module:
             return pooled
 
     return Pooled()
-
-
-def features_of(
-    function: Function,
-    source: Source,
-    progress: str | None = None,
-    *,
-    batch: int = 500,
-    accelerator: Accelerator | None = None,
-) -> Tensor:
-    """What a function of model values gives for all samples of a source, (n, d), in order, on the CPU.
-
-    Several processes compute a part each, and all return the whole: nothing is dropped or counted twice.
-
-    Raises ValueError unless it gives a row for each sample.
-    """
-    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    device = accelerator.device if accelerator else torch.device("cpu")
-    mine = share(len(source), rank, processes)
-    starts = range(mine.start, max(mine.stop, mine.start + 1), batch)  # one with nothing to do learns the width
-    rows = []
-    for start in tqdm(starts, disable=progress is None or rank > 0, desc=progress, unit="batch", leave=False):
-        indices = range(start, max(min(start + batch, mine.stop), start + 1))
-        raw, _ = source.__getitems__([min(i, len(source) - 1) for i in indices])
-        found = torch.as_tensor(function(source.scaling.to_model(raw).to(device))).detach()
-        if found.ndim != 2 or len(found) != len(raw):
-            name = getattr(function, "name", function)
-            raise ValueError(f"{name} gave {tuple(found.shape)} for {len(raw)} samples; valid is (n, d)")
-        rows.append(found.cpu())
-    own = torch.cat(rows)[: mine.stop - mine.start]
-    if accelerator is None or processes == 1:
-        return own
-    sizes = [part.stop - part.start for part in (share(len(source), k, processes) for k in range(processes))]
-    padded = own.new_zeros(max(sizes), own.shape[1])
-    padded[: len(own)] = own
-    gathered: Any = accelerator.gather(padded.to(device))
-    parts = gathered.cpu().split(max(sizes))
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def data_fingerprint(source: Source) -> str:

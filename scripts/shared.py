@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import Accelerator
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling
-from sdescore.data import Source
+from sdescore.data import Source, share
 from sdescore.plugins import named_object
 from sdescore.sources import load
 
 __all__ = [
+    "Function",
+    "features_of",
     "load_model",
     "markdown",
     "model_values",
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 Config = TypeVar("Config")
+Function = Callable[[Tensor], Any]
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -87,6 +91,44 @@ def model_values(
     for start in tqdm(starts, disable=progress is None, desc=progress, unit="batch", leave=False):
         raw, labels = source.__getitems__(range(start, min(start + batch, len(source))))
         yield source.scaling.to_model(raw), labels
+
+
+def features_of(
+    function: Function,
+    source: Source,
+    progress: str | None = None,
+    *,
+    batch: int = 500,
+    accelerator: Accelerator | None = None,
+) -> Tensor:
+    """What a function of model values gives for all samples of a source, (n, d), in order, on the CPU.
+
+    Several processes compute a part each, and all return the whole: nothing is dropped or counted twice.
+
+    Raises ValueError unless it gives a row for each sample.
+    """
+    rank, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    device = accelerator.device if accelerator else torch.device("cpu")
+    mine = share(len(source), rank, processes)
+    starts = range(mine.start, max(mine.stop, mine.start + 1), batch)  # one with nothing to do learns the width
+    rows = []
+    for start in tqdm(starts, disable=progress is None or rank > 0, desc=progress, unit="batch", leave=False):
+        indices = range(start, max(min(start + batch, mine.stop), start + 1))
+        raw, _ = source.__getitems__([min(i, len(source) - 1) for i in indices])
+        found = torch.as_tensor(function(source.scaling.to_model(raw).to(device))).detach()
+        if found.ndim != 2 or len(found) != len(raw):
+            name = getattr(function, "name", function)
+            raise ValueError(f"{name} gave {tuple(found.shape)} for {len(raw)} samples; valid is (n, d)")
+        rows.append(found.cpu())
+    own = torch.cat(rows)[: mine.stop - mine.start]
+    if accelerator is None or processes == 1:
+        return own
+    sizes = [part.stop - part.start for part in (share(len(source), k, processes) for k in range(processes))]
+    padded = own.new_zeros(max(sizes), own.shape[1])
+    padded[: len(own)] = own
+    gathered: Any = accelerator.gather(padded.to(device))
+    parts = gathered.cpu().split(max(sizes))
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

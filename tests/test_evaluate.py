@@ -225,7 +225,7 @@ class TestFeatures:
     @pytest.mark.parametrize("count", [1, 2, 7, 10])
     def test_processes_share_them(self, script: Script, count: int) -> None:
         """Three processes, simulated: what each would send, put together by each."""
-        features, source = script("features"), Arrays(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)))
+        shared, source = script("shared"), Arrays(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)))
         sent: list[torch.Tensor] = []
 
         class Process:
@@ -243,7 +243,7 @@ class TestFeatures:
         def square(x: torch.Tensor) -> torch.Tensor:
             return x[:, :2] ** 2
 
-        whole = [features.features_of(square, source, batch=2, accelerator=Process(rank)) for rank in (0, 1, 2, 0)][-1]
+        whole = [shared.features_of(square, source, batch=2, accelerator=Process(rank)) for rank in (0, 1, 2, 0)][-1]
         assert whole.equal(square(source.scaling.to_model(source.raw)))
 
     @pytest.mark.slow
