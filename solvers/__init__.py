@@ -1,6 +1,6 @@
 """The numerical methods. To add one: a file here, and a line under sdescore.solvers in pyproject.toml."""
 
-from .adams import INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
+from .adams import BH1, BH2, INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
@@ -17,12 +17,18 @@ from .presets import (
     DEIS,
     DPMPP_2M,
     DPMPP_3M,
+    ER_SDE,
     IPNDM,
     LMS,
     SA,
     SDE_DPMPP_2M,
+    SDE_DPMPP_3M,
+    SEEDS,
     UNIPC,
+    UNIPC_BH1,
+    UNIPC_BH2,
     ddim_eta,
+    er_noise,
     k_diffusion_eta,
 )
 from .restart import Again, Restart
@@ -52,6 +58,8 @@ from .torchsde import TorchSDE
 
 __all__ = [
     "ADAMS",
+    "BH1",
+    "BH2",
     "BOSH3",
     "DATA",
     "DDIM",
@@ -67,6 +75,7 @@ __all__ = [
     "DPM_2",
     "DPM_2_ANCESTRAL",
     "DPM_3",
+    "ER_SDE",
     "EULER",
     "EULER_ANCESTRAL",
     "HEUN",
@@ -85,6 +94,8 @@ __all__ = [
     "RK4",
     "SA",
     "SDE_DPMPP_2M",
+    "SDE_DPMPP_3M",
+    "SEEDS",
     "SIMPSON",
     "SRA",
     "THIRDS",
@@ -92,6 +103,8 @@ __all__ = [
     "TRAPEZOID",
     "TSIT5",
     "UNIPC",
+    "UNIPC_BH1",
+    "UNIPC_BH2",
     "Adams",
     "Adaptive",
     "AdaptiveSDE",
@@ -120,5 +133,6 @@ __all__ = [
     "TorchSDE",
     "V",
     "ddim_eta",
+    "er_noise",
     "k_diffusion_eta",
 ]

@@ -19,7 +19,7 @@ from sdescore.solver import OneStep
 from .exponential import Tau, interval, lagrange, points, tau_squared
 from .targets import DATA, Target
 
-__all__ = ["INDEX", "LAM", "LAM_LINEAR", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
+__all__ = ["BH1", "BH2", "INDEX", "LAM", "LAM_LINEAR", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ QUARTER_RHO = Coordinate("rho^1/4", lambda sde, times: sde.rho(times) ** 0.25)
 TIME = Coordinate("t", lambda sde, times: times)
 LAM_LINEAR = Coordinate("lam", lambda sde, times: sde.lam(times), linear=True)
 INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
+
+
+def BH1(total: Tensor, end: Tensor) -> Tensor:
+    """B(h) = h of Zhao et al. 2023, eq. 11, in the units of the weights: the measure's density at the end, times h."""
+    return end
+
+
+def BH2(total: Tensor, end: Tensor) -> Tensor:
+    """B(h) = e^h - 1: the whole measure."""
+    return total
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,8 @@ class Adams(OneStep):
         target: What is interpolated.
         coordinate: In which variable.
         corrector: Correct each state, but the last, with the target at the predicted one.
-        tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of the steps h in lam.
+        tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of lam and the step h in lam.
+        bh: What the slope through two targets weighs, doubled, instead of its exact integral: BH1 or BH2.
         end: Number of last data predictions that are extrapolated, in rho^2, to the data at rho = 0. With 1 the error
             of the last step is of order rho^2 and does not fall with the steps.
         grid: The times that are used unless sample() is told others.
@@ -76,6 +87,7 @@ class Adams(OneStep):
     coordinate: Coordinate = LAM
     corrector: bool = False
     tau: Tau = 0.0
+    bh: Callable[[Tensor, Tensor], Tensor] | None = None
     end: int = 1
     grid: Grid = field(default=karras(), repr=False)
 
@@ -83,15 +95,14 @@ class Adams(OneStep):
         for name, value in (("order", self.order), ("end", self.end)):
             if not 1 <= value <= 6:
                 raise ValueError(f"{name}={value}; valid are 1 to 6")
-        tau_squared(self.tau, torch.ones(()))
+        tau_squared(self.tau, torch.zeros(1), torch.ones(1))
 
     def table(self, sde: LinearSDE, times: Tensor) -> _Table:
         """The coefficients on a grid of times, float64 and in one pass over all steps."""
-        tau2 = tau_squared(self.tau, sde.lam(times).diff())
-        kept, inside, measure, spread = interval(self.target, sde, times[:-1], times[1:], tau2)
+        kept, inside, measure, spread, end = interval(self.target, sde, times[:-1], times[1:], self.tau)
         q = self.coordinate.q(sde, times)
         if self.coordinate.linear:
-            nodes, weights = points()
+            nodes, weights, _ = points()
             q_inside = q[:-1, None] + q.diff()[:, None] * nodes
             measure = measure.sum(1, keepdim=True) * weights
         else:
@@ -99,11 +110,11 @@ class Adams(OneStep):
         return _Table(
             kept.tolist(),
             spread.tolist(),
-            self._weights(q, q_inside, measure, ahead=0),
-            self._weights(q, q_inside, measure, ahead=1) if self.corrector else [],
+            self._weights(q, q_inside, measure, end, ahead=0),
+            self._weights(q, q_inside, measure, end, ahead=1) if self.corrector else [],
         )
 
-    def _weights(self, q: Tensor, q_inside: Tensor, measure: Tensor, ahead: int) -> list[list[float]]:
+    def _weights(self, q: Tensor, q_inside: Tensor, measure: Tensor, end: Tensor, ahead: int) -> list[list[float]]:
         """The weights of each step over its nodes: `ahead` in front, then as many as there are, newest first."""
         steps = torch.arange(len(q_inside))
         rows: list[list[float]] = []
@@ -111,8 +122,12 @@ class Adams(OneStep):
             # The first step has one target behind it, the second two, until there are enough.
             here = steps[count - 1 :] if count == self.order else steps[count - 1 : count]
             nodes = q[here[:, None] + torch.arange(ahead, -count, -1)]
-            basis = lagrange(q_inside[here], nodes)
-            rows += (basis * measure[here, None, :]).sum(2).tolist()
+            weights = (lagrange(q_inside[here], nodes) * measure[here, None, :]).sum(2)
+            if self.bh and count + ahead == 2:
+                total = weights.sum(1)
+                slope = self.bh(total, end[here]) / 2 * q.diff()[here] / (nodes[:, 0] - nodes[:, 1])
+                weights = torch.stack([slope, total - slope] if ahead else [total + slope, -slope], 1)
+            rows += weights.tolist()
         return rows
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:

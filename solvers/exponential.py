@@ -1,10 +1,10 @@
 """What every exponential method shares: the exact solution over a step, and the polynomials that stand for its target.
 
-With r = alpha / w of the target and tau the noise, x_s is
+With r = alpha / w of the target, tau the noise and E the decay e^(-int tau^2 dlog r) from a point to the end, x_s is
 
-    x_s = alpha_s / alpha_t (r_t / r_s)^(1 + tau^2) x_t
-        + (1 + tau^2) alpha_s / r_s int m (r / r_s)^tau^2 mu' dlam
-        + alpha_s sqrt(2 tau^2 int rho^2 (r / r_s)^(2 + 2 tau^2) dlam) z
+    x_s = alpha_s r_t / (alpha_t r_s) E_t x_t
+        + alpha_s / r_s int (1 + tau^2) m E mu' dlam
+        + alpha_s / r_s sqrt(2 int tau^2 (rho r E)^2 dlam) z
 
 with integrals from lam_t to lam_s. At tau = 0 it is the probability-flow ODE, at tau = 1 the reverse SDE; every tau has
 the same marginals (Xue et al. 2023, proposition 3.1, for the data target).
@@ -24,44 +24,58 @@ from .targets import Target
 
 __all__ = ["Interval", "Tau", "interval", "lagrange", "points", "tau_squared"]
 
-Tau = float | Callable[[Tensor], Tensor]
+Tau = float | Callable[[Tensor, Tensor], Tensor]
 
 
 class Interval(NamedTuple):
-    """The solution over n intervals: kept (n,) of x, measure (n, points) of m at lam = inside, spread (n,) of z."""
+    """The solution over n intervals: kept (n,) of x, measure (n, points) of m at lam = inside, spread (n,) of z.
+
+    end (n,) is the measure if its density were everywhere that at the end.
+    """
 
     kept: Tensor
     inside: Tensor
     measure: Tensor
     spread: Tensor
+    end: Tensor
 
 
 @lru_cache(maxsize=1)
-def points() -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss-Legendre quadrature on [0, 1]."""
+def points() -> tuple[Tensor, Tensor, Tensor]:
+    """Gauss-Legendre quadrature on [0, 1]: nodes, weights, and the weights (node, node) for the part after a node."""
     nodes, weights = np.polynomial.legendre.leggauss(24)
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
+    part = (1 - nodes)[:, None] / 2 * (nodes + 1) + nodes[:, None]
+    basis = np.linalg.solve(
+        np.polynomial.legendre.legvander(nodes, 23).T, np.polynomial.legendre.legvander(part.ravel(), 23).T
+    )
+    after = (basis.reshape(24, 24, 24) * (1 - nodes)[:, None] / 4 * weights).sum(2).T
+    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2), torch.from_numpy(after)
 
 
-def tau_squared(tau: Tau, h: Tensor) -> Tensor:
-    """tau^2 of steps h in lam. Raises ValueError for a negative number."""
+def tau_squared(tau: Tau, lam: Tensor, h: Tensor) -> Tensor:
+    """tau^2 at each lam of a step h in lam. Raises ValueError for a negative number."""
     if not callable(tau) and tau < 0:
-        raise ValueError(f"tau={tau}; valid are non-negative numbers or a function of h")
-    return torch.as_tensor(tau(h) if callable(tau) else tau, dtype=h.dtype) ** 2
+        raise ValueError(f"tau={tau}; valid are non-negative numbers or a function of lam and the step h")
+    return (tau(lam, h) if callable(tau) else torch.full_like(lam, tau)) ** 2
 
 
-def interval(target: Target, sde: LinearSDE, t: Tensor, s: Tensor, tau2: Tensor) -> Interval:
-    """From times t to s, each (n,); tau2 = tau^2 is () or (n,)."""
-    start, end, alpha, (nodes, weights) = sde.lam(t), sde.lam(s), sde.alpha(s), points()
-    h, tau2 = (end - start)[:, None], tau2[..., None]
-    inside, end_ratio = start[:, None] + h * nodes.to(h), target.ratio(end)[:, None]
-    ratio, width = target.ratio(inside) / end_ratio, h * weights.to(h)
-    variance = (2 * tau2 * torch.exp(-2 * inside) * ratio ** (2 + 2 * tau2) * width).sum(1)
+def interval(target: Target, sde: LinearSDE, t: Tensor, s: Tensor, tau: Tau, h: Tensor | None = None) -> Interval:
+    """From times t to s, each (n,), of steps h (n,) in lam, of which they are the whole unless told."""
+    start, end, alpha, (nodes, weights, after) = sde.lam(t), sde.lam(s), sde.alpha(s), points()
+    width = (end - start)[:, None]
+    step = width if h is None else h[:, None]
+    inside, end_ratio = start[:, None] + width * nodes.to(width), target.ratio(end)
+    tau2, share = tau_squared(tau, inside, step), width * weights.to(width)
+    growth = tau2 * target.growth(inside)
+    decay = torch.exp(-width * (growth @ after.to(width).T))
+    factor = (alpha / end_ratio)[:, None]
+    density = (1 + tau_squared(tau, end[:, None], step)) * target.slope(end[:, None])
     return Interval(
-        alpha / sde.alpha(t) * (target.ratio(start) / end_ratio[:, 0]) ** (1 + tau2[..., 0]),
+        alpha / sde.alpha(t) * target.ratio(start) / end_ratio * torch.exp(-(growth * share).sum(1)),
         inside,
-        (1 + tau2) * alpha[:, None] / end_ratio * ratio**tau2 * target.slope(inside) * width,
-        alpha * variance.sqrt(),
+        factor * (1 + tau2) * decay * target.slope(inside) * share,
+        alpha / end_ratio * (2 * tau2 * (torch.exp(-inside) * target.ratio(inside) * decay) ** 2 * share).sum(1).sqrt(),
+        (factor * density * width)[:, 0],
     )
 
 

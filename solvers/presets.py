@@ -1,10 +1,11 @@
 """Published multistep methods, each one setting of Adams. To add one: a line here, and one in pyproject.toml."""
 
 import torch
+from torch import Tensor
 
 from sdescore.grids import uniform_lambda
 
-from .adams import INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Tau
+from .adams import BH1, BH2, INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Tau
 from .targets import DATA, DIFFERENCE, NOISE
 
 __all__ = [
@@ -14,12 +15,18 @@ __all__ = [
     "DEIS",
     "DPMPP_2M",
     "DPMPP_3M",
+    "ER_SDE",
     "IPNDM",
     "LMS",
     "SA",
     "SDE_DPMPP_2M",
+    "SDE_DPMPP_3M",
+    "SEEDS",
     "UNIPC",
+    "UNIPC_BH1",
+    "UNIPC_BH2",
     "ddim_eta",
+    "er_noise",
     "k_diffusion_eta",
 ]
 
@@ -41,15 +48,35 @@ DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM_LINEAR)
 DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM)
 # Zhao et al. 2023, algorithms 1-2 of order 3, whose weights do not depend on B(h).
 UNIPC = Adams(order=3, target=DATA, coordinate=LAM, corrector=True)
+# The same algorithms of order 2 with either B(h), and so of the predictor of 2M at the second.
+UNIPC_BH1 = Adams(order=2, target=DATA, coordinate=LAM, corrector=True, bh=BH1)
+UNIPC_BH2 = Adams(order=2, target=DATA, coordinate=LAM, corrector=True, bh=BH2)
 # Lu et al. 2022b, appendix, as implemented by Crowson at eta = 1.
 SDE_DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM_LINEAR, tau=1.0)
+# The same with a third target, and the factor 2 that is missing there.
+SDE_DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM, tau=1.0)
+# Gonzalez et al. 2023, SEEDS-1: the reverse SDE with the noise prediction held.
+SEEDS = Adams(order=1, target=NOISE, tau=1.0)
 # Xue et al. 2023, algorithm 1 with constant tau: predictor and corrector on the SDE.
 SA = Adams(order=3, target=DATA, coordinate=LAM, corrector=True, tau=1.0)
 
 
+def er_noise(lam: Tensor, h: Tensor) -> Tensor:
+    """tau of the noise scale phi(rho) = rho (e^(rho^0.3) + 10): tau^2 = d log(phi) / d log(rho) - 1.
+
+    Cui et al. 2023, section 4.1 (ER-SDE 5): more noise at high levels, next to none at low ones.
+    """
+    power = torch.exp(-0.3 * lam)
+    return (0.3 * power / (1 + 10 * torch.exp(-power))).sqrt()
+
+
+# Cui et al. 2023, algorithm 3, of third order in truth: polynomials in rho of all three targets.
+ER_SDE = Adams(order=3, target=DATA, coordinate=RHO, tau=er_noise)
+
+
 def ddim_eta(eta: float) -> Tau:
     """tau for DDIM's eta, whose step keeps sqrt(1 - eta^2 (1 - e^-2h)) of the noise (Song et al. 2021a, eq. 16)."""
-    return lambda h: (-torch.log1p(-(eta**2) * -torch.expm1(-2 * h)) / (2 * h)).sqrt()
+    return lambda lam, h: (-torch.log1p(-(eta**2) * -torch.expm1(-2 * h)) / (2 * h)).sqrt().expand_as(lam)
 
 
 def k_diffusion_eta(eta: float) -> Tau:

@@ -84,7 +84,7 @@ class RungeKutta(OneStep):
         stages: Nodes, and which of them each row interpolates.
         target: What is interpolated.
         spacing: In which variable, which also spaces the nodes; the measure of the target unless told.
-        tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of the steps h in lam.
+        tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of lam and the step h in lam.
     """
 
     stages: Stages
@@ -93,7 +93,7 @@ class RungeKutta(OneStep):
     tau: Tau = 0.0
 
     def __post_init__(self) -> None:
-        tau_squared(self.tau, torch.ones(()))
+        tau_squared(self.tau, torch.zeros(1), torch.ones(1))
 
     def nodes(self, sde: LinearSDE, t: Tensor, s: Tensor) -> Tensor:
         """The times (n, nodes) at which steps from t to s, each (n,), call the net, and s itself at last."""
@@ -107,13 +107,13 @@ class RungeKutta(OneStep):
         """Coefficients (n, rows, 3 + nodes) of steps over nodes(): of x, of two normals, of each node's target."""
         spacing, count = self.spacing or self.target, len(self.stages.c)
         q, lam = spacing.mu(sde.lam(nodes)), sde.lam(nodes)
-        tau2 = tau_squared(self.tau, lam[:, -1] - lam[:, 0])
+        h = lam[:, -1] - lam[:, 0]
         found = nodes.new_zeros(len(nodes), count, 3 + count)
-        whole = interval(self.target, sde, nodes[:, 0], nodes[:, -1], tau2)
+        whole = interval(self.target, sde, nodes[:, 0], nodes[:, -1], self.tau, h)
         for i, shares in enumerate(self.stages.rows):
             # The noise of an interior node in the units of the end's.
-            part = interval(self.target, sde, nodes[:, 0], nodes[:, i + 1], tau2)
-            rest = interval(self.target, sde, nodes[:, i + 1], nodes[:, -1], tau2)
+            part = interval(self.target, sde, nodes[:, 0], nodes[:, i + 1], self.tau, h)
+            rest = interval(self.target, sde, nodes[:, i + 1], nodes[:, -1], self.tau, h)
             common = part.spread * rest.kept / whole.spread.clamp(min=torch.finfo(q.dtype).tiny)
             common = common.clamp(max=1) if i + 1 < count else (whole.spread > 0).to(q)
             found[:, i, 0], found[:, i, 1] = part.kept, part.spread * common

@@ -33,10 +33,12 @@ IN_LAM = Spacing("lam", mu=lambda lam: lam, lam=lambda mu: mu)
 class Target(Spacing):
     """A target m = p x0 + q eps with its scale w and measure mu.
 
-    ratio(lam) is alpha / w; mu(lam) the measure, slope(lam) its derivative, lam(mu) its inverse; pair(lam) is (p, q).
+    ratio(lam) is alpha / w and growth(lam) the derivative of its logarithm; mu(lam) the measure, slope(lam) its
+    derivative, lam(mu) its inverse; pair(lam) is (p, q).
     """
 
     ratio: Function = field(repr=False)
+    growth: Function = field(repr=False)
     slope: Function = field(repr=False)
     pair: Callable[[Tensor], Pair] = field(repr=False)
 
@@ -48,6 +50,7 @@ class Target(Spacing):
 NOISE = Target(  # w = alpha, mu = rho
     "noise",
     ratio=torch.ones_like,
+    growth=torch.zeros_like,
     mu=lambda lam: torch.exp(-lam),
     slope=lambda lam: -torch.exp(-lam),
     lam=lambda mu: -mu.log(),
@@ -56,6 +59,7 @@ NOISE = Target(  # w = alpha, mu = rho
 DATA = Target(  # w = sigma, mu = 1 / rho
     "data",
     ratio=torch.exp,
+    growth=torch.ones_like,
     mu=torch.exp,
     slope=torch.exp,
     lam=torch.log,
@@ -64,6 +68,7 @@ DATA = Target(  # w = sigma, mu = 1 / rho
 V = Target(  # w = sqrt(alpha^2 + sigma^2), mu = atan(rho), m = v / w
     "v",
     ratio=lambda lam: torch.sigmoid(2 * lam).sqrt(),
+    growth=lambda lam: torch.sigmoid(-2 * lam),
     mu=lambda lam: torch.exp(-lam).atan(),
     slope=lambda lam: -0.5 / torch.cosh(lam),
     lam=lambda mu: -mu.tan().log(),
@@ -72,6 +77,7 @@ V = Target(  # w = sqrt(alpha^2 + sigma^2), mu = atan(rho), m = v / w
 DIFFERENCE = Target(  # w = alpha + sigma, mu = sigma / (alpha + sigma), m = eps - x0
     "difference",
     ratio=torch.sigmoid,
+    growth=lambda lam: torch.sigmoid(-lam),
     mu=lambda lam: torch.sigmoid(-lam),
     slope=lambda lam: -torch.sigmoid(lam) * torch.sigmoid(-lam),
     lam=lambda mu: -torch.logit(mu),

@@ -20,6 +20,7 @@ from sdescore import (
     SubVPSDE,
     karras,
     sample,
+    trajectory,
     uniform_lambda,
 )
 from sdescore.solvers import (
@@ -31,6 +32,7 @@ from sdescore.solvers import (
     DIFFERENCE,
     DPMPP_2M,
     DPMPP_3M,
+    ER_SDE,
     IPNDM,
     LAM,
     LMS,
@@ -38,8 +40,12 @@ from sdescore.solvers import (
     QUARTER_RHO,
     RHO,
     SDE_DPMPP_2M,
+    SDE_DPMPP_3M,
+    SEEDS,
     TIME,
     UNIPC,
+    UNIPC_BH1,
+    UNIPC_BH2,
     Adams,
     Coordinate,
     Target,
@@ -69,8 +75,18 @@ def test_corrector_adds_an_order(target: str, order: int) -> None:
 
 @pytest.mark.parametrize(
     ("method", "order"),
-    [(DDIM, 1), (DPMPP_2M, 2), (DPMPP_3M, 3), (LMS, 4), (DEIS, 4), (UNIPC, 4), (IPNDM, 2)],
-    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "ipndm"],
+    [
+        (DDIM, 1),
+        (DPMPP_2M, 2),
+        (DPMPP_3M, 3),
+        (LMS, 4),
+        (DEIS, 4),
+        (UNIPC, 4),
+        (UNIPC_BH1, 3),
+        (UNIPC_BH2, 3),
+        (IPNDM, 2),
+    ],
+    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "unipc-bh1", "unipc-bh2", "ipndm"],
 )
 @pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE()], ids=["VP", "Karras"])
 def test_presets_have_their_order(method: Adams, order: int, sde: LinearSDE) -> None:
@@ -239,6 +255,69 @@ def test_trajectories_do_not_depend_on_the_path(target: str) -> None:
         ends.append(sample(sde, oracle.denoiser(sde), x=scale[0] * z, solver=method, times=times))
     for end in ends[1:]:
         torch.testing.assert_close(end, ends[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [UNIPC_BH1, UNIPC_BH2], ids=["bh1", "bh2"])
+def test_unipc_of_order_2_as_published(method: Adams) -> None:
+    """Zhao et al. 2023, algorithms 1 and 2 with p = 2, restated: UniP-2 takes rho = 1/2, UniC-2 solves for both."""
+    sde, oracle = VPSDE(), mixture()
+    denoiser, times = oracle.denoiser(sde), karras()(sde, 8)
+    x = oracle.at(sde, sde.T).sample(4)
+    lam, alpha, sigma = (c(times) for c in (sde.lam, sde.alpha, sde.sigma))
+    found, y, m = [], x, [denoiser(x, times[0])]
+    for i in range(1, 8):
+        h = float(lam[i] - lam[i - 1])
+        b = h if method is UNIPC_BH1 else math.expm1(-h) * -1.0
+        base = sigma[i] / sigma[i - 1] * y - alpha[i] * math.expm1(-h) * m[-1]
+        old = [(float(lam[i - 2] - lam[i - 1]) / h, m[-2])] if i > 1 else []
+        ahead = base + sum(alpha[i] * b * 0.5 * (value - m[-1]) / r for r, value in old)
+        found.append(ahead if i == 7 else None)
+        new = denoiser(ahead, times[i])
+        nodes = [*old, (1.0, new)]
+        # int e^(lam - lam_s) (u^k) over the step, u = (lam - lam_t) / h, in the units of B(h)
+        moments = [scipy_integrate.quad(lambda u, k=k, h=h: h * math.exp(h * (u - 1)) * u**k, 0, 1)[0] for k in (1, 2)]
+        if old:
+            matrix = np.array([[r ** (k - 1) for r, _ in nodes] for k in (1, 2)])
+            rho = np.linalg.solve(matrix, np.array(moments) / b)
+        else:
+            rho = [0.5]
+        y = base + sum(alpha[i] * b * float(w) * (value - m[-1]) / r for w, (r, value) in zip(rho, nodes, strict=True))
+        if i < 7:
+            found[-1] = y
+            m.append(new)
+    ours = list(trajectory(sde, denoiser, x=x, solver=method, times=times))[1:8]
+    for a, b in zip(ours, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_er_sde_of_order_1_as_published() -> None:
+    """Cui et al. 2023, eq. 12 with phi of ER-SDE 5, on VE: x0 and z weigh what phi(rho_s) / phi(rho_t) says."""
+
+    def phi(rho: float) -> float:
+        return rho * (math.exp(rho**0.3) + 10)
+
+    times = torch.tensor([7.0, 2.0, 0.3], dtype=torch.float64)
+    table = replace(ER_SDE, order=1).table(KarrasSDE(), times)
+    for i, (t, s) in enumerate(((7.0, 2.0), (2.0, 0.3))):
+        kept = phi(s) / phi(t)
+        assert table.kept[i] == pytest.approx(kept, rel=1e-11)
+        assert table.predict[i][0] == pytest.approx(1 - kept, rel=1e-11)
+        assert table.spread[i] == pytest.approx(math.sqrt(s**2 - t**2 * kept**2), rel=1e-11)
+
+
+def test_seeds_as_published() -> None:
+    """Gonzalez et al. 2023, eq. 9: 2 sigma_s (e^h - 1) of the noise prediction, and sigma_s sqrt(e^2h - 1) z."""
+    sde = VPSDE()
+    times = sde.time(torch.tensor([-1.0, 0.3], dtype=torch.float64))
+    table, alpha, sigma = SEEDS.table(sde, times), sde.alpha(times).tolist(), float(sde.sigma(times)[1])
+    assert table.kept[0] == pytest.approx(alpha[1] / alpha[0], rel=1e-12)
+    assert table.predict[0][0] == pytest.approx(-2 * sigma * math.expm1(1.3), rel=1e-12)
+    assert table.spread[0] == pytest.approx(sigma * math.sqrt(math.expm1(2.6)), rel=1e-12)
+
+
+@pytest.mark.parametrize("method", [ER_SDE, SEEDS, SDE_DPMPP_3M], ids=["er-sde", "seeds", "sde-dpm++3m"])
+def test_stochastic_presets_have_the_right_law(method: Adams) -> None:
+    check_sde_law(method, steps=300, n=2000)
 
 
 @pytest.mark.parametrize("target", ["noise", "data", "v", "difference"])
