@@ -118,7 +118,7 @@ class TestNpz:
         with pytest.raises(ValueError, match="int64 and no range"):
             npz(path)
         assert npz(path, scaling=Scaling()).shape == (1, 8, 8)
-        with pytest.raises(ValueError, match=r"spans \[0, 255\]; the range given is \[0, 16\], left first in sample \d"):
+        with pytest.raises(ValueError, match=r"spans \[0, 255\]; the range given is .* left first in sample \d"):
             npz(path, scaling=Scaling(0, 16, 17))
 
     def test_missing_key_lists_those_there(self, tmp_path: Path) -> None:

@@ -38,18 +38,29 @@ def mixture(size: int) -> GaussianMixture:
     return GaussianMixture(means, 0.1 + 0.4 * torch.rand(5, generator=own, dtype=torch.float64))
 
 
-@process
-@pytest.mark.parametrize(("size", "count"), [(2, 64), (64, 16)])
+CASES = [(sde, *size) for sde in PROCESSES for size in ((2, 64), (64, 16), (768, 1))]
+
+
+@pytest.mark.parametrize(
+    ("sde", "size", "count"),
+    # One of the large ones is enough for every run.
+    [pytest.param(*case, marks=pytest.mark.slow if case[1] == 768 and i > 3 else ()) for i, case in enumerate(CASES)],
+    ids=lambda each: type(each).__name__ if isinstance(each, LinearSDE) else str(each),
+)
 def test_exact_trace_gives_the_exact_density(sde: LinearSDE, size: int, count: int) -> None:
+    """At the default tolerance, to 1e-4 nats a dimension for every sample."""
     oracle = mixture(size)
     data = oracle.at(sde, sde.t_min)
     x = data.sample(count, seed=1)
     found = log_likelihood(sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T))
-    assert float((found - data.log_prob(x)).abs().mean()) <= 1e-3
+    error = (found - data.log_prob(x)).abs()
+    assert float(error.max()) <= 1e-4 * size and float(error.mean()) <= 1e-5 * size
 
 
-def test_the_error_falls_with_the_tolerance() -> None:
-    sde, oracle = VPSDE(), mixture(2)
+@process
+def test_the_error_falls_with_the_tolerance(sde: LinearSDE) -> None:
+    """In proportion: the orders follow the tolerance, so that an error of a step is all of it that is allowed."""
+    oracle = mixture(2)
     data = oracle.at(sde, sde.t_min)
     x = data.sample(64, seed=1)
     errors = []
@@ -58,7 +69,7 @@ def test_the_error_falls_with_the_tolerance() -> None:
             sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T), rtol=tolerance, atol=tolerance
         )
         errors.append(float((found - data.log_prob(x)).abs().mean()))
-    assert errors[1] < errors[0] / 30 and errors[2] < errors[1] / 30
+    assert errors[1] < errors[0] / 20 and errors[2] < errors[1] / 20
 
 
 def test_the_default_prior_differs_by_the_prior_gap_alone() -> None:
@@ -101,17 +112,19 @@ def test_one_probe_has_no_error_bar_and_the_exact_trace_none_to_show() -> None:
     assert (likelihood(sde, oracle.denoiser(sde), x, trace="exact").stderr == 0).all()
 
 
-def test_a_sample_does_not_feel_the_others() -> None:
-    sde, oracle = SubVPSDE(), mixture(3)
-    x = oracle.at(sde, sde.t_min).sample(32, seed=3)
+@pytest.mark.parametrize("sde", [SubVPSDE(), KarrasSDE()], ids=lambda sde: type(sde).__name__)
+def test_a_sample_does_not_feel_the_others(sde: LinearSDE) -> None:
+    """Alone, in a batch of 256, in batches of 5 and beside an outlier of 20 times the size."""
+    oracle = mixture(3)
+    x = oracle.at(sde, sde.t_min).sample(256, seed=3)
     options = {"probes": 2, "prior": oracle.at(sde, sde.T)}
     together = log_likelihood(sde, oracle.denoiser(sde), x, **options)
     alone = torch.cat([log_likelihood(sde, oracle.denoiser(sde), x[i : i + 1], first=i, **options) for i in range(4)])
-    batches = log_likelihood(sde, oracle.denoiser(sde), x, batch_size=5, **options)
+    batches = log_likelihood(sde, oracle.denoiser(sde), x[:12], batch_size=5, **options)
     beside = log_likelihood(sde, oracle.denoiser(sde), torch.cat([x[:4], 20 * x[4:5]]), **options)[:4]
     torch.testing.assert_close(alone, together[:4], rtol=1e-6, atol=0)
     torch.testing.assert_close(beside, together[:4], rtol=1e-6, atol=0)
-    torch.testing.assert_close(batches, together, rtol=1e-6, atol=0)
+    torch.testing.assert_close(batches, together[:12], rtol=1e-6, atol=0)
 
 
 def test_a_net_of_another_process_is_read_at_equal_lam() -> None:
