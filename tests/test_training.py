@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,16 +29,19 @@ from sdescore.learner import Learner, draw
 from sdescore.reports import read_log
 from sdescore.training import train
 
-# One process of several, for torchrun: trains with a config, in float64; may kill itself at its n-th flush to disk.
+# One process of several, for torchrun: trains with a config, in float64; may kill itself at its n-th flush to disk, or,
+# if it is the last of them, at its n-th update.
 WORKER = """
 import json, os, signal, sys
 import torch
+from sdescore.learner import Learner
 from sdescore.training import TrainConfig, train
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
-fields, resume, fatal = json.loads(sys.argv[1])
+fields, resume, fatal, fatal_update = json.loads(sys.argv[1])
 flush, calls = os.fsync, 0
+update, updates = Learner.update, 0
 
 def fsync(handle):
     global calls
@@ -48,7 +50,14 @@ def fsync(handle):
         os.kill(os.getpid(), signal.SIGKILL)
     flush(handle)
 
-os.fsync = fsync
+def counted(self, *batch):
+    global updates
+    updates += 1
+    if updates == fatal_update and self.accelerator.is_last_process:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return update(self, *batch)
+
+os.fsync, Learner.update = fsync, counted
 train(TrainConfig(**fields), resume=resume)
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
@@ -134,13 +143,15 @@ def assert_close(one: str | Path, two: str | Path) -> None:
         torch.testing.assert_close(b[name], value, rtol=1e-9, atol=1e-10 * scale + 1e-13, msg=name)
 
 
-def run(processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0) -> subprocess.CompletedProcess[str]:
+def run(
+    processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0, fatal_update: int = 0
+) -> subprocess.CompletedProcess[str]:
     """Run the worker above as so many processes, under torchrun if they are several."""
     script = Path(config.out).parent / "worker.py"
     script.write_text(WORKER)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launcher if processes > 1 else ()), str(script)]
-    command.append(json.dumps([config.to_json(), resume, fatal]))
+    command.append(json.dumps([config.to_json(), resume, fatal, fatal_update]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=script.parent)
 
@@ -350,27 +361,29 @@ class TestResume:
         with pytest.raises(FileExistsError, match="has checkpoints; resume that run"):
             train(config)
 
-    @pytest.mark.parametrize(("fatal", "saved"), [(6, []), (13, [2])])
-    def test_killed_inside_a_save(
-        self, config: TrainConfig, tmp_path: Path, float64: None, fatal: int, saved: list[int]
-    ) -> None:
-        """SIGKILL at a flush of the first and of the second checkpoint."""
-        config = replace(config, steps=4)
-        assert run(1, config, fatal=fatal).returncode == -signal.SIGKILL
-        assert checkpoints.steps(Path(config.out) / "checkpoints") == saved
-        train(config, resume=bool(saved))
+    def test_two_processes_killed_twice(self, config: TrainConfig, tmp_path: Path) -> None:
+        """SIGKILL of the second process in a step, then of the first inside a save."""
         unbroken = replace(config, out=str(tmp_path / "unbroken"))
-        train(unbroken)
+        assert run(2, unbroken).returncode == 0
+        root = Path(config.out) / "checkpoints"
+        assert run(2, config, fatal_update=4).returncode != 0
+        assert checkpoints.steps(root) == [2]
+        assert run(2, config, resume=True, fatal=6).returncode != 0
+        assert checkpoints.steps(root) == [2] and list(root.glob(".step-*.writing"))
+        last = run(2, config, resume=True)
+        assert last.returncode == 0, last.stderr
         assert_same_bits(config.out, unbroken.out)
 
     @pytest.mark.slow
     def test_two_processes_killed_at_ten_instants(self, config: TrainConfig, tmp_path: Path) -> None:
+        """Five times at a flush, most of which are inside a save, and five times in a step."""
         unbroken = replace(config, out=str(tmp_path / "unbroken"), steps=8)
         assert run(2, unbroken).returncode == 0
         choose = random.Random(0)
         for kill in range(10):
             own = replace(unbroken, out=str(tmp_path / f"run{kill}"))
-            assert run(2, own, fatal=choose.randrange(3, 31)).returncode != 0
+            fatal = {"fatal": choose.randrange(3, 31)} if kill % 2 else {"fatal_update": choose.randrange(1, 9)}
+            assert run(2, own, **fatal).returncode != 0
             found = checkpoints.steps(Path(own.out) / "checkpoints")
             resumed = run(2, own, resume=bool(found))
             assert resumed.returncode == 0, resumed.stderr
@@ -449,7 +462,7 @@ class TestProcesses:
         script = Path(plain.out).parent / "worker.py"
         script.write_text(WORKER)
         command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(script)]
-        command.append(json.dumps([replace(plain, steps=1).to_json(), False, 0]))
+        command.append(json.dumps([replace(plain, steps=1).to_json(), False, 0, 0]))
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert "started ONE" in done.stderr and "torchrun" in done.stderr
