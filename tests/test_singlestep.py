@@ -1,0 +1,256 @@
+"""Singlestep, ancestral and restart solvers against the papers' formulas restated here, and their weak orders."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reverse, find_solver, karras, sample
+from sdescore.noise import White
+from sdescore.solvers import DDPM, DPM_2, EULER, HEUN, Again, Ancestral, Churn, Restart, RungeKutta, Stages
+
+
+class Given:
+    """Noise that is handed out: one for the path, another for its area, and fresh ones in their order."""
+
+    def __init__(self, z: Tensor, area: Tensor, fresh: list[Tensor] | None = None) -> None:
+        self.z, self.second, self.draws = z, area, iter(fresh or [])
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.z
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.second
+
+    def fresh(self, x: Tensor) -> Tensor:
+        return next(self.draws)
+
+    def take(self, index: Tensor) -> "Given":
+        raise NotImplementedError
+
+
+def one_step(name: str) -> OneStep:
+    solver = find_solver(name)
+    assert isinstance(solver, OneStep)
+    return solver
+
+
+def double(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+Eps = Callable[[Tensor, Tensor], Tensor]
+
+
+def dpm_solver_2(sde: LinearSDE, eps: Eps, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Lu et al. 2022a, algorithm 1."""
+    h = sde.lam(s) - sde.lam(t)
+    middle = sde.time(sde.lam(t) + h / 2)
+    u = sde.alpha(middle) / sde.alpha(t) * x - sde.sigma(middle) * torch.expm1(h / 2) * eps(x, t)
+    return sde.alpha(s) / sde.alpha(t) * x - sde.sigma(s) * torch.expm1(h) * eps(u, middle)
+
+
+def dpm_solver_3(sde: LinearSDE, eps: Eps, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Lu et al. 2022a, algorithm 2, with r1 = 1/3 and r2 = 2/3."""
+    h, r1, r2 = sde.lam(s) - sde.lam(t), 1 / 3, 2 / 3
+    one, two = (sde.time(sde.lam(t) + r * h) for r in (r1, r2))
+    start = eps(x, t)
+    u = sde.alpha(one) / sde.alpha(t) * x - sde.sigma(one) * torch.expm1(r1 * h) * start
+    first = eps(u, one) - start
+    phi = torch.expm1(r2 * h) / (r2 * h) - 1
+    u = sde.alpha(two) / sde.alpha(t) * x - sde.sigma(two) * (torch.expm1(r2 * h) * start + r2 / r1 * phi * first)
+    second, phi = eps(u, two) - start, torch.expm1(h) / h - 1
+    return sde.alpha(s) / sde.alpha(t) * x - sde.sigma(s) * (torch.expm1(h) * start + phi / r2 * second)
+
+
+def dpm_solver_pp_2s(sde: LinearSDE, data: Eps, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Lu et al. 2022b, algorithm 1, with r = 1/2."""
+    h, r = sde.lam(s) - sde.lam(t), 1 / 2
+    middle, start = sde.time(sde.lam(t) + r * h), data(x, t)
+    u = sde.sigma(middle) / sde.sigma(t) * x - sde.alpha(middle) * torch.expm1(-r * h) * start
+    d = (1 - 1 / (2 * r)) * start + 1 / (2 * r) * data(u, middle)
+    return sde.sigma(s) / sde.sigma(t) * x - sde.alpha(s) * torch.expm1(-h) * d
+
+
+def dpm_solver_pp_3s(sde: LinearSDE, data: Eps, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Lu et al. 2022b, appendix, with r1 = 1/3 and r2 = 2/3."""
+    h, r1, r2 = sde.lam(s) - sde.lam(t), 1 / 3, 2 / 3
+    one, two = (sde.time(sde.lam(t) + r * h) for r in (r1, r2))
+    start = data(x, t)
+    u = sde.sigma(one) / sde.sigma(t) * x - sde.alpha(one) * torch.expm1(-r1 * h) * start
+    first, phi = data(u, one) - start, torch.expm1(-r2 * h) / (r2 * h) + 1
+    u = sde.sigma(two) / sde.sigma(t) * x - sde.alpha(two) * (torch.expm1(-r2 * h) * start - r2 / r1 * phi * first)
+    second, phi = data(u, two) - start, torch.expm1(-h) / h + 1
+    return sde.sigma(s) / sde.sigma(t) * x - sde.alpha(s) * (torch.expm1(-h) * start - phi / r2 * second)
+
+
+@pytest.mark.parametrize("ends", [(-2.0, 1.0), (0.5, 0.51)])
+@pytest.mark.parametrize(
+    ("name", "paper", "kind"),
+    [
+        ("dpm2", dpm_solver_2, "noise"),
+        ("dpm3", dpm_solver_3, "noise"),
+        ("dpm++2s", dpm_solver_pp_2s, "data"),
+        ("dpm++3s", dpm_solver_pp_3s, "data"),
+    ],
+)
+def test_singlestep_as_published(
+    name: str, paper: Callable[..., Tensor], kind: str, ends: tuple[float, float], main_sde: LinearSDE
+) -> None:
+    oracle = GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    t, s = main_sde.time(double(*ends))
+    x, reverse = oracle.at(main_sde, t).sample(16), Reverse(main_sde, oracle.denoiser(main_sde))
+    found = one_step(name).step(reverse, x, t, s, White(0, range(16)))
+    torch.testing.assert_close(found, paper(main_sde, getattr(reverse, kind), x, t, s), rtol=1e-9, atol=1e-9)
+
+
+def test_a_step_takes_times_of_each_sample(main_sde: LinearSDE) -> None:
+    oracle = GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    reverse, x = Reverse(main_sde, oracle.denoiser(main_sde)), torch.randn(3, 2, dtype=torch.float64)
+    t, s = main_sde.time(double(-1.0, 0.0, 0.3)), main_sde.time(double(0.5, 0.6, 0.7))
+    for name in ("heun", "dpm3", "rk4", "sra"):
+        z = Given(torch.ones_like(x), torch.ones_like(x))
+        each = one_step(name).step(reverse, x, t, s, z)
+        alone = [one_step(name).step(reverse, x, a, b, z)[i] for i, (a, b) in enumerate(zip(t, s, strict=True))]
+        torch.testing.assert_close(each, torch.stack(alone), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0, 3.0])
+def test_ancestral_dpm2_as_in_k_diffusion(eta: float) -> None:
+    """sigma_up = min(s, eta sqrt(s^2 (t^2 - s^2) / t^2)), the midpoint of the logarithms, and noise of sigma_up."""
+    sde, oracle = KarrasSDE(1e-6, 80.0), GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    t, s = double(3.0, 1.0)
+    x, z, denoiser = oracle.at(sde, t).sample(16), torch.randn(16, 2, dtype=torch.float64), oracle.denoiser(sde)
+    up = min(1.0, eta * math.sqrt(1 * (9 - 1) / 9))
+    down = double(math.sqrt(1 - up**2))[0].clamp(min=1e-6)
+    middle = (t.log().lerp(down.log(), 0.5)).exp()
+    d = (x - denoiser(x, t)) / t
+    d = denoiser.noise(x + (middle - t) * d, middle)
+    expected = x + (down - t) * d + z * math.sqrt(1 - float(down) ** 2)
+    found = Ancestral(DPM_2, eta).step(Reverse(sde, denoiser), x, t, s, Given(z, z))
+    torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_ancestral_euler_is_ddpm(main_sde: LinearSDE) -> None:
+    oracle = GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    times = main_sde.time(torch.linspace(-2, 2, 9, dtype=torch.float64))
+    x = oracle.at(main_sde, float(times[0])).sample(8)
+    both = [sample(main_sde, oracle.denoiser(main_sde), x=x, solver=s, times=times) for s in (Ancestral(EULER), DDPM)]
+    torch.testing.assert_close(*both, rtol=1e-8, atol=1e-8)
+
+
+def test_ancestral_without_noise_is_the_method() -> None:
+    sde, oracle = VPSDE(), GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    x = oracle.at(sde, 1.0).sample(8)
+    both = [sample(sde, oracle.denoiser(sde), x=x, solver=s, steps=9) for s in (Ancestral(HEUN, 0.0), HEUN)]
+    assert torch.equal(*both)
+
+
+def test_restart_as_published() -> None:
+    """Xu et al. 2023, algorithm 1: at the grid's level nearest to the lower end, up by noise and down by steps."""
+    sde, oracle = KarrasSDE(), GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    denoiser, t = oracle.denoiser(sde), karras()(sde, 12)
+    start, z = oracle.at(sde, 80.0).sample(8), list(torch.randn(3, 8, 2, dtype=torch.float64))
+
+    def heun(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        d = denoiser.noise(x, a)
+        return x + (b - a) * (d + denoiser.noise(x + (b - a) * d, b)) / 2
+
+    place = int((t.log() - math.log(0.1)).abs().argmin())
+    back = torch.linspace(0.5 ** (1 / 7), float(t[place]) ** (1 / 7), 4, dtype=torch.float64) ** 7
+    x = start
+    for i in range(1, 12):
+        x = heun(x, t[i - 1], t[i])
+        if i == place:
+            for k in range(3):
+                x = x + (0.25 - t[place] ** 2).sqrt() * z[k]
+                for a, b in pairwise(back):
+                    x = heun(x, a, b)
+    method = Restart(HEUN, (Again(0.1, 0.5, 3, 4),))
+    *_, found = method.solve(Reverse(sde, denoiser), start, t, Given(start, start, z))
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+    assert method.calls(12) == HEUN.calls(12) + 3 * 6
+    with pytest.raises(ValueError, match=r"times stay above rho = 1"):
+        next(iter(method.solve(Reverse(sde, denoiser), start, double(3.0, 2.0, 1.0), Given(start, start))))
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Stages((0.5,), ((1,),)), r"valid are c in \[0, 1\] from 0 on"),
+        (lambda: Stages((0.0, 1.0), ((1,),)), r"row i with i \+ 1"),
+        (lambda: Stages((0.0, 1.0), ((1,), (0, 0))), "rows="),
+        (lambda: RungeKutta(Stages((0.0,), ((1,),)), tau=-1.0), "tau=-1.0"),
+        (lambda: Ancestral(HEUN, -1.0), "eta=-1.0"),
+        (lambda: Restart(HEUN, (Again(0.5, 0.1, 1, 4),)), "low < high"),
+    ],
+)
+def test_bad_settings(make: Callable[[], object], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        make()
+
+
+def weak_errors(method: OneStep, sde: LinearSDE, steps: tuple[int, ...]) -> list[float]:
+    """Of the mean of a function of the end, for a mixture in one dimension, without any sampling.
+
+    E[f(end) | x] is carried backwards: at every step an integral over the step's one or two normals, by Gauss-Hermite
+    quadrature, of a spline.
+    """
+    mixture = GaussianMixture(double(-0.6, 0.8).unsqueeze(1), [0.5, 0.6], [0.4, 0.6])
+    reverse, unit, found = Reverse(sde, mixture.denoiser(sde)), np.linspace(-7, 7, 281), []
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    z, area = (torch.from_numpy(np.tile(a.ravel(), len(unit))).unsqueeze(1) for a in np.meshgrid(nodes, nodes))
+    both = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    for count in steps:
+        times = sde.time(torch.linspace(-1.0, 1.5, count + 1, dtype=torch.float64))
+        scale = torch.hypot(sde.alpha(times), sde.sigma(times))
+        value = np.cos(2 * unit) + unit**2
+        first, exact = (
+            mixture.at(sde, t).log_prob(s * torch.from_numpy(unit).unsqueeze(1)).exp().numpy() * float(s)
+            for t, s in zip(times[[0, -1]], scale[[0, -1]], strict=True)
+        )
+        truth = float(exact @ value) * (unit[1] - unit[0])
+        for i in reversed(range(count)):
+            x = scale[i] * torch.from_numpy(np.repeat(unit, len(both))).unsqueeze(1)
+            end = method.step(reverse, x, times[i], times[i + 1], Given(z, area, [z])) / scale[i + 1]
+            value = CubicSpline(unit, value)(end[:, 0].numpy()).reshape(len(unit), -1) @ both
+        found.append(abs(float(first @ value) * (unit[1] - unit[0]) - truth))
+    return found
+
+
+WEAK = {"euler-maruyama": 1, "euler-ancestral": 1, "sra": 2, "dpm2-ancestral": 2, "dpm++2s-ancestral": 2}
+
+
+@pytest.mark.parametrize("name", WEAK)
+def test_weak_order(name: str) -> None:
+    steps = (8, 16, 32)
+    errors = weak_errors(one_step(name), VPSDE(), steps)
+    order = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+    print(f"{name}: weak order {order:.2f}, errors {errors}")
+    assert WEAK[name] - 0.2 <= order < WEAK[name] + 0.8, errors
+
+
+def test_churn_keeps_its_methods_order_in_the_law() -> None:
+    """Adding noise is exact in law, so that a Gaussian's variance has the error of Heun's steps alone.
+
+    The factor by which rho is raised falls with the steps too.
+    """
+    sde, gaussian = KarrasSDE(), GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 0.5)
+    reverse = Reverse(sde, gaussian.denoiser(sde))
+    churn, errors = Churn(amount=4.0, low=0.0, high=math.inf, inflation=1.0), []
+    for steps in (16, 32, 64):
+        times = sde.time(torch.linspace(-1.0, 1.5, steps + 1, dtype=torch.float64))
+        variance = float(gaussian.at(sde, times[0]).stds) ** 2
+        states = torch.zeros(steps + 1, 1, dtype=torch.float64)  # impulses: by the start, and by each draw
+        states[-1] = 1
+        draws = list(torch.eye(steps + 1, dtype=torch.float64)[:steps].unsqueeze(2))
+        *_, end = churn.solve(reverse, states, times, Given(states, states, draws))
+        found = float(end[:-1].square().sum() + end[-1].square() * variance)
+        errors.append(abs(found / float(gaussian.at(sde, times[-1]).stds) ** 2 - 1))
+    print(errors)
+    assert math.log2(errors[0] / errors[2]) / 2 > 1.8
