@@ -29,6 +29,8 @@ from sdescore import (
     uniform_lambda,
 )
 from sdescore.solvers import (
+    BH1,
+    BH2,
     DATA,
     DDIM,
     DDPM,
@@ -49,7 +51,10 @@ from sdescore.solvers import (
     NOISE,
     SA,
     SDE_DPMPP_2M,
+    SEEDS,
     UNIPC,
+    UNIPC_BH1,
+    UNIPC_BH2,
     Adams,
     Churn,
     Coordinate,
@@ -66,7 +71,6 @@ sys.path.append(str(SCRIPTS))  # behind everything else: no script may hide a pa
 from peers import Azula, Diffusers, KDiffusion, k_diffusion_sampling  # noqa: E402
 
 MU = Coordinate("mu", lambda sde, times: DIFFERENCE.mu(sde.lam(times)))
-CONSTANT = {"tau_func": lambda t: 1.0}
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,9 @@ def multistep(order: int, **options: Any) -> Diffusers:
     return Diffusers("DPMSolverMultistep", {"solver_order": order, "lower_order_final": False, **options})
 
 
-def corrected(name: str, **options: Any) -> Diffusers:
-    return Diffusers(name, {"lower_order_final": False, **options}, last=False)
+def unipc(order: int, solver_type: str) -> Diffusers:
+    options = {"solver_order": order, "solver_type": solver_type, "lower_order_final": False}
+    return Diffusers("UniPCMultistep", options, last=False)
 
 
 DIFFUSERS = {
@@ -113,13 +118,21 @@ DIFFUSERS = {
     "SDE-DPM++ 2M, heun": Pair(
         Adams(2, DATA, LAM, tau=1.0), multistep(2, algorithm_type="sde-dpmsolver++", solver_type="heun")
     ),
-    "UniPC 3, bh1": Pair(
-        UNIPC, corrected("UniPCMultistep", solver_order=3, solver_type="bh1"), states=False, begun=True
+    "UniPC 2, bh1": Pair(UNIPC_BH1, unipc(2, "bh1"), states=False),
+    "UniPC 2, bh2": Pair(UNIPC_BH2, unipc(2, "bh2"), states=False),
+    "UniPC 3, bh1": Pair(replace(UNIPC, bh=BH1), unipc(3, "bh1"), states=False),
+    "UniPC 3, bh2": Pair(replace(UNIPC, bh=BH2), unipc(3, "bh2"), states=False),
+    "UniPC 3": Pair(UNIPC, unipc(3, "bh2"), states=False, begun=True),
+    "SA 3": Pair(
+        SA,
+        Diffusers(
+            "SASolver",
+            {"predictor_order": 3, "corrector_order": 4, "lower_order_final": False, "tau_func": lambda t: 1.0},
+            last=False,
+        ),
+        states=False,
+        begun=True,
     ),
-    "UniPC 3, bh2": Pair(
-        UNIPC, corrected("UniPCMultistep", solver_order=3, solver_type="bh2"), states=False, begun=True
-    ),
-    "SA 3": Pair(SA, corrected("SASolver", predictor_order=3, corrector_order=4, **CONSTANT), states=False, begun=True),
     "DEIS 2": Pair(Adams(2, NOISE, LAM), Diffusers("DEISMultistep", {"solver_order": 2}), data=False),
     "DEIS 3": Pair(
         Adams(3, NOISE, LAM), Diffusers("DEISMultistep", {"solver_order": 3, "lower_order_final": False}), data=False
@@ -173,7 +186,7 @@ AZULA = {
     "DDIM eta 0.5": Pair(replace(DDPM, tau=ddim_eta(0.5**0.5)), Azula("DDIM", {"eta": 0.5})),
     "Euler": Pair(DDIM, Azula("Euler")),
     "Heun": Pair(HEUN, Azula("Heun")),
-    "Itô": Pair(Adams(1, NOISE, tau=1.0), Azula("Ito")),
+    "Itô": Pair(SEEDS, Azula("Ito")),
     "zAB 4": Pair(LMS, Azula("zAB", {"order": 4})),
     "vAB 3": Pair(Adams(3, DIFFERENCE, MU), Azula("vAB", {"order": 3})),
     "zEAB 3": Pair(Adams(3, NOISE, LAM), Azula("zEAB", {"order": 3})),
