@@ -13,6 +13,7 @@ from sdescore.data import Source
 from sdescore.denoiser import PREDICTIONS, Denoiser
 from sdescore.objectives import TIMES, WEIGHTINGS
 from sdescore.plugins import check_arguments, find_plugin
+from sdescore.pretrained import build_net
 from sdescore.processes import PROCESSES
 from sdescore.scaling import Scaling
 from sdescore.sde import LinearSDE
@@ -239,7 +240,7 @@ class TrainConfig:
         """The net for samples of a shape, freshly initialised from torch's global generator.
 
         Of what follows from the data, it is told what its constructor has a name for: channels, image_size, dims,
-        features, classes. net_args come on top.
+        features, classes. net_args come on top; a net among them is written as in a saved folder's config.json.
         """
         cls = find_plugin("sdescore.nets", self.net, "net")
         takes = inspect.signature(cls).parameters
@@ -248,8 +249,7 @@ class TrainConfig:
             raise ValueError(f"conditional=True, but net={self.net!r} takes no classes")
         known: dict[str, Any] = {"channels": shape[0], "image_size": list(shape[1:]), "dims": len(shape) - 1}
         known |= {"features": shape[0], "classes": classes}
-        net: nn.Module = cls(**{name: value for name, value in known.items() if name in takes} | self.net_args)
-        return net
+        return build_net(self.net, self.net_args, known)
 
     def build_denoiser(self, source: Source, std: float | None = None) -> Denoiser:
         """The untrained denoiser for a source. Raises ValueError where the settings do not fit it.

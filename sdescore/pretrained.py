@@ -1,11 +1,12 @@
 """A Denoiser as a folder: config.json says what it is, model.safetensors holds the net's weights."""
 
+import inspect
 import json
 import operator
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
@@ -187,7 +188,7 @@ def _arguments(content: Any) -> dict[str, Any]:
         content, "format net process predicts data_std shape scaling", "it"
     )
     return {
-        "net": _net(*_fields(net, "name config", "net")),
+        "net": build_net(*_fields(net, "name config", "net")),
         "sde": _process(*_fields(process, "name config", "process")),
         "predicts": predicts,
         "data_std": data_std,
@@ -196,12 +197,27 @@ def _arguments(content: Any) -> dict[str, Any]:
     }
 
 
-def _net(name: str, config: dict[str, Any]) -> nn.Module:
-    def argument(value: Any) -> Any:
-        inner = isinstance(value, dict) and value.keys() == {MODULE}
-        return _net(*_fields(value[MODULE], "name config", "net")) if inner else value
+def build_net(name: str, config: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> nn.Module:
+    """A net by its name and arguments, an argument {MODULE: {"name": ..., "config": ...}} being a net itself.
 
-    net: nn.Module = find_plugin(NETS, name, "net")(**{key: argument(value) for key, value in config.items()})
+    Each net is told what it has a name for of `known`, too. Raises ValueError for arguments that do not fit.
+    """
+    cls, known = find_plugin(NETS, name, "net"), known or {}
+    takes = inspect.signature(cls)
+
+    def argument(value: Any) -> Any:
+        if not isinstance(value, dict) or value.keys() != {MODULE}:
+            return value
+        inner_name, inner_config = _fields(value[MODULE], "name config", "net")
+        return build_net(inner_name, inner_config, known)
+
+    given = {key: value for key, value in known.items() if key in takes.parameters}
+    given |= {key: argument(value) for key, value in config.items()}
+    try:
+        takes.bind(**given)
+    except TypeError as error:
+        raise ValueError(f"net={name!r} takes {', '.join(takes.parameters)}: {error}") from error
+    net: nn.Module = cls(**given)
     return net
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, log_likelihood, sample
+from sdescore.config import TrainConfig
 from sdescore.denoiser import BareDenoiser
 from sdescore.energy import Distance, Energy, log_density
 from sdescore.nets import MLP
@@ -141,6 +142,15 @@ def test_a_saved_energy_samples_and_scores_as_before(sde: LinearSDE, tmp_path: P
     assert torch.equal(*drawn) and bool(drawn[0].isfinite().all())
     scores = [log_likelihood(sde, net, x, trace="exact") for net in (denoiser, loaded)]
     assert torch.equal(*scores) and bool(scores[0].isfinite().all())
+
+
+def test_a_training_run_can_name_an_energy() -> None:
+    inner = {"module": {"name": "MLP", "config": {"width": 8, "depth": 1}}}
+    distance = {"module": {"name": "Distance", "config": {"net": inner}}}
+    net = TrainConfig(net="Energy", net_args={"net": distance, "beta": 2.0}).build_net((3,), None)
+    assert isinstance(net, Energy) and net.beta == 2 and net(torch.zeros(4, 3), torch.zeros(4)).shape == (4, 3)
+    with pytest.raises(ValueError, match="net='Energy' takes net, beta: missing a required argument: 'net'"):
+        TrainConfig(net="Energy", net_args={}).build_net((3,), None)
 
 
 def test_an_energy_of_an_unregistered_net_is_not_saved(tmp_path: Path) -> None:
