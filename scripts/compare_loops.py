@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,6 @@ def ours(denoiser: Denoiser, solver: str, calls: int, config: CompareConfig) -> 
     return draw
 
 
-@torch.no_grad()
 def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> Sampler:
     """Samples of these numbers by one of diffusers' schedulers."""
     diffusers, (cls, options) = import_module("diffusers"), SCHEDULERS[name]
@@ -129,13 +129,13 @@ def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> 
 
 def jobs(config: CompareConfig) -> dict[tuple[str, str, int], Callable[[], Sampler]]:
     """What is sampled: by whose loop trained, the sampler, its calls, and how."""
-    own, other = (load_model(name)[0].eval() for name in (config.own, config.theirs))
     found: dict[tuple[str, str, int], Callable[[], Sampler]] = {}
-    for calls in config.calls:
-        for name in config.solvers:
-            found["sdescore", name, calls] = lambda n=name, c=calls: ours(own, n, c, config)  # type: ignore[misc]
-        for name in config.schedulers:
-            found["diffusers", name, calls] = lambda n=name, c=calls: theirs(other, n, c, config)  # type: ignore[misc]
+    sides = ("sdescore", config.own, config.solvers, ours), ("diffusers", config.theirs, config.schedulers, theirs)
+    for library, model, names, sampler in sides:
+        if names:
+            denoiser = load_model(model)[0].eval()
+            for calls in config.calls:
+                found |= {(library, name, calls): partial(sampler, denoiser, name, calls, config) for name in names}
     return found
 
 
