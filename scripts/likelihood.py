@@ -50,6 +50,8 @@ class LikelihoodConfig:
         draws: Noises of a sample that has levels: several make the importance-weighted bound, and need several probes
             or the exact trace.
         bound: Times in each of eight groups of the evidence bound; 0 leaves it out.
+        ode: The ODE for this many samples, from the start, and for the others the bound, which costs less; all unless
+            told.
         conditional: Tell the model the labels of the data.
         seed: Of the random directions and of the noise that dequantises.
         rtol: Relative tolerance of the ODE.
@@ -65,6 +67,7 @@ class LikelihoodConfig:
     probes: int = 1
     draws: int = 1
     bound: int = 0
+    ode: int | None = None
     conditional: bool = False
     seed: int = 0
     rtol: float = 1e-4
@@ -77,6 +80,8 @@ class LikelihoodConfig:
         for name, least in (("probes", 1), ("draws", 1), ("bound", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least {least}")
+        if self.ode is not None and not (self.ode >= 0 and self.bound > 0):
+            raise ValueError(f"ode={self.ode} with bound={self.bound}; valid are integers from 0 on, and a bound")
         if self.out is not None and Path(self.out).exists():
             raise ValueError(f"out={self.out!r} exists; valid is a new file")
 
@@ -88,6 +93,7 @@ def measure(
     *,
     draws: int = 1,
     bound: int = 0,
+    ode: bool = True,
     seed: int = 0,
     first: int = 0,
     **options: Any,
@@ -95,23 +101,26 @@ def measure(
     """The nats and, for a model of data with levels, the bits per dimension of each sample; x are model values.
 
     draws and bound are those of LikelihoodConfig, options of likelihood(); seed and first also number the noise.
+    Without `ode` there is the bound alone.
     """
     sde, scaling, size = denoiser.sde, denoiser.scaling, x[0].numel()
     numbers: dict[str, Any] = {"first": first, "condition": None if labels is None else {"label": labels}}
     quantised = scaling is not None and scaling.levels is not None
+    values, mass, data = {}, 0.0, x
     if scaling is not None and quantised:
-        nats = quantised_likelihood(sde, denoiser, x, scaling, draws=draws, seed=seed, **numbers, **options).log_prob
-        x, mass = dequantize(x, scaling, draw_seed(seed, 0), first), size * math.log(level_width(scaling))
-    else:
-        nats, mass = log_likelihood(sde, denoiser, x, seed=seed, **numbers, **options), 0.0
-    values = {"nats": nats}
+        data, mass = dequantize(x, scaling, draw_seed(seed, 0), first), size * math.log(level_width(scaling))
+    if ode and scaling is not None and quantised:
+        found = quantised_likelihood(sde, denoiser, x, scaling, draws=draws, seed=seed, **numbers, **options)
+        values["nats"] = found.log_prob
+    elif ode:
+        values["nats"] = log_likelihood(sde, denoiser, x, seed=seed, **numbers, **options)
     if bound:
-        values["bound_nats"] = evidence_bound(sde, denoiser, x, times=bound, seed=seed, **numbers).log_prob + mass
+        values["bound_nats"] = evidence_bound(sde, denoiser, data, times=bound, seed=seed, **numbers).log_prob + mass
     if quantised:
         values |= {name.replace("nats", "bits_per_dim"): -v / (size * math.log(2)) for name, v in values.items()}
-    if bound:
+    if ode and bound:
         values["gap_nats"] = values["nats"] - values["bound_nats"]
-    if bound and quantised:
+    if ode and bound and quantised:
         values["gap_bits_per_dim"] = values["bound_bits_per_dim"] - values["bits_per_dim"]
     return {name: value.cpu() for name, value in values.items()}
 
@@ -139,9 +148,15 @@ def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -
 
 
 def finite_means(values: dict[str, Tensor]) -> tuple[dict[str, tuple[float, float]], list[int]]:
-    """The means over the samples that have all values, and the numbers of those that have not."""
-    valid = torch.stack([value.isfinite() for value in values.values()]).all(0)
-    return {name: mean_and_error(value[valid]) for name, value in values.items()}, (~valid).nonzero().flatten().tolist()
+    """The means over the samples that have all values, and the numbers of those that have not.
+
+    A value may be there for the first samples only.
+    """
+    valid = torch.ones(max(map(len, values.values())), dtype=torch.bool)
+    for value in values.values():
+        valid[: len(value)] &= value.isfinite()
+    means = {name: mean_and_error(value[valid[: len(value)]]) for name, value in values.items()}
+    return means, (~valid).nonzero().flatten().tolist()
 
 
 @dataclass(frozen=True)
@@ -164,7 +179,8 @@ class Batch:
     def joined(batches: dict[int, "Batch"]) -> "Batch":
         """Batches by the numbers of their first samples, in order."""
         parts = [batches[start] for start in sorted(batches)]
-        values = {name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values}
+        names = dict.fromkeys(name for part in parts for name in part.values)
+        values = {name: torch.cat([part.values[name] for part in parts if name in part.values]) for name in names}
         return Batch(values, [message for part in parts for message in part.warnings])
 
 
@@ -200,25 +216,26 @@ def compute(config: LikelihoodConfig) -> None:
     if folder is not None and accelerator.is_main_process:
         write_json(folder / "settings.json", settings)
     denoiser = denoiser.to(accelerator.device)
-    starts = range(0, len(x), config.batch_size)
+    some = len(x) if config.ode is None else min(config.ode, len(x))
+    starts = [*range(0, some, config.batch_size), *range(some, len(x), config.batch_size)]
     done = {} if folder is None else load_parts(folder)
     mine = [s for s in starts[accelerator.process_index :: accelerator.num_processes] if s not in done]
     if done:
         accelerator.print(f"{len(done)} of {len(starts)} batches are there already")
     with tqdm(mine, disable=not accelerator.is_main_process, desc="batches") as bar:
         for start in bar:
-            rows = slice(start, start + config.batch_size)
+            rows = slice(start, min(start + config.batch_size, some if start < some else len(x)))
             label = None if labels is None else labels[rows]
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", RuntimeWarning)
-                values = measure(denoiser, x[rows], label, first=start, **options)
+                values = measure(denoiser, x[rows], label, first=start, ode=start < some, **options)
             done[start] = Batch(values, list(dict.fromkeys(str(each.message) for each in caught)))
             for message in done[start].warnings:
                 bar.write(f"warning: {message}")
             if folder is not None:
                 done[start].save(folder / f"{start:09d}.json")
             means, _ = finite_means(Batch.joined(done).values)
-            name = "bits_per_dim" if "bits_per_dim" in means else "nats"
+            name = next(n for n in ("bits_per_dim", "nats", "bound_bits_per_dim", "bound_nats") if n in means)
             bar.set_postfix_str("{} {:.4f} ± {:.4f}".format(name.replace("_", " "), *means[name]))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -231,8 +248,11 @@ def report(config: LikelihoodConfig, batch: Batch) -> None:
     """Print the means, and write them with the values of all samples."""
     values = batch.values
     means, failed = finite_means(values)
-    rows = [{"": name.replace("_", " "), "mean": f"{m:.4f}", "±": f"{e:.4f}"} for name, (m, e) in means.items()]
-    count = len(values["nats"])
+    rows = [
+        {"": name.replace("_", " "), "mean": f"{m:.4f}", "±": f"{e:.4f}", "samples": len(values[name])}
+        for name, (m, e) in means.items()
+    ]
+    count = max(map(len, values.values()))
     print(f"{count} samples of {config.data}\n{markdown(rows)}")
     if failed:
         print(f"left out of the means: samples {failed}")

@@ -69,6 +69,19 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert abs(gap["mean"]) < 4 * gap["stderr"] + 0.01
 
 
+def test_the_bound_goes_on_where_the_ode_ends(script: Callable[[str], Any], model: str, tmp_path: Path) -> None:
+    likelihood, results = script("likelihood"), {}
+    for name, more in (("whole", []), ("some", ["--ode", "4"]), ("none", ["--ode", "0"])):
+        given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3", "--out", str(tmp_path / name)]
+        likelihood.main([*given, *more])
+        results[name] = json.loads((tmp_path / name).read_text())["samples"]
+    for some, count in (("some", 4), ("none", 0)):
+        assert results[some]["bound_nats"] == pytest.approx(results["whole"]["bound_nats"], rel=1e-5)
+        assert results[some].get("nats", []) == pytest.approx(results["whole"]["nats"][:count], rel=1e-5)
+    with pytest.raises(SystemExit):
+        likelihood.main(["--model", model, "--ode", "4"])
+
+
 @pytest.mark.slow
 def test_two_processes_score_what_one_does(model: str, tmp_path: Path) -> None:
     command = [str(SCRIPTS / "likelihood.py"), "--model", model, "--count", "7", "--batch_size", "2", "--out"]
