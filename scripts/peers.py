@@ -92,12 +92,16 @@ class Diffusers:
         with self.altered():
             scheduler = cls(**known, **self.options)
             scheduler.alphas_cumprod = 1 / (1 + rho.flip(0) ** 2)
-            if "timestep_spacing" in known or not hasattr(scheduler, "betas") or self.scheduler == "IPNDM":
-                scheduler.set_timesteps(count)
-            else:
+            if self.scheduler == "DPMSolverSinglestep":  # it knows no "trailing"
                 scheduler.set_timesteps(timesteps=list(range(count))[::-1])
+            else:
+                scheduler.set_timesteps(count)
         if hasattr(scheduler, "precondition_outputs"):
             scheduler.sigmas = torch.cat([rho, ZERO])
+        if self.flow:
+            sigmas = torch.cat([rho / (1 + rho), ZERO])
+            twice = [1, *[self.stages] * (count - 1), 1]
+            scheduler.sigmas = sigmas.repeat_interleave(torch.tensor(twice))
         scheduler.is_scale_input_called = True
         return scheduler
 
@@ -109,21 +113,30 @@ class Diffusers:
         wide = {"torch": _Altered(torch, float32=torch.float64), "np": _Altered(np, float32=np.float64)}
         return _altered(module, **{**wide, **names})
 
+    @property
+    def flow(self) -> bool:
+        return self.scheduler.startswith("FlowMatch")
+
     def calls(self, steps: int) -> int:
         return self.stages * (steps - 1) + 1
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, rho = reverse.sde, reverse.sde.rho(times)
         scheduler = self.make(rho)
-        exploding = float(scheduler.init_noise_sigma) != 1  # its states are x / alpha, else x / sqrt(alpha^2 + sigma^2)
-        scale = torch.cat([sde.alpha(times) * (1 if exploding else (1 + rho**2).sqrt()), ZERO + 1])
+
+        def size(rho: Tensor) -> Tensor:
+            """Its states are x / (alpha size): those of a flow, of an exploding or of a preserved variance."""
+            exploding = float(getattr(scheduler, "init_noise_sigma", 1.0)) != 1
+            return 1 + rho if self.flow else torch.ones_like(rho) if exploding else (1 + rho**2).sqrt()
+
+        scale = torch.cat([sde.alpha(times) * size(rho), ZERO + 1])
         x, done = x / scale[0], 0
         for i, step in enumerate(scheduler.timesteps):
             if done == len(times) - 1 and not self.last:
                 return
             level = self._level(scheduler, i, rho)
             t = _time(sde, times, level)
-            state = x * sde.alpha(t) * (1 if exploding else math.hypot(1, level))
+            state = x * sde.alpha(t) * size(torch.tensor(level, dtype=torch.float64))
             output = self._output(scheduler, reverse, x, state, t, level)
             ends = times[done], times[min(done + 1, len(times) - 1)]
             with self.altered(randn_tensor=lambda *_, x=x, ends=ends, **__: noise(x, *ends)):
@@ -138,10 +151,13 @@ class Diffusers:
             return float(rho[i])
         if hasattr(scheduler, "sigmas_interpol") and i % 2:  # the second stage of a step
             return float(scheduler.sigmas_interpol[i - ("Ancestral" in self.scheduler)])
-        return float(scheduler.sigmas[i])
+        sigma = float(scheduler.sigmas[i])
+        return sigma / (1 - sigma) if self.flow else sigma
 
     def _output(self, scheduler: Any, reverse: Reverse, x: Tensor, state: Tensor, t: Tensor, level: float) -> Tensor:
-        """What the scheduler takes for the net's output: eps, for iPNDM v, or EDM's own."""
+        """What the scheduler takes for the net's output: eps, for iPNDM v, for a flow eps - x0, or EDM's own."""
+        if self.flow:
+            return reverse.combination(state, t, -1.0, 1.0)
         if hasattr(scheduler, "precondition_outputs"):
             sigma = torch.tensor(level, dtype=torch.float64)
             kept = scheduler.precondition_outputs(x, torch.zeros_like(x), sigma)

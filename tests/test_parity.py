@@ -52,12 +52,14 @@ from sdescore.solvers import (
     SA,
     SDE_DPMPP_2M,
     SEEDS,
+    TRAPEZOID,
     UNIPC,
     UNIPC_BH1,
     UNIPC_BH2,
     Adams,
     Churn,
     Coordinate,
+    RungeKutta,
     V,
     ddim_eta,
     k_diffusion_eta,
@@ -144,6 +146,8 @@ DIFFUSERS = {
     "DPM-2 ancestral": Pair(DPM_2_ANCESTRAL, Diffusers("KDPM2AncestralDiscrete", stages=2)),
     "LMS": Pair(LMS, Diffusers("LMSDiscrete"), data=False),
     "iPNDM": Pair(IPNDM, Diffusers("IPNDM"), data=False),
+    "Flow Euler": Pair(DDIM, Diffusers("FlowMatchEulerDiscrete")),
+    "Flow Heun": Pair(RungeKutta(TRAPEZOID, DIFFERENCE), Diffusers("FlowMatchHeunDiscrete", stages=2)),
     "EDM Euler": Pair(DDIM, Diffusers("EDMEuler")),
     "EDM DPM++ 2M": Pair(DPMPP_2M, Diffusers("EDMDPMSolverMultistep")),
     "EDM SDE-DPM++ 2M": Pair(SDE_DPMPP_2M, Diffusers("EDMDPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"})),
@@ -308,7 +312,7 @@ class Shipped(Diffusers):
         return super().altered(**names, torch=torch, np=sys.modules[cls.__module__].np)
 
 
-OWN_GRID = [name for name in DIFFUSERS if not name.startswith(("EDM", "iPNDM"))]
+OWN_GRID = [name for name in DIFFUSERS if not name.startswith(("EDM", "Flow", "iPNDM"))]
 
 
 @pytest.mark.parametrize("name", OWN_GRID)
