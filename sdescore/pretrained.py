@@ -1,5 +1,6 @@
 """A Denoiser as a folder: config.json says what it is, model.safetensors holds the net's weights."""
 
+import errno
 import inspect
 import json
 import operator
@@ -101,7 +102,10 @@ class Pretrained(PyTorchModelHubMixin, library_name="sdescore", tags=["sdescore"
             name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, tensor in bare(self.net).state_dict().items()
         }
-        save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, which it does not tell by OSError
+            raise OSError(errno.EIO, f"{WEIGHTS} was not written: {error}") from error
         shutil.copymode(save_directory / CONFIG, save_directory / WEIGHTS)  # save_file makes it private
 
     @classmethod

@@ -1,5 +1,6 @@
 """What a training run says while it goes on: log.jsonl, the tracker, the progress bar and pictures of samples."""
 
+import errno
 import json
 import logging
 import math
@@ -103,8 +104,12 @@ class Report:
         if self.config.tracker != "none":
             self.accelerator.log(line, step=self.step)
         if self.accelerator.is_main_process:
-            with open(self.path, "a") as file:
-                file.write(json.dumps({"step": self.step, **line}) + "\n")
+            try:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps({"step": self.step, **line}) + "\n")
+            except OSError as error:
+                what = f"{self.path} was not written: {error}; checkpoints are untouched"
+                raise OSError(error.errno or errno.EIO, what) from error
 
 
 def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | None) -> None:
@@ -120,8 +125,11 @@ def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | N
         return
     raw = denoiser.scaling.to_data(x).cpu()
     path = Path(config.out) / "samples" / f"step-{step:06d}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_image(denoiser.shape):
-        save_grid(path.with_suffix(".png"), raw, denoiser.scaling)
-    else:
-        np.savez(path.with_suffix(".npz"), x=raw.numpy())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_image(denoiser.shape):
+            save_grid(path.with_suffix(".png"), raw, denoiser.scaling)
+        else:
+            np.savez(path.with_suffix(".npz"), x=raw.numpy())
+    except OSError as error:  # whether a checkpoint can still be written decides about the run
+        logger.warning("no picture at step %d: %s", step, error)

@@ -28,7 +28,7 @@ def find_start(config: TrainConfig, resume: bool) -> Path | None:
     """The checkpoint to go on from, None for a new run.
 
     Raises FileExistsError for a new run where there are checkpoints, FileNotFoundError for none to resume from, and
-    ValueError, naming the fields, for a run with another config.
+    ValueError, naming the fields, for a run with another config or fewer steps than are done.
     """
     root = Path(config.out) / "checkpoints"
     if not resume:
@@ -36,12 +36,15 @@ def find_start(config: TrainConfig, resume: bool) -> Path | None:
             raise FileExistsError(f"out={config.out!r} has checkpoints; resume that run, or choose another folder")
         return None
     folder = checkpoints.newest(root)
-    conflicts = config.conflicts(json.loads((folder / checkpoints.STATE).read_bytes())["config"])
+    state = json.loads((folder / checkpoints.STATE).read_bytes())
+    conflicts = config.conflicts(state["config"])
     if conflicts:
         raise ValueError(
             f"{folder} is of a run with other settings (saved, given): {', '.join(conflicts)}. "
             f"The run's own are in {Path(config.out) / 'config.json'}"
         )
+    if config.steps < state["step"]:
+        raise ValueError(f"steps={config.steps}, but {folder} has made {state['step']}; valid are at least these")
     return folder
 
 
@@ -82,16 +85,16 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
     start = find_start(config, resume)
     source = source or config.build_source()
     out, device = Path(config.out), accelerator.device
-    if accelerator.is_main_process:
-        out.mkdir(parents=True, exist_ok=True)
-        checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         learner = Learner(config, source, accelerator, find_std(config, source, accelerator))
         if start is not None:
             learner.load(start)
-            if accelerator.is_main_process:
-                logger.info("resumed from %s", start)
-                learner.publish()  # the run may have been killed between the checkpoint and the model
+        if accelerator.is_main_process:  # only now: settings that fail leave those of the run as they were
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
+        if start is not None and accelerator.is_main_process:
+            logger.info("resumed from %s", start)
+            learner.publish()  # the run may have been killed between the checkpoint and the model
         _run(learner)
     return learner.averaged.eval()
 
