@@ -5,6 +5,7 @@ solver (any numerical method, found by name through the entry-point group sdesco
 """
 
 from sdescore.bound import Evidence, evidence_bound
+from sdescore.brownian import Brownian
 from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hmc, langevin, mala
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
@@ -38,6 +39,7 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "Brownian",
     "Chains",
     "CosineSDE",
     "Denoiser",
