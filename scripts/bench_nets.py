@@ -29,7 +29,8 @@ class Diffusers(nn.Module):
         from diffusers import UNet2DModel
 
         levels = range(len(widths))
-        self.net = UNet2DModel(
+        peer: Any = UNet2DModel
+        self.net = peer(
             sample_size=32,
             in_channels=3,
             out_channels=3,

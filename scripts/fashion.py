@@ -17,6 +17,7 @@ EPOCHS, BATCH = 3, 128
 
 
 @lru_cache
+@torch.enable_grad()
 def _net() -> nn.Sequential:
     """Two strided convolutions, 64 features and ten classes; about 89 % of the test images are told apart."""
     source = idx(FOLDER)
