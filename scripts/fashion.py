@@ -45,11 +45,14 @@ def _checked(x: Tensor) -> Tensor:
 @torch.no_grad()
 def features(x: Tensor) -> Tensor:
     """The 64 hidden units of a net that tells the classes apart, (n, 64)."""
-    y: Tensor = _net()[:-1](_checked(x))
+    x = _checked(x)
+    y: Tensor = _net()[:-1](x)
     return y
 
 
 @torch.no_grad()
 def probabilities(x: Tensor) -> Tensor:
     """The probability of each of the ten classes, (n, 10)."""
-    return _net()(_checked(x)).softmax(1)
+    x = _checked(x)
+    y: Tensor = _net()(x)
+    return y.softmax(1)
