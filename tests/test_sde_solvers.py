@@ -28,7 +28,17 @@ from sdescore import (
     uniform_lambda,
 )
 from sdescore.noise import Noise, White
-from sdescore.solvers import AnnealedLangevin, Churn, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion
+from sdescore.solvers import (
+    HEUN,
+    Again,
+    AnnealedLangevin,
+    Churn,
+    EulerMaruyama,
+    Langevin,
+    PredictorCorrector,
+    Restart,
+    ReverseDiffusion,
+)
 
 LEVEL = 1e-3
 
@@ -179,6 +189,32 @@ def test_law_in_64_dimensions(name: str, oracle64: GaussianMixture) -> None:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_law_in_64_dimensions_on_the_other_processes(name: str, sde: LinearSDE, oracle64: GaussianMixture) -> None:
     assert p_of(SOLVERS[name], sde, oracle64, times64(sde), 1000) > LEVEL
+
+
+SECOND: dict[str, tuple[str | Solver, int]] = {
+    "sra": ("sra", 40),
+    "dpm2-ancestral": ("dpm2-ancestral", 100),
+    "dpm++2s-ancestral": ("dpm++2s-ancestral", 100),
+    "restart": (Restart(HEUN, (Again(0.2, 1.0, 3, 6),)), 60),
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_law_at_weak_order_two(name: str, oracle2: GaussianMixture, oracle64: GaussianMixture) -> None:
+    """The same in a tenth of the steps or so: on VP in the plane, on VE in 64 dimensions."""
+    solver, steps = SECOND[name]
+    assert p_of(solver, VPSDE(), oracle2, uniform_lambda(0.1)(VPSDE(), steps), 4000) > LEVEL
+    times = VESDE().time(torch.linspace(-2.0, 1.6, steps, dtype=torch.float64))
+    assert p_of(solver, VESDE(), oracle64, times, 1000) > LEVEL
+    wrong = WithNoise(find_solver(solver), 1.15)
+    assert p_of(wrong, VPSDE(), oracle2, uniform_lambda(0.1)(VPSDE(), steps), 4000) < LEVEL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SECOND)
+def test_law_at_weak_order_two_on_every_process(name: str, main_sde: LinearSDE, oracle2: GaussianMixture) -> None:
+    solver, steps = SECOND[name]
+    assert p_of(solver, main_sde, oracle2, uniform_lambda(0.1)(main_sde, steps), 4000) > LEVEL
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
