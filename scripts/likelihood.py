@@ -70,8 +70,8 @@ class LikelihoodConfig:
     ode: int | None = None
     conditional: bool = False
     seed: int = 0
-    rtol: float = 1e-4
-    atol: float = 1e-4
+    rtol: float = 1e-3
+    atol: float = 1e-3
     batch_size: int = 100
 
     def __post_init__(self) -> None:

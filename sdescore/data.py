@@ -62,8 +62,8 @@ class Arrays:
         if low < self.scaling.low or high > self.scaling.high:
             outside = (self.raw < self.scaling.low) | (self.raw > self.scaling.high)
             raise ValueError(
-                f"x spans [{low:g}, {high:g}]; the range given is [{self.scaling.low}, {self.scaling.high}], left first "
-                f"in sample {int(outside.flatten(1).any(1).nonzero()[0])}"
+                f"x spans [{low:g}, {high:g}]; the range given is [{self.scaling.low}, {self.scaling.high}], left "
+                f"first in sample {int(outside.flatten(1).any(1).nonzero()[0])}"
             )
         self.labels = None if labels is None else checked_labels(labels, len(raw))
         self.shape = tuple(self.raw.shape[1:])

@@ -11,6 +11,9 @@ __all__ = ["multistep"]
 
 # Of the predictor, and how many derivatives are kept; smooth problems at tolerances of 1e-10 use all of it.
 HIGHEST = 8
+# How much a step's error counts: the errors of the steps before are in its derivatives, which are not made anew. With
+# this a tolerance gives about the error that it gives with a Runge-Kutta pair.
+CAUTION = 10.0
 # The first step, of order 1, as a share of the way. One that is too long costs one call.
 FIRST = 1e-3
 
@@ -82,6 +85,7 @@ def multistep(
         near = torch.stack([k - 1, k, k + 1])
         each = torch.arange(len(rows), device=y.device)
         errors = torch.stack([norm(h[:, None] * _dot(terms[each, j.clamp(max=HIGHEST)], slopes), size) for j in near])
+        errors = CAUTION * errors
         finite = errors[1].isfinite()
         errors = torch.where(finite, errors, torch.inf)
         good = errors[1] <= 1

@@ -3,9 +3,12 @@
 import importlib
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,14 +85,36 @@ def test_the_bound_goes_on_where_the_ode_ends(script: Callable[[str], Any], mode
         likelihood.main(["--model", model, "--ode", "4"])
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+
+
 @pytest.mark.slow
-def test_two_processes_score_what_one_does(model: str, tmp_path: Path) -> None:
-    command = [str(SCRIPTS / "likelihood.py"), "--model", model, "--count", "7", "--batch_size", "2", "--out"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, start in (("one", [sys.executable]), ("two", launcher)):
+def test_processes_share_a_set_and_go_on_after_a_kill(model: str, tmp_path: Path) -> None:
+    """One process, two, and one or two that go on where two were killed, all write the same numbers."""
+    command = [str(SCRIPTS / "likelihood.py"), "--model", model, "--count", "9", "--batch_size", "1"]
+    command += ["--bound", "2", "--probes", "2", "--rtol", "1e-5", "--out"]
+    for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
         subprocess.run([*start, *command, str(tmp_path / name)], check=True, capture_output=True)
-    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one", "two"))
-    assert one["samples"] == two["samples"] and len(one["samples"]["nats"]) == 7
+    for name, again in (("again two", TORCHRUN), ("again accelerate", ACCELERATE)):
+        broken = subprocess.Popen([*TORCHRUN, *command, str(tmp_path / name)])
+        parts, deadline = tmp_path / f"{name}.parts", time.monotonic() + 120
+        while len(list(parts.glob("[0-9]*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers = subprocess.run(["pgrep", "-P", str(broken.pid)], check=True, capture_output=True, text=True).stdout
+        for process in [int(number) for number in workers.split()]:
+            os.kill(process, signal.SIGKILL)
+        assert broken.wait() != 0
+        done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.json")}
+        assert 2 <= len(done) < 9 and not (tmp_path / name).exists()
+        finished = subprocess.run([*again, *command, str(tmp_path / name)], check=True, capture_output=True, text=True)
+        assert f"{len(done)} of 9 batches are there already" in finished.stdout
+    expected = json.loads((tmp_path / "one").read_text())["samples"]
+    assert len(expected["nats"]) == 9
+    for name in ("two", "again two", "again accelerate"):
+        found = json.loads((tmp_path / name).read_text())["samples"]
+        for key, values in expected.items():
+            assert found[key] == pytest.approx(values, rel=1e-9, abs=1e-9)
 
 
 def test_interpolations_begin_and_end_with_the_data(

@@ -66,7 +66,7 @@ def test_the_error_follows_the_tolerance_and_calls_grow_as_of_high_order(way: fl
     begun = torch.tensor([[0.0, way]], dtype=torch.float64)
     runs = [multistep(circle, begun, 0.0, way * 20.0, rms(tolerance)) for tolerance in (1e-6, 1e-10)]
     errors = [float((run.y - exact).norm()) for run in runs]
-    assert errors[0] < 1e-3 and errors[1] < errors[0] / 1000
+    assert errors[0] < 1e-4 and errors[1] < errors[0] / 1000
     assert int(runs[1].calls) < 3.2 * int(runs[0].calls)
 
 
@@ -76,7 +76,7 @@ def test_it_takes_fewer_calls_than_a_runge_kutta_pair_at_equal_error() -> None:
 
     y = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
     exact = integrate(slope, y, 0.0, 4.0, rms(1e-12)).y
-    pair, found = integrate(slope, y, 0.0, 4.0, rms(1e-6)), multistep(slope, y, 0.0, 4.0, rms(1e-7))
+    pair, found = integrate(slope, y, 0.0, 4.0, rms(1e-6)), multistep(slope, y, 0.0, 4.0, rms(1e-6))
     assert float((found.y - exact).abs().mean()) <= float((pair.y - exact).abs().mean())
     assert float(found.calls.float().mean()) <= 0.6 * float(pair.calls.float().mean())
 
