@@ -22,7 +22,8 @@ def _ends(sde: LinearSDE, rho_min: float) -> Tensor:
     """The first and the last time (2,) of a grid."""
     ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
     high, low = sde.rho(ends).tolist()
-    require(rho_min < high, f"rho_min={rho_min}; valid on {sde} are positive numbers below {high:.6g}, its rho at T")
+    valid = f"valid on {type(sde).__name__} are positive numbers below {high:.6g}, its rho at T"
+    require(rho_min < high, f"rho_min={rho_min}; {valid}")
     if low < rho_min:
         ends[1] = sde.time(-torch.tensor(rho_min, dtype=torch.float64).log()).clamp(sde.t_min, sde.T)
     return ends

@@ -4,6 +4,7 @@ y = x / w is x at unit scale and mu = atan(rho) an angle, in which the slope m i
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class Handover:
     reverse: Reverse
     times: Tensor
 
-    @property
+    @cached_property
     def nodes(self) -> Tensor:
         """The times as angles, on the CPU in float64: falling."""
         return V.mu(self.reverse.sde.lam(self.times))

@@ -64,7 +64,7 @@ class TorchODE:
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         library, problem = _library(), Handover(self, reverse, times)
-        term = library.ODETerm(lambda mu, y: problem.slope(mu, y.view_as(x)).flatten(1), with_stats=False)
+        term = library.ODETerm(lambda mu, y: problem.slope(mu, y.reshape(x.shape)).flatten(1), with_stats=False)
         solver = library.AutoDiffAdjoint(
             getattr(library, METHODS[self.method])(term=term),
             library.IntegralController(self.atol, self.rtol, term=term),
