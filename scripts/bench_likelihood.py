@@ -7,8 +7,8 @@
 Beside ours stand, restated here for the same net, probes and data: score_sde's algorithm (SciPy's RK45 in t, one error
 norm for the batch, two net calls an evaluation, through NumPy), torchdiffeq's dopri5 on the whole batch, in t and in
 our coordinates, and fixed grids. A mixture knows its density; for a convolutional net the reference is our own result
-at a tolerance of 1e-9 with the net in float64. Times are the processor's; those to equal errors are interpolated on
-the logarithms.
+at a tolerance of 1e-9 with the net in float64, to which the others converge too. Times are the processor's; those to
+equal errors are interpolated on the logarithms.
 """
 
 import copy
