@@ -225,7 +225,8 @@ def reverse_sample(
         sde: The process. A linear one is better served by sample(), which takes every solver and denoises at last.
         score: score(x, t, **condition), with t (batch,).
         shape: (n, *sample_shape).
-        solver: One that needs no closed-form kernel: "euler-maruyama" for the reverse SDE, FlowHeun() for the ODE.
+        solver: One that needs no closed-form kernel: "euler-maruyama", or "milstein" where the diffusion depends on the
+            state, for the reverse SDE, FlowHeun() for the ODE.
         steps: Number of times, even in t, from T to t_min; or `times`, a decreasing vector within that.
         condition: Tensors, sample first, that are handed to the score by name.
 

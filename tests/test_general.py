@@ -106,7 +106,7 @@ def test_the_flow_stands_still_in_the_stationary_law() -> None:
     torch.testing.assert_close(at_rest.velocity(x, torch.tensor(1.0)), torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("solver", ["euler-maruyama", FlowHeun()], ids=str)
+@pytest.mark.parametrize("solver", ["euler-maruyama", "milstein", FlowHeun()], ids=str)
 def test_exact_score_takes_the_prior_to_the_data(solver: object) -> None:
     n = 10_000
     times = CIR.T * torch.linspace(1, 0, 301, dtype=torch.float64) ** 2
