@@ -48,7 +48,7 @@ def find_start(config: TrainConfig, resume: bool) -> Path | None:
     return folder
 
 
-def find_std(config: TrainConfig, source: Source, accelerator: Accelerator) -> float:
+def find_std(config: TrainConfig, source: Source, accelerator: Accelerator, new: bool = True) -> float:
     """The data's standard deviation: as told, from the file that is named, or the run's own, made if need be.
 
     Raises ValueError for a file of other data.
@@ -58,13 +58,14 @@ def find_std(config: TrainConfig, source: Source, accelerator: Accelerator) -> f
     if config.statistics is not None:
         return read_statistics(config.statistics, source).std
     own = Path(config.out) / "statistics.json"
-    if accelerator.is_main_process:
-        try:
-            read_statistics(own, source)
-        except ValueError:  # none yet, or those of data that this folder was tried with before
-            measure(source, 4096).write(own)
-    accelerator.wait_for_everyone()
-    return read_statistics(own, source).std
+    try:
+        return read_statistics(own, source).std
+    except ValueError:  # none yet, or those of other data, which only a new run may replace
+        found = measure(source, 4096)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if accelerator.is_main_process and (new or not own.exists()):
+        found.write(own)
+    return found.std
 
 
 def train(config: TrainConfig, *, resume: bool = False, source: Source | None = None) -> Denoiser:
@@ -86,7 +87,7 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
     source = source or config.build_source()
     out, device = Path(config.out), accelerator.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        learner = Learner(config, source, accelerator, find_std(config, source, accelerator))
+        learner = Learner(config, source, accelerator, find_std(config, source, accelerator, start is None))
         if start is not None:
             learner.load(start)
         if accelerator.is_main_process:  # only now: settings that fail leave those of the run as they were
@@ -96,7 +97,8 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
             logger.info("resumed from %s", start)
             learner.publish()  # the run may have been killed between the checkpoint and the model
         _run(learner)
-    return learner.averaged.eval()
+    averaged: Denoiser = learner.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return averaged.eval()  # in the layout in which it is loaded
 
 
 def _run(learner: Learner) -> None:

@@ -1,7 +1,8 @@
 """What several test files share: the processes, and Gaussian mixtures whose every answer is known."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sdescore import (
     LinearSDE,
     SubVPSDE,
 )
+from sdescore.config import TrainConfig
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and runs side by side fight for cores
 
@@ -62,3 +64,52 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """A script as a module, by its name."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "scripts"))
     return importlib.import_module
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """accelerate keeps its precision for the life of a process."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    """A small run that uses everything random: dropout, flips, dropped labels, the data's order."""
+    return TrainConfig(
+        data="digits",
+        flips=True,
+        conditional=True,
+        label_drop=0.3,
+        net_args={"base_width": 8, "multipliers": [1, 2], "blocks": 1, "heads": 2, "dropout": 0.2},
+        steps=6,
+        batch_size=10,
+        accumulation=2,
+        lr=1e-3,
+        warmup=4,
+        ema_halflives=(60, 25),
+        ema_warmup=0.5,
+        ema_widths=(0.1,),
+        save_every=2,
+        log_every=3,
+        sample_every=0,
+        tracker="none",
+        progress=False,
+        out=str(tmp_path / "run"),
+    )
+
+
+@pytest.fixture
+def plain(config: TrainConfig) -> TrainConfig:
+    """Nothing random but times and noise, and no parts: what can be computed by hand."""
+    args = {**config.net_args, "dropout": 0.0}
+    return replace(config, flips=False, conditional=False, accumulation=1, net_args=args)

@@ -1,0 +1,120 @@
+"""The settings of training: what is refused, and the command line."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_runs import outcome
+
+from sdescore.config import TrainConfig
+from sdescore.data import Arrays
+from sdescore.training import train
+
+pytestmark = pytest.mark.usefixtures("afresh")
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"sde": "VP"}, "sde='VP'; valid are 'VPSDE'"),
+            ({"predicts": "eps"}, "predicts='eps'; valid are 'data'"),
+            ({"times": "never"}, "times='never'; valid are 'uniform'"),
+            ({"weighting": "heavy"}, "weighting='heavy'; valid are 'simple'"),
+            ({"optimizer": "sgd"}, "optimizer='sgd'; valid are 'adamw', 'adam'"),
+            ({"mixed_precision": "fp8"}, "mixed_precision='fp8'; valid are"),
+            ({"sample_solver": "magic"}, "solver='magic' is not installed"),
+            ({"lr": 0.0}, "lr=0.0; valid are positive"),
+            ({"batch_size": 0}, "batch_size=0; valid are integers of at least 1"),
+            ({"minutes": 0.0}, r"minutes=0.0; valid are positive numbers"),
+            ({"steps": -1}, "steps=-1; valid are"),
+            ({"ema_halflives": ()}, r"ema_halflives=\(\); valid are lists of at least one"),
+            ({"ema_halflives": (5, 5.0)}, r"valid are lists without repetitions"),
+            ({"ema_halflives": (0,)}, "halflife=0; valid are positive numbers of images"),
+            ({"ema_warmup": -1.0}, "ema_warmup=-1.0; valid are"),
+            ({"ema_widths": (0.3,)}, r"width=0.3; valid are numbers above 0 and below 0.2887"),
+            ({"accumulation": 11, "batch_size": 10}, "accumulation=11; valid are at most batch_size=10"),
+            ({"betas": (0.9,)}, r"betas=\(0.9,\); valid are two numbers"),
+        ],
+    )
+    def test_settings(self, fields: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            TrainConfig(**fields)
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"net": "Unet"}, "net='Unet' is not installed; valid are Distance, Energy, MLP, UNet"),
+            ({"net": "MLP", "net_args": {}}, "x has shape .*valid is"),
+            ({"net_args": {"width": 3}}, "net_args has width; UNet takes channels"),
+            ({"sde_args": {"beta": 3}}, "sde_args has beta; VPSDE takes beta_min, beta_max"),
+            ({"sde_args": {"beta_max": -3}}, "beta_max=-3"),
+            ({"data_low": 0.0, "data_high": 16.0}, "data='digits' has a range of its own"),
+            ({"data_levels": 16}, "data_levels=16; the range needs low and high"),
+            ({"data": "absent"}, "data='absent'; valid are"),
+        ],
+    )
+    def test_before_training(self, config: TrainConfig, fields: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            train(replace(config, **fields))
+        assert not (Path(config.out) / "checkpoints").exists()
+
+    def test_settings_that_do_not_fit_the_data(self, config: TrainConfig) -> None:
+        vectors = replace(config, net="MLP", net_args={})
+        with pytest.raises(ValueError, match="has no labels"):
+            train(vectors, source=Arrays(torch.randn(9, 2)))
+        with pytest.raises(ValueError, match=r"dequantize=True, but .* has no levels"):
+            train(replace(vectors, conditional=False, flips=False, dequantize=True), source=Arrays(torch.randn(9, 2)))
+        with pytest.raises(ValueError, match=r"flips=True, but samples have shape \(2,\)"):
+            train(replace(vectors, conditional=False), source=Arrays(torch.randn(9, 2)))
+
+    def test_a_loss_that_runs_away(self, plain: TrainConfig) -> None:
+        with pytest.raises(FloatingPointError, match=r"in steps \d to \d the loss is .*last checkpoint is from before"):
+            train(replace(plain, lr=1e30, warmup=0, steps=40, save_every=1, log_every=1))
+        last = outcome(plain.out)
+        assert all(bool(value.isfinite().all()) for name, value in last.items() if name.startswith("optimizer"))
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def script(self) -> Any:
+        from importlib.util import module_from_spec, spec_from_file_location
+
+        path = Path(__file__).parent.parent / "scripts/train.py"
+        if not path.exists():
+            pytest.skip("no scripts beside these tests")
+        spec = spec_from_file_location("train_script", path)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_flags_over_file(self, script: Any, tmp_path: Path) -> None:
+        (tmp_path / "a.yaml").write_text("steps: 7\nnet_args: {base_width: 16}\nbetas: [0.8, 0.9]\n")
+        arguments = [
+            "--config",
+            str(tmp_path / "a.yaml"),
+            "--steps",
+            "9",
+            "--net_args.blocks",
+            "1",
+            "--grad_clip",
+            "null",
+        ]
+        config, resume = script.parse(arguments)
+        wanted = TrainConfig(steps=9, net_args={"base_width": 16, "blocks": 1}, betas=(0.8, 0.9), grad_clip=None)
+        assert config == wanted and not resume
+
+    def test_a_runs_own_config_is_a_file(self, script: Any, config: TrainConfig) -> None:
+        train(replace(config, steps=2))
+        again, resume = script.parse(["--config", str(Path(config.out) / "config.json"), "--resume"])
+        assert again == replace(config, steps=2) and resume
+
+    def test_help_and_errors(self, script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        for arguments, wanted in ((["--help"], "--batch_size"), (["--sde", "VP"], "valid are 'VPSDE'")):
+            with pytest.raises(SystemExit):
+                script.parse(arguments)
+            said = capsys.readouterr()
+            assert wanted in said.out + said.err
