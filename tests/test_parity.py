@@ -232,9 +232,9 @@ def deviations(pair: Pair, sde: LinearSDE, times: Tensor) -> tuple[Tensor, float
 
 def check(pair: Pair, sde: LinearSDE, times: Tensor) -> None:
     states, data = deviations(pair, sde, times)
-    assert states.max() < 1e-6 or not pair.states
-    assert states[-1] < 1e-6
-    assert data < 1e-6 or not pair.data
+    assert states.max() < 1e-9 or not pair.states
+    assert states[-1] < 1e-9
+    assert data < 1e-9 or not pair.data
 
 
 def own_table() -> tuple[LinearSDE, Tensor]:
@@ -309,7 +309,7 @@ def test_score_sde_predictor() -> None:
         for k in range(39, 0, -1):
             share = torch.tensor((k + 0.5) / 39, dtype=torch.float64)  # its index is the integer part of 39 times this
             x = scheduler.step_pred(denoiser.score(x, times[39 - k]), share, x).prev_sample
-    assert (ours - x).abs().max() < 1e-6
+    assert (ours - x).abs().max() < 1e-9
 
 
 @dataclass(frozen=True)
