@@ -99,7 +99,8 @@ class TrainConfig:
         snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
         mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations; auto is what
             accelerate launch was asked for, else bf16 on a GPU that computes in it.
-        channels_last: Keep the weights of an image net with the channels last in memory; on a GPU unless told.
+        channels_last: Keep the weights of an image net with the channels last in memory; unless told, wherever that is
+            faster: on a GPU, and on a CPU in full precision.
         compile: Compile the net: slow to start, then faster.
         seed: Of the weights, the data's order and all noise.
         out: Folder of the run: config.json, log.jsonl, checkpoints/, samples/, model/.
