@@ -2,16 +2,19 @@
 """Solvers against exact targets: the distance to the endpoint of the exact flow, for each budget of net calls.
 
     python scripts/bench_solvers.py --out runs/bench_solvers
+    python scripts/bench_solvers.py --out runs/bench_net --model runs/demo/train/model
 
-The target is a Gaussian mixture, whose denoiser is exact; its means, standard deviation and seed are settings. Where
-the packages diffusers, azula and k-diffusion are installed (pip install "sdescore[bench]"), their samplers run beside
-ours on the same process and grids and from the same noises. Leaves table.md, results.json and a log-log picture.
+The target is a Gaussian mixture, whose denoiser is exact; its means, standard deviation and seed are settings. Or it is
+a saved net, whose own flow is followed down to noise-to-signal 0.002, where the net denoises. Where the packages
+diffusers, azula and k-diffusion are installed (pip install "sdescore[bench]"), their samplers run beside ours on the
+same process and grids and from the same noises. Leaves table.md, results.json and a log-log picture.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from tqdm.auto import tqdm
 from sdescore import (
     VESDE,
     VPSDE,
+    Denoiser,
     DiscreteSDE,
     GaussianMixture,
     KarrasSDE,
@@ -37,8 +41,6 @@ from sdescore import (
 from sdescore.grids import Grid, uniform_lambda
 from sdescore.solvers import DATA, DIFFERENCE, LAM, NOISE, QUARTER_RHO, Adams
 from sdescore.testing import exact_flow
-
-Method = Callable[[Tensor, int], Tensor]  # (states at T, net calls) -> samples
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class BenchConfig:
         count: Starting noises.
         budgets: Net calls.
         seed: Of the means and the noises.
+        model: Folder of a saved denoiser to follow instead of a mixture.
         peers: Run the other libraries that are installed.
     """
 
@@ -65,6 +68,7 @@ class BenchConfig:
     count: int = 2048
     budgets: tuple[int, ...] = (5, 10, 20, 40, 80)
     seed: int = 0
+    model: str | None = None
     peers: bool = True
 
     def __post_init__(self) -> None:
@@ -89,15 +93,17 @@ GRIDS: dict[str, Grid] = {
     "karras": karras(),
     "karras to 0.01": karras(rho_min=0.01),
     "lam": uniform_lambda(),
+    "lam to 0.015": uniform_lambda(rho_min=0.015),
     "t": leading,
 }
 OURS: dict[str, Solver] = {
     **{name: find_solver(name) for name in ("adams", "ddim", "heun", "dpm++", "dpm++3m", "deis", "unipc")},
-    "adams: eps, 2, rho^1/4": Adams(2, NOISE, QUARTER_RHO),
+    "adams: d, 4, lam, end 3": Adams(4, DIFFERENCE, LAM, end=3),
+    "adams: eps, 4, lam, end 3": Adams(4, NOISE, LAM, end=3),
     "adams: eps, 2, rho^1/4, end 2": Adams(2, NOISE, QUARTER_RHO, end=2),
-    "adams: d, 4, rho^1/4, end 2": Adams(4, DIFFERENCE, QUARTER_RHO, end=2),
+    "adams: x0, 2, rho^1/4, corrected": Adams(2, DATA, QUARTER_RHO, corrector=True),
+    "adams: x0, 4, rho^1/4, corrected, end 3": Adams(4, DATA, QUARTER_RHO, corrector=True, end=3),
     "adams: d, 4, rho^1/4, corrected, end 3": Adams(4, DIFFERENCE, QUARTER_RHO, corrector=True, end=3),
-    "adams: x0, 3, lam, corrected, end 3": Adams(3, DATA, LAM, corrector=True, end=3),
 }
 
 
@@ -136,63 +142,80 @@ PEERS: dict[str, dict[str, Solver]] = {
 }
 
 
-def methods(sde: LinearSDE, mixture: GaussianMixture, peers: bool) -> Iterator[tuple[str, Method]]:
+def methods(peers: bool) -> Iterator[tuple[str, Solver, Grid]]:
     """Every solver on every grid, by name."""
-    denoiser = mixture.denoiser(sde)
     choices = {f"sdescore {name}": solver for name, solver in OURS.items()}
     for package, solvers in PEERS.items() if peers else ():
         if find_spec(package):
             choices |= {f"{package} {name}": solver for name, solver in solvers.items()}
-    for name, solver in choices.items():
-        for grid_name, grid in GRIDS.items():
-
-            def method(x: Tensor, nfe: int, solver: Solver = solver, grid: Grid = grid) -> Tensor:
-                return sample(sde, denoiser, x=x, solver=solver, nfe=nfe, times=grid)
-
-            yield f"{name}, {grid_name}", method
+    for (name, solver), (grid_name, grid) in product(choices.items(), GRIDS.items()):
+        yield f"{name}, {grid_name}", solver, grid
 
 
-def endpoint(sde: LinearSDE, mixture: GaussianMixture, x: Tensor) -> Tensor:
-    """Where the exact flow takes states at T, at noise-to-signal 1e-7."""
-    start = torch.tensor(sde.T, dtype=torch.float64)
-    lams = torch.tensor([float(sde.lam(start)), math.log(1e7)], dtype=torch.float64)
-    return exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
+@dataclass(frozen=True)
+class Problem:
+    """Starting states x at T, and where the exact flow takes them."""
+
+    text: str
+    sde: LinearSDE
+    denoiser: Denoiser
+    x: Tensor
+    exact: Tensor
 
 
-def measure(config: BenchConfig) -> list[dict[str, Any]]:
-    """A row for each method: its median and root-mean-square distance per root dimension at each budget."""
+def of_mixture(config: BenchConfig) -> Problem:
+    """The flow of a mixture, down to noise-to-signal 1e-7."""
     sde, mixture = config.sde(), config.mixture()
-    x = mixture.at(sde, sde.T).sample(config.count, config.seed)
-    exact = endpoint(sde, mixture, x)
+    x, start = mixture.at(sde, sde.T).sample(config.count, config.seed), torch.tensor(sde.T, dtype=torch.float64)
+    lams = torch.tensor([float(sde.lam(start)), math.log(1e7)], dtype=torch.float64)
+    exact = exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
+    text = f"{config.components} Gaussians of std {config.std} in {config.dims} dimensions, seed {config.seed}"
+    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), x, exact)
+
+
+def of_model(config: BenchConfig, folder: str) -> Problem:
+    """The flow of a saved net, by 200 steps of the classic Runge-Kutta method."""
+    denoiser = Denoiser.from_pretrained(folder)
+    if denoiser.shape is None:
+        raise ValueError(f"model={folder!r} does not say the shape of its samples")
+    own = torch.Generator().manual_seed(config.seed)
+    x = denoiser.sde.prior_sample((config.count, *denoiser.shape), generator=own)
+    exact = sample(denoiser.sde, denoiser, x=x, solver="rk4", steps=200, times=karras(), progress=True)
+    return Problem(f"{folder}, {type(denoiser.sde).__name__}", denoiser.sde, denoiser, x, exact)
+
+
+def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
+    """A row for each method: its median and root-mean-square distance per root dimension at each budget."""
     rows = []
-    for name, method in tqdm(list(methods(sde, mixture, config.peers)), desc=config.process):
+    for name, solver, grid in tqdm(list(methods(config.peers)), desc="methods"):
         row: dict[str, Any] = {"method": name}
         for nfe in config.budgets:
-            distance = (method(x, nfe) - exact).norm(dim=1) / math.sqrt(config.dims)
+            found = sample(problem.sde, problem.denoiser, x=problem.x, solver=solver, nfe=nfe, times=grid)
+            distance = (found - problem.exact).flatten(1).double().square().mean(1).sqrt()
             row[str(nfe)] = {"median": float(distance.median()), "rms": float(distance.square().mean().sqrt())}
         rows.append(row)
     return rows
 
 
-def table(config: BenchConfig, rows: list[dict[str, Any]]) -> str:
-    """The medians, best methods first, and the ratio of our best to the best peer at each budget."""
+def table(config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> str:
+    """The medians, best methods first, and the ratios to the best peer at each budget: of our best, and of adams."""
     budgets = [str(nfe) for nfe in config.budgets]
     ranked = sorted(rows, key=lambda row: sum(math.log(row[nfe]["median"]) for nfe in budgets))
     cells = [{"method": row["method"], **{nfe: f"{row[nfe]['median']:.1e}" for nfe in budgets}} for row in ranked]
     text = markdown(cells)
     mine = [row for row in rows if row["method"].startswith("sdescore")]
     peers = [row for row in rows if row not in mine]
-    if peers:
-        best = [[min(row[nfe]["median"] for row in group) for nfe in budgets] for group in (mine, peers)]
-        ratios = "  ".join(f"{nfe}: {a / b:.2g}" for nfe, a, b in zip(budgets, *best, strict=True))
-        text += f"\nOur best setting over the best peer, by net calls: {ratios}\n"
-    return (
-        f"{config.process}, {config.components} Gaussians of std {config.std} in {config.dims} dimensions, "
-        f"{config.count} noises, seed {config.seed}: median distance to the exact endpoint, by net calls.\n\n{text}"
-    )
+    default = [row for row in mine if row["method"] == "sdescore adams, lam to 0.015"]
+    for name, group in (("Our best setting", mine), ("adams as it is", default)) if peers else ():
+        for kind in ("median", "rms"):
+            best = [[min(row[nfe][kind] for row in rows) for nfe in budgets] for rows in (group, peers)]
+            ratios = "  ".join(f"{nfe}: {a / b:.2g}" for nfe, a, b in zip(budgets, *best, strict=True))
+            text += f"\n{name} over the best peer, {kind}, by net calls: {ratios}\n"
+    title = f"{problem.text}, {config.count} noises: median distance to the endpoint of the flow, by net calls."
+    return f"{title}\n\n{text}"
 
 
-def draw(path: Path, config: BenchConfig, rows: list[dict[str, Any]]) -> None:
+def draw(path: Path, config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> None:
     """Error against net calls: the best grid of every method, peers dashed."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
@@ -205,7 +228,7 @@ def draw(path: Path, config: BenchConfig, rows: list[dict[str, Any]]) -> None:
     for name, row in best.items():
         medians = [row[str(nfe)]["median"] for nfe in config.budgets]
         axes.loglog(config.budgets, medians, "-o" if name.startswith("sdescore") else "--x", label=name, markersize=4)
-    axes.set(xlabel="net calls", ylabel="median distance to the exact endpoint", title=config.process)
+    axes.set(xlabel="net calls", ylabel="median distance to the endpoint of the flow", title=problem.text)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
 
@@ -213,11 +236,12 @@ def draw(path: Path, config: BenchConfig, rows: list[dict[str, Any]]) -> None:
 def bench(config: BenchConfig) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    rows = measure(config)
-    write_json(out / "results.json", {"rows": rows})
-    text = table(config, rows)
+    problem = of_model(config, config.model) if config.model else of_mixture(config)
+    rows = measure(config, problem)
+    write_json(out / "results.json", {"problem": problem.text, "rows": rows})
+    text = table(config, problem, rows)
     write_whole(out / "table.md", text)
-    draw(out / "error.png", config, rows)
+    draw(out / "error.png", config, problem, rows)
     print(text)
 
 
