@@ -51,7 +51,10 @@ class OneStep(ABC):
             yield x
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
-        """Steps from t[i] to s[i], each (n,), as a function (i, x, noise); overridden, for coefficients made at once."""
+        """Steps from t[i] to s[i], each (n,), as a function (i, x, noise).
+
+        Override it where coefficients can be computed for all of them at once.
+        """
         starts, ends = t.unbind(), s.unbind()
         return lambda i, x, noise: self.step(reverse, x, starts[i], ends[i], noise)
 

@@ -54,7 +54,7 @@ def points() -> tuple[Tensor, Tensor, Tensor]:
 
 def tau_squared(tau: Tau, lam: Tensor, h: Tensor) -> Tensor:
     """tau^2 at each lam of a step h in lam. Raises ValueError for a negative number."""
-    if not callable(tau) and tau < 0:
+    if not callable(tau) and not tau >= 0:
         raise ValueError(f"tau={tau}; valid are non-negative numbers or a function of lam and the step h")
     return (tau(lam, h) if callable(tau) else torch.full_like(lam, tau)) ** 2
 

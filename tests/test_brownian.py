@@ -20,8 +20,9 @@ CLOCKS = {"snr": snr_clock, "time": time_clock}
 
 def places(sde: LinearSDE, depth: int) -> Tensor:
     """The times that a path of this depth tells apart."""
-    ends = sde.lam(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).tolist()
-    return sde.time(torch.linspace(*ends, 2**depth + 1, dtype=torch.float64)).clamp(sde.t_min, sde.T)
+    first, last = sde.lam(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).tolist()
+    lams = torch.linspace(first, last, 2**depth + 1, dtype=torch.float64)
+    return sde.time(lams).clamp(sde.t_min, sde.T)
 
 
 @pytest.mark.parametrize("clock", CLOCKS)

@@ -302,45 +302,6 @@ def test_weak_order_of_the_variance(name: str, order: int, main_sde: LinearSDE) 
     assert slope(steps, errors) >= order - 0.15
 
 
-class Path:
-    """A Brownian path on a grid of equal steps in time, consistent under refinement."""
-
-    def __init__(self, first: float, last: float, increments: Tensor) -> None:
-        self.first, self.width = first, (first - last) / len(increments)
-        self.w = torch.cat([torch.zeros_like(increments[:1]), increments.cumsum(0) * math.sqrt(self.width)])
-
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        i, j = (round((self.first - float(time)) / self.width) for time in (t, s))
-        return (self.w[j] - self.w[i]) / (t - s).sqrt()
-
-    def fresh(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def take(self, index: Tensor) -> "Path":
-        raise NotImplementedError
-
-
-def test_strong_order_of_euler_maruyama() -> None:
-    """1, as the noise is additive, where it is 1/2 in general: against the same paths in finer steps.
-
-    The modes overlap: between separate ones a few paths go the other way, and make up the whole of the error.
-    """
-    sde, oracle = VPSDE(), GaussianMixture(double(-0.4, 0.0, 0.5, 0.3).reshape(2, 2), [0.5, 0.7])
-    first, last = sde.time(double(-1.0, 1.5)).tolist()
-    path = Path(first, last, torch.stack(draws(4096, (256, 2))))
-    start = oracle.at(sde, first).sample(256)
-
-    def end(steps: int) -> Tensor:
-        times = torch.linspace(first, last, steps + 1, dtype=torch.float64)
-        *_, x = EulerMaruyama().solve(Reverse(sde, oracle.denoiser(sde)), start, times, path)
-        return x
-
-    steps, exact = (64, 128, 256), end(4096)
-    errors = [float((end(count) - exact).square().mean().sqrt()) for count in steps]
-    print(f"order {slope(steps, errors):.2f}, errors {errors}")
-    assert 0.85 <= slope(steps, errors) <= 1.25
-
-
 # Parity with the papers -----------------------------------------------------------------------------------------------
 
 
