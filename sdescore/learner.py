@@ -231,6 +231,10 @@ class Learner:
         self.denoiser.load_state_dict(tensors["net"])
         self.averages.load_state_dicts(tensors)
         self.optimizer.load_state_dict(join_optimizer(tensors["optimizer"], state["optimizer"]))
+        for parameter, moments in self.optimizer.state.items():
+            for name, value in moments.items():
+                if value.shape == parameter.shape:  # fused kernels read both in the order of memory
+                    moments[name] = torch.empty_like(parameter).copy_(value)
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
