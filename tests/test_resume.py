@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_runs import WORKER, assert_close, assert_same_bits, outcome, run
+from training_runs import WORKER, assert_close, assert_same_bits, learner, next_batch, outcome, run
 
 import sdescore.launch
 from sdescore import Denoiser, checkpoints
@@ -80,6 +80,21 @@ class TestResume:
         assert "skipped a corrupt checkpoint" in caplog.text and "resumed from" in caplog.text
         assert "step-000004" in caplog.text
         assert_same_bits(config.out, tmp_path / "other")
+
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_moments_lie_in_memory_as_their_weights(self, config: TrainConfig, channels_last: bool) -> None:
+        """A fused optimiser reads both in that order; what is loaded comes in another."""
+        config = replace(config, channels_last=channels_last)
+        own = learner(config)
+        own.update(*next_batch(own))
+        own.save()
+        other = learner(config)
+        other.load(checkpoints.newest(Path(config.out) / "checkpoints"))
+        for each in (own, other):
+            for parameter, moments in each.optimizer.state.items():
+                assert moments["exp_avg"].stride() == parameter.stride()
+        assert own.update(*next_batch(own))[0].equal(other.update(*next_batch(other))[0])
+        assert all(a.equal(b) for a, b in zip(own.denoiser.parameters(), other.denoiser.parameters(), strict=True))
 
     def test_goes_further(self, config: TrainConfig, tmp_path: Path) -> None:
         train(replace(config, steps=4))
