@@ -24,27 +24,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from features import Features, kept_features
-from shared import (
-    Function,
-    features_of,
-    markdown,
-    model_values,
-    named_object,
-    open_source,
-    parse,
-    run,
-    write_json,
-    write_whole,
-)
+from neighbours import Neighbourhood, flat
+from shared import Function, features_of, markdown, named_object, open_source, parse, run, write_json, write_whole
 from torch import Tensor
 
 from sdescore.data import Source
 from sdescore.launch import launch
-from sdescore.metrics import frechet_distance, kernel_distance, nearest, precision_recall, sliced_wasserstein
-from sdescore.pictures import is_image, save_grid
+from sdescore.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
+from sdescore.pictures import is_image
 from sdescore.scaling import Scaling
 
 METRICS = ("frechet", "kernel", "precision-recall", "sliced-wasserstein", "neighbours")
@@ -64,7 +53,6 @@ TITLES = {
     "recognised": "recognised",
 }
 DIGITS = {"nfe": ".4g", "seconds": ".1f", "memorised": ".4f"}
-SHOWN, AROUND = 8, 5  # samples of each kind in a picture of neighbours, and neighbours of each
 
 
 @dataclass(frozen=True)
@@ -178,35 +166,6 @@ def opened(config: EvaluateConfig) -> list[Set]:
         if shape != wanted:
             raise ValueError(f"{name} has samples of shape {shape}; those of {config.reference} have {wanted}")
     return found
-
-
-def flat(source: Source) -> Tensor:
-    """All samples as vectors of model values (n, d)."""
-    return torch.cat([x for x, _ in model_values(source)]).flatten(1)
-
-
-class Neighbourhood:
-    """How near samples are to the training data, beside how near other real data are."""
-
-    def __init__(self, training: Tensor, reference: Tensor) -> None:
-        self.training, self.usual = training, 1.0
-        self.usual = self.measure(reference)["nearest"]
-
-    def measure(self, x: Tensor) -> dict[str, float]:
-        """The median distance to the nearest training sample, in units of the reference's; and the share of samples
-        that have one at less than a third of the distance to the second (Yoon et al. 2023)."""
-        distances, _ = nearest(x, self.training, 2)
-        near = float(distances[:, 0].quantile(0.5))
-        memorised = float((distances[:, 0] < distances[:, 1] / 3).double().mean())
-        return {"nearest": near / self.usual, "memorised": memorised}
-
-    def picture(self, path: Path, x: Tensor, shape: tuple[int, ...]) -> None:
-        """The samples nearest to the training data for their surroundings, and the first ones; neighbours beside."""
-        distances, numbers = nearest(x, self.training, AROUND)
-        suspicious = (distances[:, 0] / distances[:, 1].clamp_min(1e-12)).argsort()[:SHOWN].tolist()
-        chosen = [*suspicious, *range(min(SHOWN, len(x)))]
-        rows = torch.cat([torch.cat([x[i : i + 1], self.training[numbers[i]]]) for i in chosen])
-        save_grid(path, rows.reshape(-1, *shape), Scaling(-1.0, 1.0, None), AROUND + 1)
 
 
 class Table:

@@ -1,9 +1,5 @@
-"""Sources larger than memory, of other libraries, with damage; and the statistics of any."""
+"""Sources larger than memory, of other libraries, and with damage."""
 
-import errno
-import importlib
-import json
-import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +12,11 @@ from PIL import Image
 
 from sdescore import Scaling
 from sdescore.config import TrainConfig
-from sdescore.data import Arrays, batches
+from sdescore.data import batches
 from sdescore.items import Items
 from sdescore.mapped import Mapped
-from sdescore.sources import digits, load
-from sdescore.statistics import measure, read_statistics
+from sdescore.sources import load
 from sdescore.training import train
-
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 def write_images(folder: Path, count: int, size: int = 40) -> np.ndarray:
@@ -288,79 +281,3 @@ class TestSkipping:
         assert "skipped: " in caplog.text and (tmp_path / "run/model/model.safetensors").exists()
         with pytest.raises(ValueError, match="corrupt='ignore'; valid are 'stop', 'skip'"):
             TrainConfig(corrupt="ignore")
-
-
-class TestStatistics:
-    def test_are_numpys_on_scaled_data(self, tmp_path: Path) -> None:
-        source = digits()
-        found, x = measure(source), source.raw.numpy() / 8 - 1
-        assert (found.mean, found.std) == pytest.approx((x.mean(), x.std()), rel=1e-12)
-        assert (found.samples, found.measured, found.shape, found.high, found.levels, found.classes) == (
-            1500,
-            1500,
-            (1, 8, 8),
-            16,
-            17,
-            10,
-        )
-        found.write(tmp_path / "a.json")
-        assert read_statistics(tmp_path / "a.json", source) == found
-        assert measure(source, 700).std == pytest.approx(x.std(), rel=0.02)
-
-    def test_of_other_data_or_no_file(self, tmp_path: Path) -> None:
-        measure(digits()).write(tmp_path / "a.json")
-        with pytest.raises(ValueError, match=r"other data \(file, now\): samples \(1500, 297\)"):
-            read_statistics(tmp_path / "a.json", digits("test"))
-        (tmp_path / "a.json").write_text("{}")
-        with pytest.raises(ValueError, match=r"a\.json has no statistics"):
-            read_statistics(tmp_path / "a.json")
-        with pytest.raises(ValueError, match=r"there is no file .*measure\.py makes one"):
-            read_statistics(tmp_path / "b.json")
-        with pytest.raises(ValueError, match="the same value everywhere"):
-            measure(Arrays(torch.zeros(5, 2, dtype=torch.uint8)))
-
-    def test_a_run_measures_once_and_reads_what_it_is_given(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        config = TrainConfig(
-            net="MLP", net_args={"width": 8}, steps=2, batch_size=4, sample_every=0, save_every=2, tracker="none",
-            progress=False, out=str(tmp_path / "run"),
-        )  # fmt: skip
-        source = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
-        assert train(config, source=source).data_std == measure(source).std
-        monkeypatch.setattr("sdescore.training.measure", None)  # it would fail
-        assert train(config, source=source, resume=True).data_std == measure(source).std
-        content = json.loads((tmp_path / "run/statistics.json").read_text())
-        (tmp_path / "own.json").write_text(json.dumps(content | {"std": 0.25}))
-        given = TrainConfig(**config.to_json() | {"statistics": str(tmp_path / "own.json"), "out": str(tmp_path / "b")})
-        assert train(given, source=source).data_std == 0.25
-        with pytest.raises(ValueError, match="of other data"):
-            train(given, source=Arrays(torch.randn(40, 3)), resume=True)
-
-    @pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
-    def test_script(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.syspath_prepend(str(SCRIPTS))
-        script: Any = importlib.import_module("measure")
-        x = np.random.default_rng(0).random((30, 4))
-        np.save(tmp_path / "x.npy", x)
-        arguments = ["--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "a.json")]
-        script.main([*arguments, "--data_low", "0", "--data_high", "1"])
-        assert read_statistics(tmp_path / "a.json").std == pytest.approx((2 * x - 1).std(), rel=1e-12)
-        assert "samples" in capsys.readouterr().out
-        with pytest.raises(SystemExit):
-            script.main(arguments)
-        assert "exists; valid is a new file" in capsys.readouterr().err
-
-
-def test_a_full_disk_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measure(digits())
-    found.write(tmp_path / "a.json")
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"a\.json was not written: .*No space left.*it is what it was before"):
-            measure(digits(), 10).write(tmp_path / "a.json")
-    assert read_statistics(tmp_path / "a.json") == found and len(list(tmp_path.iterdir())) == 1

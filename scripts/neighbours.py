@@ -1,0 +1,45 @@
+"""How near samples are to the training data: a check of what a model has memorised."""
+
+from pathlib import Path
+
+import torch
+from shared import model_values
+from torch import Tensor
+
+from sdescore.data import Source
+from sdescore.metrics import nearest
+from sdescore.pictures import save_grid
+from sdescore.scaling import Scaling
+
+__all__ = ["Neighbourhood", "flat"]
+
+SHOWN, AROUND = 8, 5  # samples of each kind in a picture, and neighbours of each
+
+
+def flat(source: Source) -> Tensor:
+    """All samples as vectors of model values (n, d)."""
+    return torch.cat([x for x, _ in model_values(source)]).flatten(1)
+
+
+class Neighbourhood:
+    """How near samples are to the training data, beside how near other real data are."""
+
+    def __init__(self, training: Tensor, reference: Tensor) -> None:
+        self.training, self.usual = training, 1.0
+        self.usual = self.measure(reference)["nearest"]
+
+    def measure(self, x: Tensor) -> dict[str, float]:
+        """The median distance to the nearest training sample, in units of the reference's; and the share of samples
+        that have one at less than a third of the distance to the second (Yoon et al. 2023)."""
+        distances, _ = nearest(x, self.training, 2)
+        near = float(distances[:, 0].quantile(0.5))
+        memorised = float((distances[:, 0] < distances[:, 1] / 3).double().mean())
+        return {"nearest": near / self.usual, "memorised": memorised}
+
+    def picture(self, path: Path, x: Tensor, shape: tuple[int, ...]) -> None:
+        """The samples nearest to the training data for their surroundings, and the first ones; neighbours beside."""
+        distances, numbers = nearest(x, self.training, AROUND)
+        suspicious = (distances[:, 0] / distances[:, 1].clamp_min(1e-12)).argsort()[:SHOWN].tolist()
+        chosen = [*suspicious, *range(min(SHOWN, len(x)))]
+        rows = torch.cat([torch.cat([x[i : i + 1], self.training[numbers[i]]]) for i in chosen])
+        save_grid(path, rows.reshape(-1, *shape), Scaling(-1.0, 1.0, None), AROUND + 1)
