@@ -34,6 +34,7 @@ from sdescore import (
     KarrasSDE,
     LinearSDE,
     Solver,
+    approaching,
     find_solver,
     karras,
     sample,
@@ -93,7 +94,7 @@ GRIDS: dict[str, Grid] = {
     "karras": karras(),
     "karras to 0.01": karras(rho_min=0.01),
     "lam": uniform_lambda(),
-    "lam to 0.015": uniform_lambda(rho_min=0.015),
+    "approaching": approaching(),
     "t": leading,
 }
 OURS: dict[str, Solver] = {
@@ -205,7 +206,7 @@ def table(config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> 
     text = markdown(cells)
     mine = [row for row in rows if row["method"].startswith("sdescore")]
     peers = [row for row in rows if row not in mine]
-    default = [row for row in mine if row["method"] == "sdescore adams, lam to 0.015"]
+    default = [row for row in mine if row["method"] == "sdescore adams, approaching"]
     for name, group in (("Our best setting", mine), ("adams as it is", default)) if peers else ():
         for kind in ("median", "rms"):
             best = [[min(row[nfe][kind] for row in rows) for nfe in budgets] for rows in (group, peers)]

@@ -10,7 +10,7 @@ from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hm
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
 from sdescore.general import CIRSDE, FlowHeun, GeneralReverse, reverse_sample, simulate
-from sdescore.grids import beta_quantile, karras, polynomial_t, uniform_angle, uniform_lambda, uniform_t
+from sdescore.grids import approaching, beta_quantile, karras, polynomial_t, uniform_angle, uniform_lambda, uniform_t
 from sdescore.latent import decode, encode, slerp, temper
 from sdescore.likelihood import Likelihood, likelihood, log_likelihood
 from sdescore.mixture import GaussianMixture
@@ -63,6 +63,7 @@ __all__ = [
     "Solver",
     "SubVPSDE",
     "annealed_langevin",
+    "approaching",
     "beta_quantile",
     "bits_per_dim",
     "convert",

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from sdescore.sde import LinearSDE, require
 
-__all__ = ["Grid", "beta_quantile", "karras", "polynomial_t", "uniform_angle", "uniform_lambda", "uniform_t"]
+__all__ = [
+    "Grid",
+    "approaching",
+    "beta_quantile",
+    "karras",
+    "polynomial_t",
+    "uniform_angle",
+    "uniform_lambda",
+    "uniform_t",
+]
 
 Grid = Callable[[LinearSDE, int], Tensor]
 Map = Callable[[LinearSDE, Tensor], Tensor]
@@ -58,6 +67,13 @@ def karras(power: float = 7.0, rho_min: float = 0.002) -> Grid:
 def uniform_lambda(rho_min: float = 0.002) -> Grid:
     """Uniform in lam, the logarithm of the signal-to-noise ratio (Lu et al. 2022)."""
     return _equal_steps(rho_min, lambda sde, t: sde.lam(t), lambda sde, q: sde.time(q))
+
+
+def approaching(rho_max: float = 0.015, rho_min: float = 0.002) -> Grid:
+    """Uniform in lam, to a rho that falls with the steps, as 0.3 / steps between the two: short grids spend no step on
+    the last details. For solvers that extrapolate to the data."""
+    _positive("rho_max", rho_max)
+    return lambda sde, steps: uniform_lambda(min(rho_max, max(rho_min, 0.3 / steps)))(sde, steps)
 
 
 def uniform_angle(rho_min: float = 0.002) -> Grid:

@@ -133,9 +133,12 @@ class Adams(OneStep):
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
         target, last = reverse.along(times, *self.target.pair(reverse.sde.lam(times))), len(times) - 2
-        states, targets = [x], [target(0, x)]
-        kept = max(self.order - (not self.corrector), self.end - 1)  # earlier targets that a step looks back at
+        ending = self._ending_at(reverse.sde, times)
+        targets, ends = [target(0, x)], {}
+        kept = self.order - (not self.corrector)  # earlier targets that a step looks back at
         for i in range(last + 1):
+            if i in ending:
+                ends[i] = x, targets[0]
             base = table.kept[i] * x
             if table.spread[i] > 0:
                 base.add_(noise(x, levels[i], levels[i + 1]), alpha=table.spread[i])
@@ -146,15 +149,28 @@ class Adams(OneStep):
             if i == last and self.end == 1:
                 return  # sample() denoises
             del targets[kept:]
-            states, targets = [x, *states][: self.end], [target(i + 1, x), *targets]
+            targets.insert(0, target(i + 1, x))
             if correct:
                 x = _add(base, targets, table.correct[i])
                 yield x
-        yield _add(torch.zeros_like(x), [*states, *targets], self._ending(reverse.sde, times))
+        ends[last + 1] = x, targets[0]
+        yield _add(
+            torch.zeros_like(x),
+            [ends[i][part] for part in (0, 1) for i in ending],
+            self._ending(reverse.sde, times[ending]),
+        )
+
+    def _ending_at(self, sde: LinearSDE, times: Tensor) -> list[int]:
+        """Which times the end extrapolates from, newest first; a factor 2 in rho^2 apart: errors stay small."""
+        square = (sde.rho(times) ** 2).tolist()
+        found = [len(times) - 1]
+        for i in reversed(range(len(times) - 1)):
+            if len(found) < self.end and square[i] >= 2 * square[found[-1]]:
+                found.append(i)
+        return found
 
     def _ending(self, sde: LinearSDE, times: Tensor) -> list[float]:
-        """The weights of the last states and of the last targets in the data at rho = 0."""
-        times = times[-self.end :].flip(0)
+        """The weights of the states at given times, and then of the targets, in the data at rho = 0."""
         rho, lam, zero = sde.rho(times) ** 2, sde.lam(times), torch.zeros(1, 1, dtype=times.dtype)
         share = lagrange(zero, rho[None])[0, :, 0]
         p, q = (torch.as_tensor(c, dtype=times.dtype) for c in self.target.pair(lam))

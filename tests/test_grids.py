@@ -17,6 +17,7 @@ from sdescore import (
     KarrasSDE,
     LinearSDE,
     SubVPSDE,
+    approaching,
     beta_quantile,
     find_solver,
     karras,
@@ -186,3 +187,10 @@ def test_bad_calls_are_named(make: Callable[..., Grid]) -> None:
         make()(VPSDE(), 0)
     with pytest.raises(ValueError, match=r"rho_min=90; valid on KarrasSDE.* below 80"):
         make(rho_min=90)(KarrasSDE(), 5)
+
+
+def test_approaching_ends_nearer_to_the_data_the_more_steps_there_are() -> None:
+    sde = KarrasSDE()
+    ends = {steps: float(sde.rho(approaching()(sde, steps)[-1])) for steps in (5, 20, 60, 150, 500)}
+    assert ends == pytest.approx({5: 0.015, 20: 0.015, 60: 0.005, 150: 0.002, 500: 0.002}, rel=1e-9)
+    torch.testing.assert_close(approaching()(sde, 60), uniform_lambda(0.005)(sde, 60))

@@ -260,7 +260,9 @@ def test_trajectory_ends_with_the_sample(name: str, oracle2: GaussianMixture) ->
     denoised = net(states[-2], time_grid(sde, find_solver(name), 7)[-1])
     extrapolates = getattr(find_solver(name), "end", 1) > 1
     assert torch.equal(states[-1], denoised) != extrapolates
-    torch.testing.assert_close(states[-1], denoised, rtol=0, atol=1e-3)
+    # What the end adds is of order rho^2: denoising errs by so much where the grid ends.
+    rho = float(sde.rho(time_grid(sde, find_solver(name), 7)[-1]))
+    torch.testing.assert_close(states[-1], denoised, rtol=0, atol=20 * rho**2 + 1e-6)
 
 
 def test_times_as_a_tensor(oracle2: GaussianMixture) -> None:
