@@ -19,6 +19,7 @@ take model values, a tensor (n, *shape) in [-1, 1], and give (n, d); a classifie
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from sdescore.metrics import frechet_distance, kernel_distance, precision_recall
 from sdescore.pictures import is_image
 from sdescore.scaling import Scaling
 
+logger = logging.getLogger(__name__)
 METRICS = ("frechet", "kernel", "precision-recall", "sliced-wasserstein", "neighbours")
 TITLES = {
     "set": "set",
@@ -197,6 +199,7 @@ class Table:
             self.around = Neighbourhood(flat(real[1].source), reference)
         rows = []
         for number, (each, features, probabilities) in enumerate(made):
+            logger.info("measuring %s", each.name)
             row = {"set": each.name, "samples": len(each.source), **each.known}
             if number:
                 row |= self._in_features(features, made[0][1])
