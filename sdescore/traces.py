@@ -105,8 +105,8 @@ def hutch_plus_plus(groups: int = 4) -> Trace:
 
     Hutch++ (Meyer et al. 2021, algorithm 1) on the space of Chen & Hallman (2023): k = probes / (3 groups) directions,
     their images, and k across. Exact where J is a multiple of the identity but for rank k; it pays where that is nearly
-    so. Of 48 products on data near 3 of 32 dimensions it left 0.44 of the noise of signs, on a net of 8 x 8 digits,
-    whose J is close to diagonal, 1.6 times as much.
+    so. Of 48 products on data near 3 of 32 dimensions it left 0.44 of the noise of signs; on a net of 8 x 8 digits
+    signs had less.
     """
 
     def draw(size: int, probes: int, generator: torch.Generator) -> Tensor:
