@@ -116,6 +116,8 @@ def annealed_langevin(
     The trace holds the state after each level.
     """
     _check(x, step, repeats=repeats)
+    if not isinstance(sigmas, Tensor):
+        raise TypeError(f"sigmas is a {type(sigmas).__name__}; valid is a vector, a tensor of decreasing levels")
     if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; valid is a decreasing vector of positive levels")
     if not bool((sigmas.diff() < 0).all()):
@@ -216,6 +218,8 @@ def effective_sample_size(trace: Tensor) -> Tensor:
     different modes count as few; they are summed while pairs of them are positive and falling (Geyer 1992;
     Vehtari et al. 2021, section 3.2). An element that never moves is worth 1.
     """
+    if not isinstance(trace, Tensor):
+        raise TypeError(f"trace is a {type(trace).__name__}; valid is a tensor (kept, chains, *shape)")
     if trace.ndim < 3 or len(trace) < 4:
         raise ValueError(f"trace has shape {tuple(trace.shape)}; valid is (kept, chains, *shape) with kept >= 4")
     if not bool(trace.isfinite().all()):

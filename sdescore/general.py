@@ -6,6 +6,7 @@ Train on states of simulate() at many times with sliced_score_matching(lambda x:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -59,7 +60,8 @@ class CIRSDE(SDE):
         return self.kappa * (self.theta - x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.nu * x.clamp(min=0).sqrt()  # a step of a numerical method may fall below 0
+        # A step of a numerical method may fall to 0 and below, where the root's slope, for Milstein's method, is inf.
+        return self.nu * x.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 
     def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:
         return torch.full_like(x, self.nu**2)
@@ -134,8 +136,10 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
     for name, given in (("x0", x0), ("times", times)):
         if not isinstance(given, Tensor):
             raise TypeError(f"{name} is a {type(given).__name__}; valid is a tensor")
-    if not x0.is_floating_point() or x0.ndim < 2:
+    if not x0.is_floating_point() or x0.ndim < 2 or len(x0) == 0:
         raise TypeError(f"x0 is {x0.dtype} of shape {tuple(x0.shape)}; valid is floating-point (batch, *shape)")
+    if not bool(x0.isfinite().all()):
+        raise ValueError("x0 is not finite")
     if method not in ("euler", "milstein"):
         raise ValueError(f"method={method!r}; valid are 'euler', 'milstein'")
     grid = times.detach().to("cpu", torch.float64)
@@ -166,10 +170,9 @@ class GeneralReverse:
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """The gradient of log p_t at x."""
         s = self.net(x, per_sample(t, x), **self.condition)
-        if s.shape != x.shape:
-            raise ValueError(
-                f"net returned {tuple(s.shape)} for x of shape {tuple(x.shape)}; it must return that shape"
-            )
+        if not isinstance(s, Tensor) or s.shape != x.shape:
+            given = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+            raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return that shape")
         return s
 
     def _pull(self, x: Tensor, t: Tensor) -> Tensor:
@@ -179,6 +182,10 @@ class GeneralReverse:
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """The drift of the reverse-time SDE, f - div(g g^T) - g g^T score (Anderson 1982; Song et al. 2021, eq. 16)."""
         return self.sde.drift(x, t) - self._pull(x, t)
+
+    def drifts(self, times: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """drift() at each of a grid of times, as a function (i, x)."""
+        return lambda i, x: self.drift(x, times[i])
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt of the probability-flow ODE, f - (div(g g^T) + g g^T score) / 2 (Song et al. 2021, eq. 17)."""
@@ -232,8 +239,10 @@ def reverse_sample(
 
     Raises ValueError for bad arguments and FloatingPointError if the result is not finite.
     """
-    if len(shape) < 2 or min(shape) < 1 or steps < 2:
+    if not all(isinstance(n, Integral) for n in (*shape, steps)) or len(shape) < 2 or min(shape) < 1 or steps < 2:
         raise ValueError(f"shape={shape}, steps={steps}; valid are (n, *sample_shape) and at least 2 steps")
+    if times is not None and not isinstance(times, Tensor):
+        raise TypeError(f"times is a {type(times).__name__}; valid is a tensor of decreasing times")
     grid = torch.linspace(sde.T, sde.t_min, steps, dtype=torch.float64) if times is None else times.cpu().double()
     if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; valid is a vector of at least two decreasing times")
@@ -243,8 +252,15 @@ def reverse_sample(
     x = torch.cat([sde.prior_sample((1, *shape[1:]), g, device, dtype) for g in own])
     method, reverse = find_solver(solver), GeneralReverse(sde, score, condition or {})
     states = method.solve(reverse, x, grid, White(seed, numbers, device))  # type: ignore[arg-type]
-    for state in tqdm(states, total=len(grid) - 1, disable=not progress, desc=type(method).__name__):
-        x = state
+    try:
+        for state in tqdm(states, total=len(grid) - 1, disable=not progress, desc=type(method).__name__):
+            x = state
+    except AttributeError as error:
+        if isinstance(error.obj, SDE | GeneralReverse):  # it asks for alpha, sigma or what follows from them
+            raise ValueError(
+                f"solver={solver!r} needs a closed-form kernel ({error}); valid are those of the docstring"
+            ) from error
+        raise
     if not bool(x.isfinite().all()):
         raise FloatingPointError(f"{type(method).__name__}: the result is not finite; more steps may keep it stable")
     return x

@@ -87,7 +87,9 @@ def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Gener
             raise ValueError(f"projections={projections}; valid are positive integers")
         shape = (projections, *x.shape)
         return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x) * 2 - 1
-    if v.shape[-x.ndim :] != x.shape or v.ndim not in (x.ndim, x.ndim + 1):
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v is a {type(v).__name__}; valid is a tensor of the shape of x, or (projections, *that)")
+    if v.shape[-x.ndim :] != x.shape or v.ndim not in (x.ndim, x.ndim + 1) or len(v) == 0:
         raise ValueError(f"v has shape {tuple(v.shape)}; valid are {tuple(x.shape)} and (projections, *that)")
     return v if v.ndim > x.ndim else v.unsqueeze(0)
 

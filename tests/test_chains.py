@@ -190,6 +190,12 @@ def test_thinning_keeps_every_nth_state() -> None:
         (lambda x: hmc(TARGET.log_prob, x, step=0.1, steps=1, leapfrog=0), ValueError, "leapfrog=0"),
         (lambda x: hmc(TARGET.log_prob, x / 0, step=0.1, steps=1), ValueError, "x is not finite in chain 0"),
         (lambda x: effective_sample_size(x), ValueError, "trace has shape"),
+        (lambda x: effective_sample_size([x, x, x, x]), TypeError, "trace is a list"),  # type: ignore[arg-type]
+        (
+            lambda x: annealed_langevin(lambda x, s: -x, x, [2.0, 1.0], step=0.1, repeats=1),  # type: ignore[arg-type]
+            TypeError,
+            "sigmas is a list",
+        ),
         (
             lambda x: langevin(TARGET.score, x, step=0.1, steps=9).effective_sample_size(burn=-2),
             ValueError,

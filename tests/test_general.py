@@ -66,6 +66,14 @@ def test_simulation_has_the_known_transition_law(method: str) -> None:
     assert stats.kstest(path[-1, :, 0].numpy(), law.cdf).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_path_leaves_zero(dtype: torch.dtype) -> None:
+    """Where the root's slope is infinite, the drift alone moves a path."""
+    path = simulate(CIR, torch.zeros(3, 1, dtype=dtype), torch.tensor([0.0, 0.1, 0.2]))
+    torch.testing.assert_close(path[1], torch.full((3, 1), 0.1 * CIR.kappa * CIR.theta, dtype=dtype))
+    assert bool((path[2] != path[2, 0]).any())
+
+
 def test_milstein_has_strong_order_one() -> None:
     """On dx = x dw the path is exp(w - t / 2): the error of x_1 halves with the step, where Euler's falls by sqrt 2."""
     n = 4000
@@ -140,7 +148,13 @@ def test_samples_depend_on_seed_and_number_alone() -> None:
         (lambda x: simulate(CIR, x, torch.tensor([0.0, 9.0])), ValueError, "times spans"),
         (lambda x: simulate(Coupled(), 1e13 * x, torch.tensor([0.1, 1.0])), FloatingPointError, "not finite"),
         (lambda x: simulate(CIR, x, torch.tensor([0.0, 1.0]), method="srk"), ValueError, "method='srk'"),
+        (lambda x: simulate(CIR, x * math.nan, torch.tensor([0.0, 1.0])), ValueError, "x0 is not finite"),
+        (lambda x: simulate(CIR, x[:0], torch.tensor([0.0, 1.0])), TypeError, r"x0 is torch.float32 of shape \(0, 1\)"),
         (lambda x: reverse_sample(CIR, exact_score, (4,)), ValueError, "shape"),
+        (lambda x: reverse_sample(CIR, exact_score, (4, 1), steps=5.5), ValueError, "steps=5.5"),  # type: ignore[arg-type]
+        (lambda x: reverse_sample(CIR, exact_score, (4, 1), times=[1.0, 0.0]), TypeError, "times is a list"),  # type: ignore[arg-type]
+        (lambda x: reverse_sample(CIR, exact_score, (4, 1), solver="heun"), ValueError, "'heun' needs a closed-form"),
+        (lambda x: reverse_sample(CIR, lambda x, t: 1, (4, 1), steps=3), ValueError, "net returned int"),  # type: ignore[arg-type,return-value]
         (lambda x: reverse_sample(CIR, exact_score, (4, 1), times=torch.tensor([0.0, 1.0])), ValueError, "times"),
         (lambda x: reverse_sample(CIR, lambda x, t: t, (4, 1), steps=3), ValueError, "net returned"),
         (lambda x: reverse_sample(CIR, lambda x, t: x / 0, (4, 1), steps=3), FloatingPointError, "not finite"),

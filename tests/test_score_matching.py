@@ -201,6 +201,8 @@ def test_no_graph_is_kept_without_gradients(loss: Callable[..., Tensor]) -> None
         (lambda x: implicit_score_matching(lambda x: x[:, :1], x), ValueError, "the score has shape"),
         (lambda x: explicit_score_matching(Waves(), x, x[:1]), ValueError, "target has shape"),
         (lambda x: sliced_score_matching(Waves(), x, v=x[:, :1]), ValueError, "v has shape"),
+        (lambda x: sliced_score_matching(Waves(), x, v=x.new_empty(0, 4, 2)), ValueError, r"v has shape \(0, 4, 2\)"),
+        (lambda x: sliced_score_matching(Waves(), x, v=x.tolist()), TypeError, "v is a list"),
         (lambda x: sliced_score_matching(Waves(), x, projections=0), ValueError, "projections=0"),
         (lambda x: sliced_score_matching(Waves(), x, projections=1.5), ValueError, "projections=1.5"),  # type: ignore[arg-type]
         (lambda x: sliced_score_matching(Waves(), x.tolist()), TypeError, "x is a list"),
