@@ -66,7 +66,7 @@ def fit(
         nn.utils.clip_grad_norm_(model.parameters(), 100.0)
         adam.step()
         schedule.step()
-        history.append(float(value))
+        history.append(float(value.detach()))
     return history
 
 

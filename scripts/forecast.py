@@ -85,14 +85,14 @@ class Future(nn.Module):
 
 
 def crps_normal(mean: Tensor, std: Tensor, y: Tensor) -> float:
-    """Mean CRPS of N(mean, std^2) (Gneiting & Raftery 2007, eq. 21)."""
+    """Mean CRPS of N(mean, std^2) (Gneiting & Raftery 2007, section 4.2)."""
     z = (y - mean) / std[:, None]
     density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
     return float((std[:, None] * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))).mean())
 
 
 def crps_samples(x: Tensor, y: Tensor) -> float:
-    """Mean CRPS of samples (draws, n, AHEAD), without bias: E|x - y| - E|x - x'| / 2."""
+    """Mean CRPS of samples (draws, n, AHEAD), without bias: E|x - y| - E|x - x'| / 2 (eq. 21 there)."""
     n = len(x)
     rank = torch.arange(n).mul(2).sub(n - 1).reshape(n, 1, 1)
     spread = (rank * x.sort(0).values).sum(0) * 2 / (n * (n - 1))
