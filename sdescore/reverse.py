@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, check_prediction, scaled
-from sdescore.sde import LinearSDE, expand
+from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, Pair, check_prediction, scaled
+from sdescore.sde import LinearSDE
 
 __all__ = ["Calls", "Reverse"]
 
@@ -82,9 +82,18 @@ class Reverse:
         """dx/dt of the probability-flow ODE (Song et al. 2021, eq. 13)."""
         return self.predict("velocity", x, t)
 
+    def _drift(self, t: Tensor) -> Pair:
+        """f x - g^2 score as a combination: x itself is alpha x0 + sigma eps."""
+        sde, f = self.sde, self.sde.f(t)
+        return f * sde.alpha(t), f * sde.sigma(t) + sde.g(t) ** 2 / sde.sigma(t)
+
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
-        return self.sde.drift(x, t) - expand(self.sde.g(t) ** 2, x) * self.score(x, t)
+        return self.combination(x, t, *self._drift(t))
+
+    def drifts(self, times: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """drift() on a grid of times, as along()."""
+        return self.along(times, *self._drift(times))
 
     def take(self, index: Tensor) -> "Reverse":
         """The same for a selection of the samples; net calls are counted together."""

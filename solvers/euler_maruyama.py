@@ -7,7 +7,7 @@ from torch import Tensor
 from sdescore.noise import Noise
 from sdescore.reverse import Reverse
 from sdescore.sde import expand
-from sdescore.solver import OneStep
+from sdescore.solver import OneStep, Step
 
 __all__ = ["EulerMaruyama"]
 
@@ -17,6 +17,16 @@ class EulerMaruyama(OneStep):
     """x_s = x_t - (t - s) (f x - g^2 score) + g sqrt(t - s) z: weak order 1, one call a step."""
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        width = t - s
-        spread = reverse.sde.diffusion(x, t) * expand(width.sqrt(), x)
-        return x - expand(width, x) * reverse.drift(x, t) + spread * noise(x, t, s)
+        return _move(x, reverse.drift(x, t), t - s, reverse.sde.diffusion(x, t), noise(x, t, s))
+
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        drift = reverse.drifts(t)
+
+        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
+            return _move(x, drift(i, x), t[i] - s[i], reverse.sde.diffusion(x, t[i]), noise(x, t[i], s[i]))
+
+        return go
+
+
+def _move(x: Tensor, drift: Tensor, width: Tensor, diffusion: Tensor, z: Tensor) -> Tensor:
+    return x - expand(width, x) * drift + diffusion * expand(width.sqrt(), x) * z
