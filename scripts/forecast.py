@@ -45,12 +45,14 @@ def column(path: Path, name: str) -> Tensor:
     """A numeric column of a CSV file with a header. Raises ValueError naming what is missing."""
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if name not in (reader.fieldnames or ()):
-            raise ValueError(f"--column={name!r}: {path} has {', '.join(reader.fieldnames or ['no header'])}")
         try:
-            return torch.tensor([float(row[name]) for row in reader], dtype=torch.float64)
-        except ValueError as error:
+            header = reader.fieldnames or ["no header"]
+            values = [float(row[name] or "nan") for row in reader] if name in header else None
+        except (ValueError, csv.Error) as error:  # a file that is no text, too
             raise ValueError(f"{path}, column {name!r}: {error}") from None
+    if values is None:
+        raise ValueError(f"--column={name!r}: {path} has {', '.join(header)}")
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def windows(series: Tensor, first: int, last: int, stride: int) -> tuple[Tensor, Tensor]:
@@ -166,7 +168,16 @@ def one_seed(series: Tensor, seed: int, steps: int) -> tuple[dict[str, tuple[flo
         }
     last = test[:, -1:]
     given = {"past": (test - last).repeat(DRAWS, 1)}
-    drawn = sample(VPSDE(), score, (DRAWS * len(test), AHEAD), steps=12, condition=given, seed=seed, progress=True)
+    drawn = sample(
+        VPSDE(),
+        score,
+        (DRAWS * len(test), AHEAD),
+        solver="heun",
+        steps=12,
+        condition=given,
+        seed=seed,
+        progress=True,
+    )
     futures = drawn.reshape(DRAWS, len(test), AHEAD) + last
     results = {
         name: (float((mean - truth).square().mean()), crps_normal(mean, size, truth)) for name, mean in means.items()

@@ -49,10 +49,14 @@ def test_futures_of_the_splits_do_not_overlap(forecast: Any) -> None:
         (["--csv", "short.csv", "--column", "b"], "short.csv has a"),
         (["--csv", "short.csv", "--column", "a"], "could not convert"),
         (["--csv", "none.csv", "--column", "a"], "none.csv"),
+        (["--csv", "packed.csv", "--column", "a"], "packed.csv, column 'a': 'utf-8' codec"),
+        (["--csv", "gap.csv", "--column", "b"], "all finite"),
     ],
 )
 def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], word: str) -> None:
     (tmp_path / "short.csv").write_text("a\n1\nx\n", encoding="utf-8")
+    (tmp_path / "packed.csv").write_bytes(b"\x1f\x8b\x08")
+    (tmp_path / "gap.csv").write_text("a,b\n" + "1,2\n" * 3000 + "1\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(SCRIPTS / "forecast.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
     )
