@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.flow import Input, warn_outside
-from sdescore.likelihood import Density, Prior, standard_error
+from sdescore.flow import Input, check_count, warn_outside
+from sdescore.likelihood import Density, Prior, prior_log_prob, standard_error
 from sdescore.noise import White, generator
 from sdescore.reverse import Reverse
 from sdescore.sampling import evaluating
@@ -62,7 +62,7 @@ def _estimate(
     # - KL(q(x_T | x) | prior), from one draw: the prior may be anything with a log-density.
     alpha, sigma, eps = float(sde.alpha(ends[1])), float(sde.sigma(ends[1])), noise.fresh(x)
     entropy = eps.square().flatten(1).sum(1) / 2 + size * (math.log(sigma) + math.log(2 * math.pi) / 2)
-    bound = prior.log_prob(alpha * x + sigma * eps) + entropy
+    bound = prior_log_prob(prior, alpha * x + sigma * eps) + entropy
     # First log p(x | x_t) at t_min, a normal of std rho around the denoised state; then the integral.
     bound -= size * (math.log(2 * math.pi) / 2 - first)
     broken = torch.full_like(bound, torch.nan)
@@ -111,8 +111,8 @@ def evidence_bound(
 
     A sample for which the net is not finite has log_prob NaN, and a RuntimeWarning says at which time.
     """
-    if times < 1 or groups < 1:
-        raise ValueError(f"times={times}, groups={groups}; valid are positive integers")
+    check_count("times", times)
+    check_count("groups", groups)
     given = Input.check(sde, net, x, 1.0, 1.0, condition, predicts, batch_size)
     warn_outside(sde, given.denoiser, x, first)
     parts = []

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -108,6 +109,12 @@ def warn_outside(sde: LinearSDE, denoiser: Denoiser, x: Tensor, first: int = 0) 
         )
 
 
+def check_count(name: str, count: Any) -> None:
+    """Raise ValueError for what is no positive integer."""
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name}={count!r}; valid are positive integers")
+
+
 @dataclass(frozen=True)
 class Input:
     """Checked arguments of what integrates data along the flow: log-densities, latents."""
@@ -133,13 +140,17 @@ class Input:
         """Raise TypeError or ValueError for what cannot be integrated, naming the argument, before any net call."""
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde is {sde!r}; valid is a LinearSDE, such as VPSDE()")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; valid is a tensor (batch, *shape)")
         if not x.is_floating_point():
             raise TypeError(f"x has dtype {x.dtype}; scale it to floating point first, as for training")
-        if not (rtol >= FINEST and atol >= FINEST):
-            raise ValueError(f"rtol={rtol}, atol={atol}; valid are numbers from {FINEST:g} on, the rounding of a step")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; valid are positive integers")
-        if x.ndim < 2 or len(x) == 0:
+        if not all(isinstance(each, Real) and FINEST <= each < math.inf for each in (rtol, atol)):
+            raise ValueError(
+                f"rtol={rtol}, atol={atol}; valid are numbers from {FINEST:g} on, the rounding of a step, and finite"
+            )
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        if x.ndim < 2 or x.numel() == 0:
             raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, *shape) with at least one sample")
         finite = x.isfinite().flatten(1).all(1)
         if not bool(finite.all()):
@@ -156,7 +167,8 @@ class Input:
         """Of each batch the number of its first sample, the float64 states, the Reverse, and a callback of progress."""
         for start in range(0, len(self.x), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            state = self.x[rows].to(self.device, torch.float64)
+            # The changes are summed without a graph: a gradient through the rest would be a wrong one.
+            state = self.x[rows].detach().to(self.device, torch.float64)
             own = {name: value[rows].to(self.device) for name, value in self.condition.items()}
 
             def advance(share: float, start: int = start, count: int = len(state)) -> None:

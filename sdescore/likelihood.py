@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.flow import Flow, Input, warn_outside
+from sdescore.flow import Flow, Input, check_count, warn_outside
 from sdescore.multistep import multistep
 from sdescore.objectives import choose
 from sdescore.sampling import evaluating
@@ -43,7 +43,7 @@ class Likelihood:
 
     log_prob (batch,) is the natural-log density at t_min; stderr (batch,) its standard error over the independent
     groups of probes (NaN for a single one, 0 for the exact trace); nfe (batch,) the net calls; latent (batch, *shape)
-    the state at T. A sample that failed has log_prob NaN.
+    the state at T. A sample that failed has log_prob, stderr and latent NaN.
 
     Of m groups (log_prob - truth) / stderr follows Student's t with m - 1 degrees of freedom where many directions
     make the noise. Where one does, as for a mixture of two modes in 768 dimensions along its own axes, estimates stay
@@ -54,6 +54,24 @@ class Likelihood:
     stderr: Tensor
     nfe: Tensor
     latent: Tensor
+
+
+def prior_log_prob(prior: Density, x: Tensor) -> Tensor:
+    """The float64 log-density (batch,) of states at T. Raises ValueError for a prior that returns another shape."""
+    found = prior.log_prob(x)
+    if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
+        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"prior.log_prob returned {given} for x of shape {tuple(x.shape)}; valid is ({len(x)},)")
+    return found.to(torch.float64)
+
+
+def find_trace(trace: str | Trace, probes: int) -> Trace:
+    """The trace by its name, or itself. Raises TypeError or ValueError for what is none, and for bad probes."""
+    chosen = choose(TRACES, trace, "trace")
+    if not isinstance(chosen, Trace):
+        raise TypeError(f"trace is {trace!r}; valid are {', '.join(map(repr, TRACES))} or a Trace")
+    check_count("probes", probes)
+    return chosen
 
 
 @contextmanager
@@ -134,7 +152,7 @@ def _solve(
         changes = changes - control.excess(change.vectors, *sde.lam(ends).tolist()).T
     latent = float(scales[1]) * z
     constant = z[0].numel() * float((scales[1] / scales[0]).log())
-    log_prob = prior.log_prob(latent).to(torch.float64) + constant + changes.mean(1)
+    log_prob = prior_log_prob(prior, latent) + constant + changes.mean(1)
     stderr = torch.zeros_like(log_prob) if change.trace.exact else standard_error(changes)
     invalid = done.failed | ~log_prob.isfinite()
     for row in invalid.nonzero().flatten().tolist():
@@ -143,6 +161,7 @@ def _solve(
         warnings.warn(
             f"the likelihood of sample {first + row} is NaN: {why} at t = {at:.6g}", RuntimeWarning, stacklevel=3
         )
+    latent = latent.masked_fill(invalid.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
     return Likelihood(
         log_prob.masked_fill(invalid, torch.nan), stderr.masked_fill(invalid, torch.nan), done.calls, latent
     )
@@ -195,14 +214,14 @@ def likelihood(
     A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where; another names samples outside
     of the range that the denoiser's data had.
     """
-    chosen, product = choose(TRACES, trace, "trace"), choose(DERIVATIVES, derivative, "derivative")
+    chosen, product = find_trace(trace, probes), choose(DERIVATIVES, derivative, "derivative")
     if control is not None and chosen.estimate is not quadratic:
         raise ValueError(f"control is given with trace={trace!r}; valid with it are traces of fixed vectors")
-    if probes < 1:
-        raise ValueError(f"probes={probes}; valid are positive integers")
     if prior is not None and not callable(getattr(prior, "log_prob", None)):
         raise TypeError(f"prior is {prior!r}; valid is anything with log_prob(x), such as a GaussianMixture")
     given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
+    if control is not None and control.mean.numel() != x[0].numel():
+        raise ValueError(f"control is of {control.mean.numel()} elements; samples of x have {x[0].numel()}")
     parts = []
     denoiser = given.denoiser
     warn_outside(sde, denoiser, x, first)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.flow import Input
-from sdescore.likelihood import likelihood
+from sdescore.flow import Input, check_count
+from sdescore.likelihood import find_trace, likelihood
 from sdescore.noise import generator
 from sdescore.reverse import Reverse
 from sdescore.sampling import evaluating
@@ -143,12 +143,16 @@ def quantised_likelihood(
 
     A sample of which a draw fails has log_prob NaN, and a RuntimeWarning says where.
     """
-    if draws < 1:
-        raise ValueError(f"draws={draws}; valid are positive integers")
+    check_count("draws", draws)
     given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
     _check_levels(x, scaling)
-    if draws > 1 and options.get("trace") != "exact" and options.get("probes", 1) < 2:
-        raise ValueError(f"draws={draws} need probes of at least 2, or trace='exact', to know the probes' noise")
+    probes = options.get("probes", 1)
+    trace = find_trace(options.get("trace", "hutchinson"), probes)
+    if draws > 1 and not trace.exact and len(trace.vectors(seed, first, x[:1], probes)) < 2:
+        raise ValueError(
+            f"draws={draws} need probes of at least 2, in groups of which there are two, or trace='exact', to know the "
+            "probes' noise"
+        )
     size = x[0].numel()
     seeds = [draw_seed(seed, draw) for draw in range(draws)]
     parts = []

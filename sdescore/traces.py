@@ -63,11 +63,18 @@ def _gaussian(size: int, probes: int, generator: torch.Generator) -> Tensor:
     return torch.randn(probes, 1, size, generator=generator)
 
 
+def _check_groups(groups: int) -> None:
+    if not isinstance(groups, int) or groups < 1:
+        raise ValueError(f"groups={groups!r}; valid are positive integers")
+
+
 def orthogonal(groups: int = 4) -> Trace:
     """Independent frames of orthogonal vectors of length sqrt(size), uniform over rotations; probes / groups each.
 
     A frame as large as the space is exact, one much smaller gains little (Yu et al. 2016 on such frames).
     """
+
+    _check_groups(groups)
 
     def draw(size: int, probes: int, generator: torch.Generator) -> Tensor:
         members = probes // groups
@@ -108,6 +115,8 @@ def hutch_plus_plus(groups: int = 4) -> Trace:
     so. Of 48 products on data near 3 of 32 dimensions it left 0.44 of the noise of signs; on a net of 8 x 8 digits
     signs had less.
     """
+
+    _check_groups(groups)
 
     def draw(size: int, probes: int, generator: torch.Generator) -> Tensor:
         third = probes // (3 * groups)

@@ -97,6 +97,8 @@ def test_what_cannot_be_computed_is_flagged_and_the_others_are_kept(oracle2: Gau
     sde, x = VPSDE(), oracle2.sample(3)
     with pytest.raises(ValueError, match="times=0"):
         evidence_bound(sde, oracle2.denoiser(sde), x, times=0)
+    with pytest.raises(ValueError, match=r"log_prob returned \(3, 2\)"):
+        evidence_bound(sde, oracle2.denoiser(sde), x, prior=torch.distributions.Normal(0.0, 1.0))
 
     def breaks(x: Tensor, t: Tensor, bad: Tensor) -> Tensor:
         score = oracle2.denoiser(sde).score(x, t)

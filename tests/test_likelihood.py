@@ -16,6 +16,7 @@ from sdescore import (
     CosineSDE,
     Denoiser,
     FlowSDE,
+    GaussianFit,
     GaussianMixture,
     KarrasSDE,
     LinearSDE,
@@ -163,8 +164,10 @@ def test_a_failing_sample_is_flagged_and_the_others_are_kept() -> None:
     good = log_likelihood(sde, denoiser, x, condition={"bad": none})
     one = none.index_fill(0, torch.tensor(2), True)
     with pytest.warns(RuntimeWarning, match=r"likelihood of sample 2 is NaN.*t = 0\.2"):
-        found = log_likelihood(sde, denoiser, x, condition={"bad": one})
+        whole = likelihood(sde, denoiser, x, condition={"bad": one})
+    found = whole.log_prob
     assert found.isnan().tolist() == [False, False, True, False]
+    assert whole.latent.isnan().tolist() == [[False] * 2, [False] * 2, [True] * 2, [False] * 2]
     torch.testing.assert_close(found[[0, 1, 3]], good[[0, 1, 3]], rtol=1e-12, atol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -224,6 +227,14 @@ def test_a_module_is_left_as_it_was(method: str) -> None:
     assert [p.requires_grad for p in net.parameters()] == [True, False]
 
 
+def test_no_gradient_comes_that_would_be_wrong() -> None:
+    """The changes of state and density carry none, so that the rest would not be the gradient of the density."""
+    sde, oracle = VPSDE(), mixture(2)
+    x = oracle.sample(2).requires_grad_()
+    found = likelihood(sde, oracle.denoiser(sde), x, trace="exact")
+    assert not found.log_prob.requires_grad and not found.latent.requires_grad
+
+
 def test_bits_per_dim_of_a_known_discrete_distribution() -> None:
     scaling = Scaling(0, 4, levels=5)
     masses = torch.tensor([0.1, 0.2, 0.4, 0.25, 0.05], dtype=torch.float64)
@@ -250,8 +261,17 @@ def test_dequantisation_depends_on_seed_and_index_alone() -> None:
     ("change", "error", "message"),
     [
         ({"trace": "full"}, ValueError, "trace='full'; valid are 'exact', 'hutchinson', 'gaussian', 'orthogonal'"),
+        ({"trace": 3}, TypeError, "trace is 3; valid are 'exact'"),
         ({"rtol": 0.0}, ValueError, "rtol=0.0"),
+        ({"rtol": math.inf}, ValueError, "rtol=inf.*and finite"),
+        ({"atol": "1e-3"}, ValueError, "atol=1e-3; valid are numbers"),
         ({"probes": 0}, ValueError, "probes=0"),
+        ({"probes": 2.5}, ValueError, "probes=2.5; valid are positive integers"),
+        ({"batch_size": 1.5}, ValueError, "batch_size=1.5; valid are positive integers"),
+        ({"control": GaussianFit.of(torch.eye(3))}, ValueError, "control is of 3 elements; samples of x have 2"),
+        ({"prior": torch.distributions.Normal(0.0, 1.0)}, ValueError, r"log_prob returned \(3, 2\) for x of shape"),
+        ({"x": np.zeros((3, 2))}, TypeError, "x is a ndarray; valid is a tensor"),
+        ({"x": torch.zeros(3, 0)}, ValueError, r"x has shape \(3, 0\)"),
         ({"prior": 3}, TypeError, "prior is 3; valid is anything with log_prob"),
         ({"x": torch.zeros(3, 2, dtype=torch.uint8)}, TypeError, "x has dtype torch.uint8; scale it"),
         ({"x": torch.tensor([[0.0, 0.0], [0.0, math.inf]])}, ValueError, "x is not finite in sample 1"),

@@ -16,9 +16,13 @@ from sdescore import (
     bits_per_dim,
     quantised_likelihood,
 )
+from sdescore.traces import TRACES, Trace
 
 SCALING = Scaling(-3, 13, levels=9)
 LEVELS = SCALING.to_model(torch.linspace(-3, 13, 9, dtype=torch.float64), torch.float64)
+
+# All probes make one estimate.
+ONE_GROUP = Trace(lambda size, probes, own: torch.randn(1, probes, size, generator=own) / math.sqrt(probes))
 
 
 def masses(means: Tensor, stds: Tensor, weights: Tensor) -> Tensor:
@@ -104,6 +108,8 @@ def test_a_sample_does_not_feel_the_others() -> None:
     whole = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, **options)
     parts = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, batch_size=2, **options)
     last = quantised_likelihood(sde, oracle.denoiser(sde), x[2:], SCALING, first=2, **options)
+    named = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, **{**options, "trace": TRACES["exact"]})
+    assert torch.equal(named.log_prob, whole.log_prob)
     torch.testing.assert_close(parts.log_prob, whole.log_prob, rtol=1e-6, atol=0)
     torch.testing.assert_close(last.log_prob, whole.log_prob[2:], rtol=1e-6, atol=0)
 
@@ -113,6 +119,7 @@ def test_a_sample_does_not_feel_the_others() -> None:
     [
         ({"draws": 0}, "draws=0"),
         ({"draws": 2}, "draws=2 need probes of at least 2"),
+        ({"draws": 2, "probes": 4, "trace": ONE_GROUP}, "draws=2 need probes of at least 2, in groups"),
         ({"x": LEVELS[:2, None] + 0.05}, "sample 0 that are none of the 9 levels"),
         ({"x": torch.tensor([[0.0], [1.25]])}, "sample 1 that are none of the 9 levels"),
         ({"scaling": Scaling(0, 1, None)}, "scaling.levels is None"),

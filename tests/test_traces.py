@@ -23,7 +23,7 @@ from sdescore import (
     orthogonal,
 )
 from sdescore.nets import UNet
-from sdescore.traces import CHUNK, DERIVATIVES, TRACES, hutch_plus_plus, quadratic
+from sdescore.traces import CHUNK, DERIVATIVES, TRACES, Trace, hutch_plus_plus, quadratic
 
 FIVE: list[LinearSDE] = [VPSDE(), VESDE(), SubVPSDE(), KarrasSDE(), FlowSDE()]
 RANDOM = ["hutchinson", "gaussian", "orthogonal"]
@@ -305,3 +305,9 @@ def test_exact_and_estimated_density_in_768_dimensions(main_sde: LinearSDE) -> N
 def test_bad_arguments(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         likelihood(VPSDE(), wide(2).denoiser(VPSDE()), torch.zeros(1, 2), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("trace", [orthogonal, hutch_plus_plus])
+def test_groups_are_positive_integers(trace: Callable[[int], Trace]) -> None:
+    with pytest.raises(ValueError, match="groups=0; valid are positive integers"):
+        trace(0)
