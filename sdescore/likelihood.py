@@ -42,8 +42,9 @@ class Likelihood:
     """What likelihood() knows of each sample.
 
     log_prob (batch,) is the natural-log density at t_min; stderr (batch,) its standard error over the independent
-    groups of probes (NaN for a single one, 0 for the exact trace); nfe (batch,) the net calls; latent (batch, *shape)
-    the state at T. A sample that failed has log_prob, stderr and latent NaN.
+    groups of probes (NaN for a single one, 0 for the exact trace); nfe (batch,) the evaluations of
+    the flow, each a single net call, or with derivative="forward" one for each product with the Jacobian; latent
+    (batch, *shape) the state at T. A sample that failed has log_prob, stderr and latent NaN.
 
     Of m groups (log_prob - truth) / stderr follows Student's t with m - 1 degrees of freedom where many directions
     make the noise. Where one does, as for a mixture of two modes in 768 dimensions along its own axes, estimates stay
@@ -210,9 +211,11 @@ def likelihood(
 
     Raises:
         TypeError, ValueError: For bad arguments, before any net call.
+        RuntimeError: Under torch.inference_mode(), where there is no reverse derivative.
 
     A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where; another names samples outside
-    of the range that the denoiser's data had.
+    of the range that the denoiser's data had. The rounding of a net in half precision is above the default tolerance:
+    give 1e-3.
     """
     chosen, product = find_trace(trace, probes), choose(DERIVATIVES, derivative, "derivative")
     if control is not None and chosen.estimate is not quadratic:

@@ -144,6 +144,8 @@ Function = Callable[[Tensor], Tensor]
 
 
 def _reverse(function: Function, z: Tensor) -> Product:
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("a divergence is a derivative, and torch.inference_mode() has none; use no_grad()")
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = function(z)

@@ -307,6 +307,25 @@ def test_bad_arguments(options: dict[str, object], message: str) -> None:
         likelihood(VPSDE(), wide(2).denoiser(VPSDE()), torch.zeros(1, 2), **options)  # type: ignore[arg-type]
 
 
+def test_inference_mode_is_named() -> None:
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
+        likelihood(VPSDE(), wide(2).denoiser(VPSDE()), torch.zeros(1, 2))
+
+
+def test_nfe_counts_what_the_net_is_called_for() -> None:
+    """A call each time in reverse mode, one for each product in forward mode."""
+    calls, oracle = [], wide(2).denoiser(VPSDE())
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(t)
+        return oracle.score(x, t)
+
+    for derivative, each in (("reverse", 1), ("forward", 3)):
+        calls.clear()
+        found = likelihood(VPSDE(), net, torch.zeros(1, 2), probes=3, derivative=derivative)
+        assert len(calls) == each * int(found.nfe)
+
+
 @pytest.mark.parametrize("trace", [orthogonal, hutch_plus_plus])
 def test_groups_are_positive_integers(trace: Callable[[int], Trace]) -> None:
     with pytest.raises(ValueError, match="groups=0; valid are positive integers"):
