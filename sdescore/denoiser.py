@@ -159,6 +159,9 @@ class Denoiser(nn.Module, Pretrained):
         if not isinstance(output, Tensor) or output.shape != x.shape:
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x")
+        if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+            # Or a divergence would lack the net's part, without a word.
+            raise ValueError("net returned what has no derivative by x; valid is a net that detaches nothing")
         return linear(of_x, x, of_raw, output.to(x.dtype))
 
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:

@@ -307,6 +307,12 @@ def test_bad_arguments(options: dict[str, object], message: str) -> None:
         likelihood(VPSDE(), wide(2).denoiser(VPSDE()), torch.zeros(1, 2), **options)  # type: ignore[arg-type]
 
 
+def test_a_net_without_a_graph_is_an_error_and_no_wrong_density() -> None:
+    oracle = wide(2).denoiser(VPSDE())
+    with pytest.raises(ValueError, match="net returned what has no derivative by x"):
+        likelihood(VPSDE(), torch.no_grad()(oracle.score), torch.zeros(1, 2))
+
+
 def test_inference_mode_is_named() -> None:
     with torch.inference_mode(), pytest.raises(RuntimeError, match="no_grad"):
         likelihood(VPSDE(), wide(2).denoiser(VPSDE()), torch.zeros(1, 2))
