@@ -79,7 +79,7 @@ class SampleConfig:
     model: str
     out: str
     count: int = 64
-    solver: str = "heun"
+    solver: str = "adams"
     solver_args: dict[str, Any] = field(default_factory=dict)
     steps: int | None = None
     nfe: int | None = None

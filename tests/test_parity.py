@@ -77,6 +77,8 @@ if not (SCRIPTS / "peers.py").exists():
 sys.path.append(str(SCRIPTS))  # behind everything else: no script may hide a package
 from peers import Azula, Diffusers, KDiffusion, k_diffusion_sampling  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")  # of NumPy 2, in its schedulers
+
 MU = Coordinate("mu", lambda sde, times: DIFFERENCE.mu(sde.lam(times)))
 
 
