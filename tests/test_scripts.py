@@ -171,7 +171,7 @@ class TestSample:
             (["--solver", "huen"], "solver='huen' is not installed; valid are"),
             (["--solver", "nowhere:thing"], "No module named 'nowhere'"),
             (["--solver", "heun", "--solver_args.order", "3"], "solver_args has order"),
-            (["--nfe", "2"], "nfe=2 is too small"),
+            (["--nfe", "2", "--solver", "heun"], "nfe=2 is too small"),
             (["--nfe", "9", "--steps", "3"], "valid is one of them"),
             (["--grid", "square"], "grid='square'; valid are karras, uniform-lambda, uniform-angle"),
             (["--count", "0"], "count=0; valid are"),
