@@ -1,5 +1,6 @@
 """Adaptive Runge-Kutta on the probability-flow ODE, with steps of each sample's own; and presets, one line each."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -51,8 +52,8 @@ class Adaptive:
     spent: Spent | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive numbers")
+        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
+            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive, finite numbers")
         if not self.pair.error:
             raise ValueError("pair has no error weights; valid are embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
 

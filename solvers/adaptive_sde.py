@@ -1,5 +1,6 @@
 """The reverse SDE with steps of each sample's own (Jolicoeur-Martineau et al. 2021, algorithm 1)."""
 
+import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -42,8 +43,8 @@ class AdaptiveSDE:
     limit: int = 10_000
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive numbers")
+        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
+            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive, finite numbers")
 
     def grid(self, sde: LinearSDE, steps: int) -> Tensor:
         """The two ends, whatever `steps` says."""

@@ -151,8 +151,8 @@ def test_a_sample_that_fails_is_not_a_number_and_stops_nobody(oracle2: GaussianM
 
 @pytest.mark.parametrize("make", [Adaptive, AdaptiveSDE])
 def test_bad_tolerances(make: Callable[..., object]) -> None:
-    for options in ({"rtol": 0.0}, {"atol": -1.0}, {"rtol": math.nan}):
-        with pytest.raises(ValueError, match="valid are positive numbers"):
+    for options in ({"rtol": 0.0}, {"atol": -1.0}, {"rtol": math.nan}, {"rtol": math.inf}):
+        with pytest.raises(ValueError, match="valid are positive, finite numbers"):
             make(**options)
     with pytest.raises(ValueError, match="valid are embedded pairs"):
         Adaptive(Tableau(a=((1.0,),), b=(0.5, 0.5), c=(0.0, 1.0)))

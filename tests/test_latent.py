@@ -124,6 +124,8 @@ def test_the_solver_flags_what_fails() -> None:
         sample(VPSDE(), denoiser, (2, 2), solver="dopri5", condition={"bad": bad})
     with pytest.raises(ValueError, match="rtol=0"):
         Adaptive(rtol=0)
+    with pytest.raises(ValueError, match="atol=inf; valid are positive, finite"):
+        Adaptive(atol=math.inf)
 
 
 def test_slerp_goes_along_the_great_circle() -> None:
