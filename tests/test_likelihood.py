@@ -59,6 +59,16 @@ def test_exact_trace_gives_the_exact_density(sde: LinearSDE, size: int, count: i
 
 
 @process
+def test_the_density_has_its_part_in_the_steps(sde: LinearSDE) -> None:
+    """A point midway between two modes stays where it is: only the change of its density says how long steps may be."""
+    oracle = GaussianMixture([[-1.0, 0.0], [1.0, 0.0]], 0.2, dtype=torch.float64)
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    found = likelihood(sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T))
+    assert float(found.latent.abs().max()) < 1e-9
+    assert float(found.log_prob) == pytest.approx(float(oracle.at(sde, sde.t_min).log_prob(x)), abs=1e-5)
+
+
+@process
 def test_the_error_falls_with_the_tolerance(sde: LinearSDE) -> None:
     """In proportion: the orders follow the tolerance, so that an error of a step is all of it that is allowed."""
     oracle = mixture(2)

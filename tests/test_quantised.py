@@ -73,7 +73,10 @@ def test_the_truncation_at_t_min_is_corrected() -> None:
 
 
 def test_noisy_probes_do_not_raise_the_bound() -> None:
-    """With the trace exact and estimated: the excess of the latter, over many samples, is not above zero."""
+    """With the trace exact and estimated: the excess of the latter, over many samples, is not above zero.
+
+    Two probes have so much noise that the excess would be 0.4, four standard errors, if nothing were taken off.
+    """
     sde = VPSDE()
     own = torch.Generator().manual_seed(0)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=own, dtype=torch.float64)).Q
@@ -86,7 +89,7 @@ def test_noisy_probes_do_not_raise_the_bound() -> None:
     x = LEVELS[torch.randint(2, 7, (64, 4), generator=own)]
     options: dict[str, Any] = {"draws": 8, "rtol": 1e-3, "atol": 1e-3}
     exact = quantised_likelihood(sde, net, x, SCALING, trace="exact", **options).log_prob
-    noisy = quantised_likelihood(sde, net, x, SCALING, probes=8, **options).log_prob
+    noisy = quantised_likelihood(sde, net, x, SCALING, probes=2, **options).log_prob
     excess = noisy - exact
     assert float(excess.std()) > 0.1
     assert float(excess.mean()) < 3 * float(excess.std()) / 8
