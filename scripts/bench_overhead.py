@@ -190,7 +190,8 @@ def bench(config: BenchConfig) -> None:
         loops |= {f"sdescore {name}": our_loop(name, x) for name in names}
     if config.peers and find_spec("diffusers"):
         loops |= {f"diffusers {name}": their_loop(*spec[:2], x) for name, spec in DIFFUSERS.items()}
-    lengths, least = (config.calls, 2 * config.calls), {}
+    lengths = config.calls, 2 * config.calls
+    least: dict[tuple[str, int], float] = {}
     for _ in tqdm(range(config.rounds), desc="rounds"):
         for (name, loop), calls in product(loops.items(), lengths):
             least[name, calls] = min(loop(calls), least.get((name, calls), math.inf))

@@ -285,7 +285,7 @@ def test_unipc_of_order_2_as_published(method: Adams) -> None:
         base = sigma[i] / sigma[i - 1] * y - alpha[i] * math.expm1(-h) * m[-1]
         old = [(float(lam[i - 2] - lam[i - 1]) / h, m[-2])] if i > 1 else []
         ahead = base + sum(alpha[i] * b * 0.5 * (value - m[-1]) / r for r, value in old)
-        found.append(ahead if i == 7 else None)
+        found.append(ahead)
         new = denoiser(ahead, times[i])
         nodes = [*old, (1.0, new)]
         # int e^(lam - lam_s) (u^k) over the step, u = (lam - lam_t) / h, in the units of B(h)
@@ -294,14 +294,14 @@ def test_unipc_of_order_2_as_published(method: Adams) -> None:
             matrix = np.array([[r ** (k - 1) for r, _ in nodes] for k in (1, 2)])
             rho = np.linalg.solve(matrix, np.array(moments) / b)
         else:
-            rho = [0.5]
+            rho = np.full(1, 0.5)
         y = base + sum(alpha[i] * b * float(w) * (value - m[-1]) / r for w, (r, value) in zip(rho, nodes, strict=True))
         if i < 7:
             found[-1] = y
             m.append(new)
     ours = list(trajectory(sde, denoiser, x=x, solver=method, times=times))[1:8]
-    for a, b in zip(ours, found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    for mine, theirs in zip(ours, found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_er_sde_of_order_1_as_published() -> None:
