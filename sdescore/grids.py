@@ -18,6 +18,7 @@ __all__ = [
     "beta_quantile",
     "karras",
     "polynomial_t",
+    "two_ends",
     "uniform_angle",
     "uniform_lambda",
     "uniform_t",
@@ -74,6 +75,11 @@ def approaching(rho_max: float = 0.015, rho_min: float = 0.002) -> Grid:
     the last details. For solvers that extrapolate to the data."""
     _positive("rho_max", rho_max)
     return lambda sde, steps: uniform_lambda(min(rho_max, max(rho_min, 0.3 / steps)))(sde, steps)
+
+
+def two_ends(sde: LinearSDE, steps: int) -> Tensor:
+    """The first and the last time alone, whatever `steps` says: for solvers that find their own steps."""
+    return karras()(sde, 2)
 
 
 def uniform_angle(rho_min: float = 0.002) -> Grid:

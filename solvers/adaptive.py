@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from sdescore.flow import transport
-from sdescore.grids import karras
+from sdescore.grids import two_ends
 from sdescore.noise import Noise
 from sdescore.ode import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
 from sdescore.reverse import Reverse
-from sdescore.sde import LinearSDE
 
-__all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "Spent"]
+__all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "Spent", "check_tolerance"]
 
 
 @dataclass
@@ -31,6 +30,12 @@ class Spent:
     def add(self, calls: Tensor) -> None:
         """Append a batch."""
         self.calls = torch.cat([self.calls, calls.cpu()])
+
+
+def check_tolerance(rtol: float, atol: float) -> None:
+    """Raise ValueError for tolerances that no step, or every step, would keep."""
+    if not (0 < rtol < math.inf and 0 < atol < math.inf):
+        raise ValueError(f"rtol={rtol}, atol={atol}; valid are positive, finite numbers")
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,11 @@ class Adaptive:
     spent: Spent | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive, finite numbers")
+        check_tolerance(self.rtol, self.atol)
         if not self.pair.error:
             raise ValueError("pair has no error weights; valid are embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
 
-    def grid(self, sde: LinearSDE, steps: int) -> Tensor:
-        """The two ends, whatever `steps` says: a solution that finds its own steps needs no others."""
-        return karras()(sde, 2)
+    grid = staticmethod(two_ends)
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         calls = torch.zeros(len(x), dtype=torch.long)

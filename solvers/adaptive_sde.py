@@ -1,6 +1,5 @@
 """The reverse SDE with steps of each sample's own (Jolicoeur-Martineau et al. 2021, algorithm 1)."""
 
-import math
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -9,12 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore.grids import karras
+from sdescore.grids import two_ends
 from sdescore.noise import Noise
 from sdescore.reverse import Reverse
-from sdescore.sde import LinearSDE, expand
+from sdescore.sde import expand
 
-from .adaptive import Spent
+from .adaptive import Spent, check_tolerance
 from .runge_kutta import TRAPEZOID, RungeKutta
 from .targets import DATA, IN_LAM
 
@@ -43,12 +42,9 @@ class AdaptiveSDE:
     limit: int = 10_000
 
     def __post_init__(self) -> None:
-        if not (0 < self.rtol < math.inf and 0 < self.atol < math.inf):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive, finite numbers")
+        check_tolerance(self.rtol, self.atol)
 
-    def grid(self, sde: LinearSDE, steps: int) -> Tensor:
-        """The two ends, whatever `steps` says."""
-        return karras()(sde, 2)
+    grid = staticmethod(two_ends)
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         calls = torch.zeros(len(x), dtype=torch.long)
