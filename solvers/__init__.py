@@ -1,6 +1,6 @@
 """The numerical methods. To add one: a file here, and a line under sdescore.solvers in pyproject.toml."""
 
-from .adams import BH1, BH2, INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
+from .adams import BH1, BH2, INDEX, LAM, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
@@ -83,7 +83,6 @@ __all__ = [
     "IN_LAM",
     "IPNDM",
     "LAM",
-    "LAM_LINEAR",
     "LMS",
     "MIDDLE",
     "MIDPOINT",

@@ -19,15 +19,15 @@ from sdescore.solver import OneStep
 from .exponential import Tau, interval, lagrange, points, tau_squared
 from .targets import DATA, Target
 
-__all__ = ["BH1", "BH2", "INDEX", "LAM", "LAM_LINEAR", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
+__all__ = ["BH1", "BH2", "INDEX", "LAM", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
 
 
 @dataclass(frozen=True)
 class Coordinate:
     """The variable q in which targets are interpolated, a function (sde, times) of the grid.
 
-    Within a step q follows the time exactly, or advances linearly in the measure of the target, as in the published
-    weights of several methods.
+    Within a step q follows the time exactly; where it has no value between nodes, as an index, it advances linearly in
+    the measure of the target.
     """
 
     name: str
@@ -39,7 +39,6 @@ LAM = Coordinate("lam", lambda sde, times: sde.lam(times))
 RHO = Coordinate("rho", lambda sde, times: sde.rho(times))
 QUARTER_RHO = Coordinate("rho^1/4", lambda sde, times: sde.rho(times) ** 0.25)
 TIME = Coordinate("t", lambda sde, times: times)
-LAM_LINEAR = Coordinate("lam", lambda sde, times: sde.lam(times), linear=True)
 INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
 
 
@@ -49,7 +48,7 @@ def BH1(total: Tensor, end: Tensor) -> Tensor:
 
 
 def BH2(total: Tensor, end: Tensor) -> Tensor:
-    """B(h) = e^h - 1: the whole measure."""
+    """B(h) = e^h - 1: the whole measure, as in DPM-Solver++ 2M."""
     return total
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from sdescore.grids import approaching
 
-from .adams import BH1, BH2, INDEX, LAM, LAM_LINEAR, QUARTER_RHO, RHO, TIME, Adams, Tau
+from .adams import BH1, BH2, INDEX, LAM, QUARTER_RHO, RHO, TIME, Adams, Tau
 from .targets import DATA, DIFFERENCE, NOISE
 
 __all__ = [
@@ -43,7 +43,7 @@ DEIS = Adams(order=4, target=NOISE, coordinate=TIME)
 # Zhang & Chen 2023, appendix H.2: the weights of equal steps, so of order 2 on a grid that is not uniform in rho.
 IPNDM = Adams(order=4, target=NOISE, coordinate=INDEX)
 # Lu et al. 2022b, algorithm 2.
-DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM_LINEAR)
+DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM, bh=BH2)
 # Lu et al. 2022b, of third order in truth: their D2 lacks a factor 2.
 DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM)
 # Zhao et al. 2023, algorithms 1-2 of order 3, whose weights do not depend on B(h).
@@ -52,7 +52,7 @@ UNIPC = Adams(order=3, target=DATA, coordinate=LAM, corrector=True)
 UNIPC_BH1 = Adams(order=2, target=DATA, coordinate=LAM, corrector=True, bh=BH1)
 UNIPC_BH2 = Adams(order=2, target=DATA, coordinate=LAM, corrector=True, bh=BH2)
 # Lu et al. 2022b, appendix, as implemented by Crowson at eta = 1.
-SDE_DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM_LINEAR, tau=1.0)
+SDE_DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM, tau=1.0, bh=BH2)
 # The same with a third target, and the factor 2 that is missing there.
 SDE_DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM, tau=1.0)
 # Gonzalez et al. 2023, SEEDS-1: the reverse SDE with the noise prediction held.

@@ -48,7 +48,6 @@ from sdescore.solvers import (
     HEUN,
     IPNDM,
     LAM,
-    LAM_LINEAR,
     LMS,
     NOISE,
     SA,
@@ -120,7 +119,9 @@ DIFFUSERS = {
     "DPM++ 2M": Pair(DPMPP_2M, multistep(2)),
     "DPM++ 2M, heun": Pair(Adams(2, DATA, LAM), multistep(2, solver_type="heun")),
     "DPM 2M": Pair(
-        Adams(2, NOISE, LAM_LINEAR), multistep(2, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"), data=False
+        Adams(2, NOISE, LAM, bh=BH2),
+        multistep(2, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"),
+        data=False,
     ),
     "SDE-DPM++ 1": Pair(Adams(1, DATA, tau=1.0), multistep(1, algorithm_type="sde-dpmsolver++")),
     "SDE-DPM++ 2M": Pair(SDE_DPMPP_2M, multistep(2, algorithm_type="sde-dpmsolver++")),
