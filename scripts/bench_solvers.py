@@ -11,7 +11,7 @@ same process and grids and from the same noises. Leaves table.md, results.json a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
@@ -143,14 +143,18 @@ PEERS: dict[str, dict[str, Solver]] = {
 }
 
 
-def methods(peers: bool) -> Iterator[tuple[str, Solver, Grid]]:
-    """Every solver on every grid, by name."""
-    choices = {f"sdescore {name}": solver for name, solver in OURS.items()}
-    for package, solvers in PEERS.items() if peers else ():
+def methods(
+    ours: Mapping[str, Solver], peers: Mapping[str, Mapping[str, Solver]], grids: Mapping[str, Grid]
+) -> list[tuple[str, Solver, Grid]]:
+    """Every solver on every grid, by name; those of a peer whose package is installed."""
+    choices = {f"sdescore {name}": solver for name, solver in ours.items()}
+    for package, solvers in peers.items():
         if find_spec(package):
             choices |= {f"{package} {name}": solver for name, solver in solvers.items()}
-    for (name, solver), (grid_name, grid) in product(choices.items(), GRIDS.items()):
-        yield f"{name}, {grid_name}", solver, grid
+    return [
+        (f"{name}, {grid_name}", solver, grid)
+        for (name, solver), (grid_name, grid) in product(choices.items(), grids.items())
+    ]
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def of_model(config: BenchConfig, folder: str) -> Problem:
 def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
     """A row for each method: its median and root-mean-square distance per root dimension at each budget."""
     rows = []
-    for name, solver, grid in tqdm(list(methods(config.peers)), desc="methods"):
+    for name, solver, grid in tqdm(methods(OURS, PEERS if config.peers else {}, GRIDS), desc="methods"):
         row: dict[str, Any] = {"method": name}
         for nfe in config.budgets:
             found = sample(problem.sde, problem.denoiser, x=problem.x, solver=solver, nfe=nfe, times=grid)

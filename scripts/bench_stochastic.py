@@ -10,13 +10,12 @@ A second set of exact samples of the same size says what no sampler can beat. Le
 
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench_solvers import GRIDS as ALL_GRIDS
-from bench_solvers import BenchConfig
+from bench_solvers import BenchConfig, methods
 from peers import Diffusers, KDiffusion
 from shared import markdown, parse, run, write_json, write_whole
 from torch import Tensor
@@ -81,14 +80,11 @@ def measure(config: StochasticConfig) -> list[dict[str, Any]]:
     compare = partial(distances, mixture, exact)
     floor = compare(mixture.sample(config.count, config.seed + 2))
     rows: list[dict[str, Any]] = [{"method": "exact samples", **{str(nfe): floor for nfe in config.budgets}}]
-    choices = {f"sdescore {name}": solver for name, solver in OURS.items()}
-    for package, solvers in PEERS.items() if config.peers else ():
-        if find_spec(package):
-            choices |= {f"{package} {name}": solver for name, solver in solvers.items()}
-    for (name, solver), (grid_name, grid) in tqdm(list(product(choices.items(), GRIDS.items())), desc=config.process):
+    chosen = methods(OURS, PEERS if config.peers else {}, GRIDS)
+    for name, solver, grid in tqdm(chosen, desc=config.process):
         draw = partial(sample, sde, mixture.denoiser(sde), x=start, solver=solver, times=grid, seed=config.seed)
         found = {str(nfe): compare(draw(nfe=nfe)) for nfe in config.budgets}
-        rows.append({"method": f"{name}, {grid_name}", **found})
+        rows.append({"method": name, **found})
     return rows
 
 

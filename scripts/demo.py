@@ -18,11 +18,13 @@ import torch
 from evaluate import Judge
 from figures import draw_loss, draw_overview, draw_quality, draw_trajectory
 from likelihood import mean_and_error, measure
+from neighbours import flat
 from shared import markdown, model_values, parse, run, write_json, write_whole
 
 from sdescore import Denoiser, Solver, find_solver, sample
 from sdescore.checkpoints import steps as checkpoints_of
 from sdescore.data import Arrays
+from sdescore.metrics import nearest
 from sdescore.pictures import save_grid
 from sdescore.reports import read_log
 from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector
@@ -123,8 +125,7 @@ def drawn(config: DemoConfig, denoiser: Denoiser, solver: Solver, steps: int) ->
 
 def novelty(source: Arrays, training: Arrays) -> float:
     """The mean distance to the nearest training digit."""
-    a, b = (torch.cat([x for x, _ in model_values(each)]).flatten(1) for each in (source, training))
-    return float(torch.cdist(a, b).min(1).values.mean())
+    return float(nearest(flat(source), flat(training))[0].mean())
 
 
 def score(config: DemoConfig, denoiser: Denoiser) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

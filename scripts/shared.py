@@ -4,7 +4,6 @@ import argparse
 import io
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling
+from sdescore.checkpoints import replace_file
 from sdescore.data import Source, share
 from sdescore.plugins import named_object
 from sdescore.sources import load
@@ -145,11 +145,9 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file, in a folder that is made for it, whole or not at all. Raises OSError, naming it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, path)
+    replace_file(path, content)
 
 
 def write_json(path: Path, content: Any) -> None:
