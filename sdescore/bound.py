@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.flow import Input, check_count, warn_outside
+from sdescore.checks import check_count
+from sdescore.flow import Input, warn_outside
 from sdescore.likelihood import Density, Prior, prior_log_prob, standard_error
 from sdescore.noise import White, generator
 from sdescore.reverse import Reverse

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sdescore.checks import check_count, check_returned, check_states, described
 from sdescore.noise import White
 
 __all__ = ["Chains", "annealed_langevin", "effective_sample_size", "hmc", "langevin", "mala"]
@@ -40,26 +41,13 @@ class Chains:
 
 
 def _check(x: Tensor, step: float, **counts: int) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = f"has dtype {x.dtype}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"
-        raise TypeError(f"x {given}; valid are floating-point tensors")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; valid is (chains, *shape) with at least one chain")
+    check_states(x, "chains", "chain")
     if not bool(x.isfinite().all()):
         raise ValueError(f"x is not finite in chain {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])}")
     if not 0 < step < math.inf:
         raise ValueError(f"step={step}; valid are positive numbers")
     for name, count in counts.items():
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name}={count}; valid are positive integers")
-
-
-def _like(score: Tensor, x: Tensor) -> Tensor:
-    """The score as it is: another shape would broadcast over chains."""
-    if not isinstance(score, Tensor) or score.shape != x.shape:
-        given = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise ValueError(f"score returned {given} for x of shape {tuple(x.shape)}; it must return that shape")
-    return score
+        check_count(name, count)
 
 
 def _finite(x: Tensor, name: str, step: float) -> Tensor:
@@ -80,7 +68,7 @@ def langevin(
     _check(x, step, steps=steps, thin=thin)
     noise, kept = White(seed, range(len(x)), x.device), []
     for i in tqdm(range(1, steps + 1), disable=not progress, desc="langevin"):
-        x = x + step * _like(score(x), x) + math.sqrt(2 * step) * noise.fresh(x)
+        x = x + step * check_returned(score(x), x, "score") + math.sqrt(2 * step) * noise.fresh(x)
         if i % thin == 0:
             kept.append(x)
     _finite(x, "langevin", step)
@@ -128,7 +116,7 @@ def annealed_langevin(
         own = step * (sigma / levels[-1]) ** 2
         level = x.new_full((len(x),), sigma)
         for _ in range(repeats):
-            x = x + own * _like(score(x, level), x) + math.sqrt(2 * own) * noise.fresh(x)
+            x = x + own * check_returned(score(x, level), x, "score") + math.sqrt(2 * own) * noise.fresh(x)
         kept.append(x)
     _finite(x, "annealed_langevin", step)
     return Chains(x, _stack(kept, x), x.new_ones(len(x)))
@@ -140,8 +128,7 @@ def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         value = log_density(x)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"log_density returned {given}; it must return ({len(x)},), one a chain")
+            raise ValueError(f"log_density returned {described(value)}; it must return ({len(x)},), one a chain")
         if not value.requires_grad:
             raise ValueError("log_density has no gradient by x; it must be computed from x by torch, with a graph")
         (gradient,) = torch.autograd.grad(value.sum(), x)

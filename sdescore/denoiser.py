@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import described
 from sdescore.pretrained import Pretrained
 from sdescore.scaling import Scaling
 from sdescore.sde import LinearSDE, expand
@@ -157,7 +158,7 @@ class Denoiser(nn.Module, Pretrained):
         y = scaled(scale, x if like is None else x.to(like.dtype))
         output = self.net(y, per_sample(level, x), **condition)
         if not isinstance(output, Tensor) or output.shape != x.shape:
-            given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            given = described(output)
             raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x")
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.

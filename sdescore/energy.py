@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sdescore.checks import described
 from sdescore.denoiser import PREDICTIONS, Denoiser, per_sample, state_like
 from sdescore.sde import expand
 
@@ -59,7 +60,7 @@ class Energy(nn.Module):
         """E(x), (batch,)."""
         value = self.net(x, *args, **condition)
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            given = described(value)
             raise ValueError(f"the energy net returned {given}; it must return ({len(x)},), one number a sample")
         return value
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sdescore.checks import check_count
 from sdescore.denoiser import Denoiser, as_denoiser, state_like
 from sdescore.ode import TSITOURAS, Solution, Tableau, integrate
 from sdescore.reverse import Reverse
@@ -107,12 +108,6 @@ def warn_outside(sde: LinearSDE, denoiser: Denoiser, x: Tensor, first: int = 0) 
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def check_count(name: str, count: Any) -> None:
-    """Raise ValueError for what is no positive integer."""
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}={count!r}; valid are positive integers")
 
 
 @dataclass(frozen=True)

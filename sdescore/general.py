@@ -13,6 +13,7 @@ from torch import Tensor
 from torchsde import sdeint
 from tqdm.auto import tqdm
 
+from sdescore.checks import check_returned
 from sdescore.denoiser import per_sample
 from sdescore.noise import Noise, White, generator
 from sdescore.sde import SDE, expand
@@ -169,11 +170,7 @@ class GeneralReverse:
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """The gradient of log p_t at x."""
-        s = self.net(x, per_sample(t, x), **self.condition)
-        if not isinstance(s, Tensor) or s.shape != x.shape:
-            given = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
-            raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return that shape")
-        return s
+        return check_returned(self.net(x, per_sample(t, x), **self.condition), x, "net")
 
     def _pull(self, x: Tensor, t: Tensor) -> Tensor:
         """div(g g^T) + g g^T score."""

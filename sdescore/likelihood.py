@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.flow import Flow, Input, check_count, warn_outside
+from sdescore.checks import check_count, described
+from sdescore.flow import Flow, Input, warn_outside
 from sdescore.multistep import multistep
 from sdescore.objectives import choose
 from sdescore.sampling import evaluating
@@ -61,7 +62,7 @@ def prior_log_prob(prior: Density, x: Tensor) -> Tensor:
     """The float64 log-density (batch,) of states at T. Raises ValueError for a prior that returns another shape."""
     found = prior.log_prob(x)
     if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
-        given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        given = described(found)
         raise ValueError(f"prior.log_prob returned {given} for x of shape {tuple(x.shape)}; valid is ({len(x)},)")
     return found.to(torch.float64)
 

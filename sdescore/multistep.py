@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sdescore.ode import Solution
+from sdescore.quadrature import gauss
 
 __all__ = ["multistep"]
 
@@ -18,15 +19,7 @@ CAUTION = 10.0
 FIRST = 1e-3
 
 
-def _gauss(points: int) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss and Legendre's rule on [0, 1] (Golub & Welsch 1969)."""
-    i = torch.arange(1, points, dtype=torch.float64)
-    beside = (i / (4 * i**2 - 1).sqrt()).diag(1)
-    nodes, vectors = torch.linalg.eigh(beside + beside.T)
-    return (nodes + 1) / 2, vectors[0].square()
-
-
-NODES, WEIGHTS = _gauss(HIGHEST // 2 + 1)  # exact for products of as many nodes as there are
+NODES, WEIGHTS = gauss(HIGHEST // 2 + 1)  # exact for products of as many nodes as there are
 
 
 def _newton(nodes: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.flow import Input, check_count
+from sdescore.checks import check_count
+from sdescore.flow import Input
 from sdescore.likelihood import find_trace, likelihood
 from sdescore.noise import generator
 from sdescore.reverse import Reverse

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from sdescore.checks import check_count, described
 from sdescore.denoiser import Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.grids import Grid, karras
 from sdescore.noise import Noise, White
@@ -104,7 +105,7 @@ def check_range(sde: LinearSDE, denoiser: Denoiser, times: Tensor) -> None:
 def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[str, Tensor]:
     for name, value in (condition or {}).items():
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
-            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            given = described(value)
             raise ValueError(f"condition[{name!r}] is {given}; valid is a tensor whose first axis has length {count}")
     return dict(condition or {})
 
@@ -282,8 +283,7 @@ def sample(
         sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, noise, first
     )
     size = len(run) if batch_size is None else batch_size
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size={size!r}; valid are positive integers")
+    check_count("batch_size", size)
     starts = range(0, len(run), size)
     done = []
     with tqdm(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sdescore.checks import check_count, check_states, described
 from sdescore.energy import differentiable_twice
 
 __all__ = [
@@ -42,15 +43,6 @@ def same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
     if given.shape != x.shape:
         raise ValueError(f"{name} has shape {tuple(given.shape)}, but x has {tuple(x.shape)}")
     return given
-
-
-def _checked(x: Tensor) -> Tensor:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = f"has dtype {x.dtype}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"
-        raise TypeError(f"x {given}; valid are floating-point tensors")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; valid is (batch, *shape) with at least one sample")
-    return x
 
 
 def _positive(step: float) -> float:
@@ -83,8 +75,7 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
 def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Generator | None) -> Tensor:
     """Probes (projections, batch, *shape): those given, or Rademacher signs."""
     if v is None:
-        if not isinstance(projections, int) or projections < 1:
-            raise ValueError(f"projections={projections}; valid are positive integers")
+        check_count("projections", projections)
         shape = (projections, *x.shape)
         return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x) * 2 - 1
     if not isinstance(v, Tensor):
@@ -96,12 +87,12 @@ def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Gener
 
 def explicit_score_matching(score: Score, x: Tensor, target: Tensor) -> Tensor:
     """||score(x) - target||^2 / 2 against the known score of the density at x (Hyvarinen 2005, eq. 2)."""
-    return _half_square(same_shape(score(_checked(x)), x, "the score") - same_shape(target, x, "target"))
+    return _half_square(same_shape(score(check_states(x)), x, "the score") - same_shape(target, x, "target"))
 
 
 def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
     """tr(d score/dx) + ||score||^2 / 2, with the exact trace: a backward pass per element (Hyvarinen 2005, eq. 4)."""
-    size = _checked(x)[0].numel()
+    size = check_states(x)[0].numel()
     unit = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
     s, slope = _with_slope(score, x, unit)
     return slope.sum(0) + _half_square(s)
@@ -119,7 +110,7 @@ def sliced_score_matching(
 
     v is of the shape of x, or (projections, *that), with E v v^T = 1: random signs from `generator` unless given.
     """
-    probes = _signs(_checked(x), v, projections, generator)
+    probes = _signs(check_states(x), v, projections, generator)
     s, slope = _with_slope(score, x, probes)
     return (slope + _dot(probes, s).square() / 2).mean(0)
 
@@ -136,7 +127,7 @@ def variance_reduced_score_matching(
 
     Sliced score matching with the expectation over v of its second term; arguments as there.
     """
-    s, slope = _with_slope(score, x, _signs(_checked(x), v, projections, generator))
+    s, slope = _with_slope(score, x, _signs(check_states(x), v, projections, generator))
     return slope.mean(0) + _half_square(s)
 
 
@@ -153,7 +144,7 @@ def finite_difference_score_matching(
 
     No derivative by x is taken: two forward passes a projection, and an error of order step^2.
     """
-    probes, step = _signs(_checked(x), v, projections, generator), _positive(step)
+    probes, step = _signs(check_states(x), v, projections, generator), _positive(step)
     ends = torch.cat([x + step * probes, x - step * probes]).flatten(0, 1)
     # One call a side of a projection: a condition that the callable holds has the rows of x.
     s = torch.stack([same_shape(score(part), x, "the score") for part in ends.split(len(x))])
@@ -180,13 +171,12 @@ def finite_difference_energy_matching(
         x: Data (batch, *shape); v, projections and generator are as of sliced_score_matching().
         step: Length of the differences, a small part of the data's width.
     """
-    probes = _signs(_checked(x), v, projections, generator) * _positive(step)
+    probes = _signs(check_states(x), v, projections, generator) * _positive(step)
 
     def value(at: Tensor) -> Tensor:
         found = log_density(at)
         if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
-            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"log_density returned {given}; it must return ({len(x)},), one a sample")
+            raise ValueError(f"log_density returned {described(found)}; it must return ({len(x)},), one a sample")
         return found
 
     ahead, behind = (torch.stack([value(x + sign * probe) for probe in probes]) for sign in (1, -1))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sdescore.checks import check_count
 from sdescore.noise import generator
 
 __all__ = ["DERIVATIVES", "TRACES", "GaussianFit", "Trace", "hutch_plus_plus", "orthogonal"]
@@ -63,18 +64,13 @@ def _gaussian(size: int, probes: int, generator: torch.Generator) -> Tensor:
     return torch.randn(probes, 1, size, generator=generator)
 
 
-def _check_groups(groups: int) -> None:
-    if not isinstance(groups, int) or groups < 1:
-        raise ValueError(f"groups={groups!r}; valid are positive integers")
-
-
 def orthogonal(groups: int = 4) -> Trace:
     """Independent frames of orthogonal vectors of length sqrt(size), uniform over rotations; probes / groups each.
 
     A frame as large as the space is exact, one much smaller gains little (Yu et al. 2016 on such frames).
     """
 
-    _check_groups(groups)
+    check_count("groups", groups)
 
     def draw(size: int, probes: int, generator: torch.Generator) -> Tensor:
         members = probes // groups
@@ -116,7 +112,7 @@ def hutch_plus_plus(groups: int = 4) -> Trace:
     signs had less.
     """
 
-    _check_groups(groups)
+    check_count("groups", groups)
 
     def draw(size: int, probes: int, generator: torch.Generator) -> Tensor:
         third = probes // (3 * groups)

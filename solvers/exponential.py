@@ -14,10 +14,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sdescore.quadrature import gauss
 from sdescore.sde import LinearSDE
 
 from .targets import Target
@@ -43,13 +43,10 @@ class Interval(NamedTuple):
 @lru_cache(maxsize=1)
 def points() -> tuple[Tensor, Tensor, Tensor]:
     """Gauss-Legendre quadrature on [0, 1]: nodes, weights, and the weights (node, node) for the part after a node."""
-    nodes, weights = np.polynomial.legendre.leggauss(24)
-    part = (1 - nodes)[:, None] / 2 * (nodes + 1) + nodes[:, None]
-    basis = np.linalg.solve(
-        np.polynomial.legendre.legvander(nodes, 23).T, np.polynomial.legendre.legvander(part.ravel(), 23).T
-    )
-    after = (basis.reshape(24, 24, 24) * (1 - nodes)[:, None] / 4 * weights).sum(2).T
-    return torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2), torch.from_numpy(after)
+    nodes, weights = gauss(24)
+    part = nodes[:, None] + (1 - nodes)[:, None] * nodes
+    basis = lagrange(part.reshape(1, -1), nodes[None]).reshape(24, 24, 24)
+    return nodes, weights, (basis * (1 - nodes)[:, None] * weights).sum(2).T
 
 
 def tau_squared(tau: Tau, lam: Tensor, h: Tensor) -> Tensor:

@@ -1,0 +1,36 @@
+"""What several functions ask of their arguments, and how errors describe them."""
+
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["check_count", "check_returned", "check_states", "described"]
+
+
+def described(value: Any) -> tuple[int, ...] | str:
+    """The shape of a tensor, or the type of anything else, as errors say what was given."""
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_count(name: str, count: Any) -> None:
+    """Raise ValueError for what is no positive integer."""
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name}={count!r}; valid are positive integers")
+
+
+def check_states(x: Any, rows: str = "batch", row: str = "sample") -> Tensor:
+    """x if it is a floating-point tensor (rows, *shape) with a row at least, else TypeError or ValueError."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        given = f"has dtype {x.dtype}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"
+        raise TypeError(f"x {given}; valid are floating-point tensors")
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}; valid is ({rows}, *shape) with at least one {row}")
+    return x
+
+
+def check_returned(value: Any, x: Tensor, name: str) -> Tensor:
+    """What `name` returned for x, if it is of the shape of x: another would broadcast. Raises ValueError."""
+    if not isinstance(value, Tensor) or value.shape != x.shape:
+        given = described(value)
+        raise ValueError(f"{name} returned {given} for x of shape {tuple(x.shape)}; it must return that shape")
+    return value
