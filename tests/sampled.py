@@ -1,4 +1,4 @@
-"""What the tests of sample() share: the solvers by their names, one that tells no calls, and a net of images."""
+"""What the tests of samplers share: solvers by their names, one that tells no calls, and a net of images."""
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdescore import Reverse, find_solver
+from sdescore import OneStep, Reverse, find_solver
 from sdescore.solver import calls_of
 
 
@@ -21,6 +21,12 @@ def knows_its_calls(name: str) -> bool:
 
 NAMES = sorted({entry.name for entry in entry_points(group="sdescore.solvers")})
 FIXED = [name for name in NAMES if knows_its_calls(name)]
+
+
+def one_step(name: str) -> OneStep:
+    solver = find_solver(name)
+    assert isinstance(solver, OneStep)
+    return solver
 
 
 class NoCalls:

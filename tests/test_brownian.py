@@ -5,9 +5,9 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from numeric import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reverse, Solver, find_solver, sample
@@ -115,7 +115,7 @@ def test_strong_order(solver: Solver, clock: str, low: float, high: float, fine:
     if isinstance(solver, Adams) and solver.tau == 0.5:  # another equation, with a solution of its own
         exact = end(solver, 256, clock)
     errors = [float((end(solver, count, clock) - exact).square().mean().sqrt()) for count in steps]
-    order = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+    order = fitted_order(steps, errors)
     print(f"strong order {order:.2f}, errors {errors}")
     assert low < order < high
 
@@ -133,7 +133,7 @@ def test_wrong_areas_are_seen(fine: dict[str, Tensor]) -> None:
         x = ORACLE.at(SHORT, SHORT.T).sample(64)
         *_, last = SRA.solve(Reverse(SHORT, ORACLE.denoiser(SHORT)), x, places(SHORT, 8)[:: 256 // count], path)
         errors.append(float((last - fine["snr"]).square().mean().sqrt()))
-    assert -float(np.polyfit(np.log(steps), np.log(errors), 1)[0]) < 1.3
+    assert fitted_order(steps, errors) < 1.3
 
 
 @pytest.mark.parametrize(("solver", "order"), [(EulerMaruyama(), 0.5), (Milstein(), 1.0)], ids=["em", "milstein"])
@@ -153,7 +153,7 @@ def test_strong_order_where_the_noise_depends_on_the_state(solver: OneStep, orde
         times = torch.linspace(1, 0, count + 1, dtype=torch.float64)
         *_, x = solver.solve(reverse, torch.ones(n, 1, dtype=torch.float64), times, noise)
         errors.append(float((x - exact).square().mean().sqrt()))
-    found = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+    found = fitted_order(steps, errors)
     print(f"strong order {found:.2f}")
     assert found == pytest.approx(order, abs=0.15)
 

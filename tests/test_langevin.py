@@ -1,19 +1,17 @@
-"""The other Langevin correctors: parity with score_sde, preconditioning, and the Metropolis test's exact law."""
+"""Langevin correctors: stationary variances, parity with score_sde, preconditioning, and Metropolis's exact law."""
 
 import math
 
 import pytest
 import torch
+from fixed_noise import Constant, Replay
+from numeric import double, draws
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, DiscreteSDE, GaussianMixture, LinearSDE, Reverse, sample
 from sdescore.noise import White
 from sdescore.solvers import BatchMeanLangevin, EulerMaruyama, Langevin, MetropolisLangevin, PredictorCorrector
 from sdescore.testing import two_sample
-
-
-def double(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 class Draws(White):
@@ -24,6 +22,57 @@ class Draws(White):
 
     def fresh(self, x: Tensor) -> Tensor:
         return self.z
+
+
+def stationary(snr: float, sigma: float, variance: float) -> float:
+    """The chain x <- (1 - e / v) x + sqrt(2 e) z has variance 2 e / (1 - (1 - e / v)^2), e = 2 (snr sigma)^2."""
+    step = 2 * (snr * sigma) ** 2
+    return 2 * step / (1 - (1 - step / variance) ** 2)
+
+
+@pytest.mark.parametrize("snr", [0.16, 0.6])
+def test_langevin_keeps_its_stationary_variance(snr: float, main_sde: LinearSDE) -> None:
+    gaussian = GaussianMixture(torch.zeros(1, 3, dtype=torch.float64), 0.4)
+    reverse = Reverse(main_sde, gaussian.denoiser(main_sde))
+    t = main_sde.time(double(0.5))[0]
+    there = float(gaussian.at(main_sde, t).stds[0, 0]) ** 2
+    expected = stationary(snr, float(main_sde.sigma(t)), there)
+    # One step of the exact map: what is left of x, and the noise.
+    x = torch.ones(1, 3, dtype=torch.float64)
+    kept = Langevin(snr).correct(reverse, x, t, Constant(0.0))
+    added = Langevin(snr).correct(reverse, x, t, Constant(1.0)) - kept
+    assert torch.allclose(kept**2 * expected + added**2, torch.full_like(x, expected), rtol=1e-10)
+
+
+def test_langevin_reaches_its_stationary_variance() -> None:
+    """A chain of 200 steps from a point, 8,000 times: the step inflates the variance by a fifth, and is seen to."""
+    sde, snr = VPSDE(), 0.6
+    gaussian = GaussianMixture(torch.zeros(1, 1, dtype=torch.float64), 0.4)
+    t = sde.time(double(0.0))[0]
+    there = float(gaussian.at(sde, t).stds) ** 2
+    expected = stationary(snr, float(sde.sigma(t)), there)
+    assert expected / there > 1.2
+    reverse = Reverse(sde, gaussian.denoiser(sde))
+    x = Langevin(snr, repeats=200).correct(reverse, torch.zeros(8_000, 1).double(), t, White(0, range(8_000)))
+    assert float(x.var()) == pytest.approx(expected, rel=4 * math.sqrt(2 / 8_000))
+    assert abs(float(x.mean())) < 4 * math.sqrt(expected / 8_000)
+
+
+def test_samples_do_not_share_the_langevin_step(oracle2: GaussianMixture) -> None:
+    """A sample's step is its own: an outlier beside it changes nothing."""
+    sde = VPSDE()
+    reverse, t = Reverse(sde, oracle2.denoiser(sde)), double(0.3)[0]
+    x, z = oracle2.at(sde, t).sample(4), draws(1, (4, 2))[0]
+    moved = x.clone()
+    moved[0] = 1e6
+    a, b = (Langevin().correct(reverse, state, t, Replay([z])) for state in (x, moved))
+    assert torch.equal(a[1:], b[1:])
+
+
+@pytest.mark.parametrize("options", [{"snr": 0.0}, {"snr": -1.0}, {"snr": math.nan}, {"repeats": -1}])
+def test_bad_langevin(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="valid are snr > 0 and repeats >= 0"):
+        Langevin(**options)  # type: ignore[arg-type]
 
 
 TABLE = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 import torch
+from numeric import double
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -33,10 +34,6 @@ def printed(value: float | Tensor, digits: str) -> bool:
     """Whether a value rounds to what is printed; a number printed without decimals is exact."""
     unit = 10.0 ** int(Decimal(digits).as_tuple().exponent) if "." in digits else 1e-10
     return abs(float(value) - float(digits)) <= 0.5000001 * unit
-
-
-def double(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def times(sde: LinearSDE, count: int = 200, dtype: torch.dtype = torch.float64) -> Tensor:

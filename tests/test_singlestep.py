@@ -7,10 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from numeric import double, fitted_order
+from sampled import one_step
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reverse, find_solver, karras, sample
+from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reverse, karras, sample
 from sdescore.noise import White
 from sdescore.solvers import DDPM, DPM_2, EULER, HEUN, Again, Ancestral, Churn, Restart, RungeKutta, Stages
 
@@ -32,16 +34,6 @@ class Given:
 
     def take(self, index: Tensor) -> "Given":
         raise NotImplementedError
-
-
-def one_step(name: str) -> OneStep:
-    solver = find_solver(name)
-    assert isinstance(solver, OneStep)
-    return solver
-
-
-def double(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 Eps = Callable[[Tensor, Tensor], Tensor]
@@ -230,7 +222,7 @@ WEAK = {"euler-maruyama": 1, "euler-ancestral": 1, "sra": 2, "dpm2-ancestral": 2
 def test_weak_order(name: str) -> None:
     steps = (8, 16, 32)
     errors = weak_errors(one_step(name), VPSDE(), steps)
-    order = -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+    order = fitted_order(steps, errors)
     print(f"{name}: weak order {order:.2f}, errors {errors}")
     assert WEAK[name] - 0.2 <= order < WEAK[name] + 0.8, errors
 

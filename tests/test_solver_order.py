@@ -11,25 +11,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import FIVE
+from numeric import fitted_order
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, Reverse, Solver, SubVPSDE, find_solver
 from sdescore.denoiser import Coefficient
 from sdescore.noise import White
-from sdescore.solvers import (
-    DATA,
-    DIFFERENCE,
-    IN_LAM,
-    NOISE,
-    SIMPSON,
-    THIRDS,
-    TRAPEZOID,
-    RungeKutta,
-    Spacing,
-    Stages,
-    V,
-)
+from sdescore.solvers import DATA, DIFFERENCE, IN_LAM, NOISE, SIMPSON, THIRDS, TRAPEZOID, RungeKutta, Spacing, Stages, V
 from sdescore.testing import exact_flow, measured_order
 
 FIRST, LAST, STARTS = -1.0, 1.5, 64
@@ -158,17 +147,13 @@ def errors(solver: Solver, sde: LinearSDE, case: Problem, history: int, steps: t
     return found
 
 
-def slope(steps: tuple[int, ...], values: list[float]) -> float:
-    return -float(np.polyfit(np.log(steps), np.log(values), 1)[0])
-
-
 def check(
     solver: Solver, order: float, sde: LinearSDE, size: int, history: int = 0, steps: tuple[int, ...] = COARSE
 ) -> None:
     found = errors(solver, sde, problem(size), history, steps)
     assert found[-1] > 3e-11, "too near to the error of the exact states, about 3e-12, to measure an order"
-    print(f"{size}-D order {slope(steps, found):.2f}, errors {found}")
-    assert slope(steps, found) >= order - 0.15, found
+    print(f"{size}-D order {fitted_order(steps, found):.2f}, errors {found}")
+    assert fitted_order(steps, found) >= order - 0.15, found
 
 
 @pytest.mark.parametrize("size", [2, 64])
@@ -241,5 +226,5 @@ def test_the_librarys_measured_order(name: str) -> None:
     """It measures the orders that are measured here, from other starts."""
     (_, history, steps), sde = CLAIMS[name], VPSDE()
     theirs = measured_order(name, history, sde, problem(2).mixture, steps)
-    mine = slope(steps, errors(find_solver(name), sde, problem(2), history, steps))
+    mine = fitted_order(steps, errors(find_solver(name), sde, problem(2), history, steps))
     assert theirs == pytest.approx(mine, abs=0.1)

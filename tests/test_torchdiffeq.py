@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchdiffeq
 from library import UNUSED, exact, last, recorded
+from numeric import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, Reverse, karras, sample
@@ -55,8 +55,7 @@ def test_order_of_fixed_steps(method: str, order: int, oracle2: GaussianMixture)
         first, end = sde.rho(ends).atan().tolist()
         times = sde.time(-torch.linspace(first, end, count + 1, dtype=torch.float64).tan().log())
         errors.append(float((last(TorchDiffEq(method), reverse, x, times) - fine).square().mean().sqrt()))
-    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    assert -slope > order - 0.15
+    assert fitted_order(steps, errors) > order - 0.15
 
 
 def test_the_path_is_the_same_on_every_process(main_sde: LinearSDE, oracle2: GaussianMixture) -> None:

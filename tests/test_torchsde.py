@@ -5,10 +5,10 @@ from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from library import last, recorded
+from numeric import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, Reverse, karras, sample, trajectory
@@ -99,8 +99,7 @@ def test_strong_order(method: str, order: float, noise_type: str) -> None:
         float((last(TorchSDE(method, noise_type), reverse, x, cells[:: 512 // n], path) - fine).square().mean().sqrt())
         for n in steps
     ]
-    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    assert -slope > order - 0.15
+    assert fitted_order(steps, errors) > order - 0.15
 
 
 @pytest.mark.parametrize(("method", "order"), [("euler", 0.5), ("milstein", 1.0), ("srk", 1.5)])
@@ -117,8 +116,7 @@ def test_strong_order_where_the_noise_depends_on_the_state(method: str, order: f
         float((last(TorchSDE(method, "diagonal"), reverse, x, cells[:: 256 // n], path) - want).square().mean().sqrt())
         for n in steps
     ]
-    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    assert order - 0.15 < -slope < order + 0.3
+    assert order - 0.15 < fitted_order(steps, errors) < order + 0.3
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

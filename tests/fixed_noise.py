@@ -1,0 +1,76 @@
+"""Noise that is not random, and a solver whose noise is too loud."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from sdescore import Reverse, Solver
+from sdescore.noise import Noise
+
+
+class Constant:
+    """Every draw is one value."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
+    def fresh(self, x: Tensor) -> Tensor:
+        return torch.full_like(x, self.value)
+
+    def take(self, index: Tensor) -> "Constant":
+        return self
+
+
+class Replay:
+    """Draws that were made before, in their order."""
+
+    def __init__(self, draws: Sequence[Tensor]) -> None:
+        self.draws = iter(draws)
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return next(self.draws)
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return next(self.draws)
+
+    def fresh(self, x: Tensor) -> Tensor:
+        return next(self.draws)
+
+    def take(self, index: Tensor) -> "Replay":
+        raise NotImplementedError
+
+
+class Louder:
+    """The noise of another source, times a factor."""
+
+    def __init__(self, noise: Noise, factor: float) -> None:
+        self.noise, self.factor = noise, factor
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.factor * self.noise(x, t, s)
+
+    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.factor * self.noise.area(x, t, s)
+
+    def fresh(self, x: Tensor) -> Tensor:
+        return self.factor * self.noise.fresh(x)
+
+    def take(self, index: Tensor) -> "Louder":
+        return Louder(self.noise.take(index), self.factor)
+
+
+class WithNoise:
+    """A solver that is handed its noise, times a factor."""
+
+    def __init__(self, solver: Solver, factor: float) -> None:
+        self.solver, self.factor = solver, factor
+
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        return iter(self.solver.solve(reverse, x, times, Louder(noise, self.factor)))
