@@ -10,7 +10,7 @@ from torch import Tensor
 from sdescore.noise import White, generator
 from sdescore.sde import LinearSDE
 
-__all__ = ["Brownian", "BrownianPath", "snr_clock", "time_clock"]
+__all__ = ["Brownian", "BrownianPath", "rho_clock", "snr_clock", "time_clock"]
 
 Clock = Callable[[LinearSDE, Tensor], Tensor]
 
@@ -21,6 +21,14 @@ def snr_clock(sde: LinearSDE, t: Tensor) -> Tensor:
     Methods with tau = 1 on the data target take the increments of this W exactly.
     """
     return torch.exp(2 * sde.lam(t))
+
+
+def rho_clock(sde: LinearSDE, t: Tensor) -> Tensor:
+    """rho^2, the clock of y = x / alpha: the reverse SDE is dy = eps drho^2 / rho + dW(rho^2) with unit noise.
+
+    Methods with tau = 1 on the noise target take the increments of this W exactly.
+    """
+    return sde.rho(t) ** 2
 
 
 def time_clock(sde: LinearSDE, t: Tensor) -> Tensor:

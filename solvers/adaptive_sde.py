@@ -93,10 +93,10 @@ def _like(mask: Tensor, x: Tensor) -> Tensor:
 def _pair(reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """The states at s by Euler's step and by the improved one."""
     predict, correct = PAIR.rows(reverse.sde, PAIR.nodes(reverse.sde, t, s)).unbind(1)
-    base = expand(predict[:, 0], x) * x + expand(predict[:, 1], x) * z
+    base = expand(predict[:, 0], x) * x + expand(predict[:, 3], x) * z
     first = reverse.data(x, t)
-    euler = base + expand(predict[:, 3], x) * first
-    return euler, base + expand(correct[:, 3], x) * first + expand(correct[:, 4], x) * reverse.data(euler, s)
+    euler = base + expand(predict[:, 1], x) * first
+    return euler, base + expand(correct[:, 1], x) * first + expand(correct[:, 2], x) * reverse.data(euler, s)
 
 
 class _Held:

@@ -5,6 +5,7 @@ To add one: its stages, a line here, and one in pyproject.toml.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from sdescore.reverse import Reverse
 from sdescore.sde import LinearSDE, expand
 from sdescore.solver import OneStep, Step
 
-from .exponential import Tau, interval, lagrange, tau_squared
+from .exponential import Interval, Tau, interval, lagrange, tau_squared
 from .targets import DATA, IN_LAM, NOISE, Spacing, Target
 
 __all__ = [
@@ -30,6 +31,10 @@ __all__ = [
     "ONE",
     "RALSTON",
     "RK4",
+    "SDE_DPMPP_2S",
+    "SDE_DPMPP_3S",
+    "SEEDS_2",
+    "SEEDS_3",
     "SIMPSON",
     "SRA",
     "THIRDS",
@@ -77,8 +82,10 @@ SIMPSON = Stages((0.0, 1 / 2, 1 / 2, 1.0), ((1,), (0, 1), (0, 0, 1), (1, 1 / 2, 
 class RungeKutta(OneStep):
     """len(stages.c) net calls a step, without memory.
 
-    With noise, an interior node is drawn from the bridge between the step's ends, by the normal that belongs to the
-    path's area: weak order 2; strong order 1.5 with the path of brownian.snr_clock for DATA, tau = 1 and a node at 3/4.
+    With noise, the nodes share one path: each is drawn from the bridge between the step's start and the node after it,
+    the last before the end by the normal that belongs to the path's area, those before by fresh ones. Weak order 2 for
+    tableaux of order 2 and more; strong order 1 with the path of brownian.snr_clock for DATA or brownian.rho_clock for
+    NOISE and tau = 1, and 1.5 for DATA with one node, at 3/4.
 
     Args:
         stages: Nodes, and which of them each row interpolates.
@@ -104,26 +111,36 @@ class RungeKutta(OneStep):
         return torch.stack([*(exact.get(c, at) for c, at in zip(self.stages.c, inner, strict=True)), s], -1)
 
     def rows(self, sde: LinearSDE, nodes: Tensor) -> Tensor:
-        """Coefficients (n, rows, 3 + nodes) of steps over nodes(): of x, of two normals, of each node's target."""
+        """Coefficients (n, rows, 1 + nodes + normals) of steps over nodes(): of x, each node's target, each normal."""
         spacing, count = self.spacing or self.target, len(self.stages.c)
         q, lam = spacing.mu(sde.lam(nodes)), sde.lam(nodes)
+        ends = dict(zip((*self.stages.c[1:], 1.0), nodes.unbind(1)[1:], strict=True))
         h = lam[:, -1] - lam[:, 0]
-        found = nodes.new_zeros(len(nodes), count, 3 + count)
-        whole = interval(self.target, sde, nodes[:, 0], nodes[:, -1], self.tau, h)
-        for i, shares in enumerate(self.stages.rows):
-            # The noise of an interior node in the units of the end's.
-            part = interval(self.target, sde, nodes[:, 0], nodes[:, i + 1], self.tau, h)
-            rest = interval(self.target, sde, nodes[:, i + 1], nodes[:, -1], self.tau, h)
-            common = part.spread * rest.kept / whole.spread.clamp(min=torch.finfo(q.dtype).tiny)
-            common = common.clamp(max=1) if i + 1 < count else (whole.spread > 0).to(q)
-            found[:, i, 0], found[:, i, 1] = part.kept, part.spread * common
-            found[:, i, 2] = part.spread * (1 - common**2).sqrt()
+        parts = {c: interval(self.target, sde, nodes[:, 0], end, self.tau, h) for c, end in ends.items()}
+        normals = self._shared(sde, ends, parts, h)
+        found = nodes.new_zeros(len(nodes), count, 1 + count + len(normals))
+        for i, (c, shares) in enumerate(zip((*self.stages.c[1:], 1.0), self.stages.rows, strict=True)):
+            part = parts[c]
+            found[:, i, 0], found[:, i, 1 + count :] = part.kept, part.spread[:, None] * normals[c]
             used = [j for j, share in enumerate(shares) if share]
             places = sorted({self.stages.c[j]: j for j in reversed(used)}.items())
             basis = lagrange(spacing.mu(part.inside), q[:, [j for _, j in places]])
             weights = (basis * part.measure[:, None]).sum(2)
             own = [[c for c, _ in places].index(self.stages.c[j]) for j in used]
-            found[:, i, [3 + j for j in used]] = weights[:, own] * q.new_tensor([shares[j] for j in used])
+            found[:, i, [1 + j for j in used]] = weights[:, own] * q.new_tensor([shares[j] for j in used])
+        return found
+
+    def _shared(
+        self, sde: LinearSDE, ends: dict[float, Tensor], parts: dict[float, Interval], h: Tensor
+    ) -> dict[float, Tensor]:
+        """The path's unit noise from the start to each place, by its share of the step: a sum (n, normals)."""
+        places, own = sorted(ends, reverse=True), torch.eye(len(ends), dtype=h.dtype, device=h.device)
+        found = {places[0]: own[:1].expand(len(h), -1)}
+        for k, (later, c) in enumerate(pairwise(places), start=1):
+            rest = interval(self.target, sde, ends[c], ends[later], self.tau, h)
+            common = parts[c].spread * rest.kept / parts[later].spread.clamp(min=torch.finfo(h.dtype).tiny)
+            common = common.clamp(max=1)[:, None]
+            found[c] = common * found[later] + (1 - common**2).sqrt() * own[k]
         return found
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
@@ -150,8 +167,8 @@ class RungeKutta(OneStep):
     def _normals(self, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> list[Tensor]:
         if not callable(self.tau) and self.tau == 0:
             return []
-        inside = any(0 < c < 1 for c in self.stages.c)
-        return [noise(x, t, s), *([noise.area(x, t, s)] if inside else [])]
+        inside = len({*self.stages.c[1:], 1.0}) - 1
+        return [noise(x, t, s), *(noise.fresh(x) if k else noise.area(x, t, s) for k in range(inside))]
 
     def calls(self, steps: int) -> int:
         return len(self.stages.c) * (steps - 1) + 1
@@ -165,7 +182,8 @@ def _through(
     for j, (kept, *rest) in enumerate(rows):
         targets.append(target(j, state))
         state = expand(kept, x) * x
-        for factor, term in [*zip(rest[:2], normals, strict=False), *zip(rest[2:], targets, strict=False)]:
+        noises = zip(rest[len(rows) :], normals, strict=False)
+        for factor, term in [*noises, *zip(rest, targets, strict=False)]:
             if isinstance(factor, Tensor):
                 state = state + expand(factor, term) * term
             elif factor:
@@ -189,5 +207,11 @@ DPMPP_2S = RungeKutta(MIDDLE, DATA, IN_LAM)
 DPMPP_3S = RungeKutta(THIRDS, DATA, IN_LAM)
 # Kutta 1901: the classic method, in rho.
 RK4 = RungeKutta(SIMPSON)
+# Gonzalez et al. 2023, SEEDS-2 and SEEDS-3: the same steps as DPM_2's and DPM_3's on the reverse SDE.
+SEEDS_2 = RungeKutta(MIDDLE, NOISE, IN_LAM, tau=1.0)
+SEEDS_3 = RungeKutta(THIRDS, NOISE, IN_LAM, tau=1.0)
+# Their data-prediction mode, and Crowson's DPM-Solver++ (stochastic).
+SDE_DPMPP_2S = RungeKutta(MIDDLE, DATA, IN_LAM, tau=1.0)
+SDE_DPMPP_3S = RungeKutta(THIRDS, DATA, IN_LAM, tau=1.0)
 # Roessler 2010, SRA1, with exact weights.
 SRA = RungeKutta(RALSTON, DATA, IN_LAM, tau=1.0)
