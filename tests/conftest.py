@@ -9,17 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdescore import (
-    VESDE,
-    VPSDE,
-    CosineSDE,
-    DiscreteSDE,
-    FlowSDE,
-    GaussianMixture,
-    KarrasSDE,
-    LinearSDE,
-    SubVPSDE,
-)
+from sdescore import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, SubVPSDE
 from sdescore.config import TrainConfig
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and runs side by side fight for cores
@@ -48,6 +38,13 @@ def oracle2() -> GaussianMixture:
         torch.tensor([[0.3, 0.2], [0.15, 0.4], [0.25, 0.25]]),
         [0.5, 0.3, 0.2],
     )
+
+
+@pytest.fixture
+def oracle3() -> GaussianMixture:
+    """Four narrow modes in space, in float64."""
+    own = torch.Generator().manual_seed(3)
+    return GaussianMixture(torch.randn(4, 3, generator=own, dtype=torch.float64), 0.2)
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The nets: what they compute, on which inputs, under which transformations."""
 
-import json
-import math
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_nets import filled, inputs, unet
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sdescore import Distance, Energy, sliced_score_matching
-from sdescore.nets import MLP, UNet
-from sdescore.nets.blocks import Attention, Block
+from sdescore.nets import MLP
+from sdescore.nets.blocks import Block
 from sdescore.nets.embedding import fourier
 
 UNETS: dict[str, dict[str, Any]] = {
@@ -23,28 +21,6 @@ UNETS: dict[str, dict[str, Any]] = {
     "odd image": {"channels": 3, "image_size": (7, 10), "dims": 2},
     "volume": {"channels": 1, "image_size": (3, 5, 4), "dims": 3},
 }
-
-
-def unet(**changes: Any) -> UNet:
-    small: dict[str, Any] = {"channels": 1, "image_size": 8, "base_width": 8, "multipliers": (1, 2), "blocks": 1}
-    return UNet(**{**small, "heads": 2, **changes})
-
-
-def filled(net: nn.Module, std: float = 0.15) -> Any:
-    """The net with all parameters drawn at random, so that no branch is zero."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.normal_(0, std, generator=generator)
-    return net
-
-
-def inputs(net: Any, batch: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(batch, *net.axes.values(), generator=generator, dtype=dtype)
-    return x, torch.linspace(-1.7, 1.2, batch, dtype=dtype)
-
-
 NETS: list[Any] = [pytest.param(lambda a=a: unet(**a), id=name) for name, a in UNETS.items()]
 NETS.append(pytest.param(lambda: MLP(5, width=16, depth=2), id="vectors"))
 
@@ -136,60 +112,6 @@ def test_fourier_features_are_sines_and_cosines_at_geometric_frequencies() -> No
     assert fourier(torch.zeros(2, dtype=torch.bfloat16)).dtype == torch.float32
 
 
-@pytest.mark.parametrize(("dims", "spatial"), [(1, (6,)), (2, (3, 4)), (3, (2, 3, 2))])
-def test_attention_is_the_softmax_formula(dims: int, spatial: tuple[int, ...]) -> None:
-    heads, width = 2, 8
-    layer = filled(Attention(width, heads, dims), std=0.5).double()
-    x = torch.randn(2, width, *spatial, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    y = layer(x)
-    q, k, v = layer.qkv(layer.norm(x)).flatten(2).split(width, dim=1)  # each (batch, width, positions)
-    expected = torch.empty_like(x)
-    for i in range(len(x)):
-        out = torch.empty(width, math.prod(spatial), dtype=torch.float64)
-        for rows in torch.arange(width).split(width // heads):
-            weights = torch.softmax(q[i, rows].T @ k[i, rows] / math.sqrt(width // heads), dim=1)
-            out[rows] = v[i, rows] @ weights.T
-        expected[i] = (x[i : i + 1] + layer.out(out.reshape(1, width, *spatial)))[0]
-    torch.testing.assert_close(y, expected)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_attention_reaches_the_fused_kernel(layout: torch.memory_format) -> None:
-    layer = filled(Attention(8, 2, 2))
-    x = torch.randn(2, 8, 6, 6, generator=torch.Generator().manual_seed(2)).to(memory_format=layout)
-    expected = layer(x)
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # no other is allowed
-        torch.testing.assert_close(layer(x), expected)
-
-
-def test_attention_is_differentiated_twice_where_a_loss_needs_it() -> None:
-    """An energy's score, and the slope of a score, are trained through kernels that have a second derivative."""
-    net = filled(unet(attention=(8,)))
-    x, c_noise = inputs(net)
-    losses = [
-        Energy(Distance(net))(x, c_noise).square().sum(),
-        sliced_score_matching(lambda x: net(x, c_noise), x, v=torch.ones_like(x)).sum(),
-    ]
-    for loss in losses:
-        (gradient,) = torch.autograd.grad(loss, net.get_parameter("encoder.0.attention.qkv.weight"))
-        assert bool(gradient.isfinite().all()) and gradient.abs().max() > 0
-
-
-def test_attention_stands_at_the_chosen_resolutions() -> None:
-    def sizes(**arguments: Any) -> list[int]:
-        net, seen = unet(image_size=20, multipliers=(1, 2, 2), **arguments), []
-        for module in net.modules():
-            if isinstance(module, Attention):
-                module.register_forward_hook(lambda _module, given, _output: seen.append(given[0].shape[-1]))
-        net(*inputs(net))
-        return seen
-
-    assert sizes(attention=(10,)) == [10, 10]
-    assert sizes(attention=(5,)) == [5, 5, 5, 5]  # down, twice in the middle, up
-    assert sizes(attention=()) == []
-    assert sizes() == [10, 5, 5, 5, 5, 10]  # 20 x 20 positions are too many
-
-
 def test_channels_last_stays_channels_last_and_changes_no_value() -> None:
     x = torch.randn(2, 8, 6, 4, generator=torch.Generator().manual_seed(3))
     block = filled(Block(8, 16, 4, dropout=0.0, heads=2, dims=2))
@@ -243,17 +165,6 @@ def test_captured_whole_by_the_compiler() -> None:
         torch.testing.assert_close(compiled(*inputs(net)), net(*inputs(net)))
 
 
-@pytest.mark.parametrize("make", [lambda: unet(classes=4), lambda: MLP(3, width=8, classes=4)])
-def test_labels_condition_the_net_and_one_more_stands_for_none(make: Callable[[], nn.Module]) -> None:
-    net = filled(make())
-    x, c_noise = inputs(net)
-    no_label = net(x, c_noise)
-    torch.testing.assert_close(net(x, c_noise, torch.full((3,), 4)), no_label)
-    labelled = net(x, c_noise, torch.tensor([0, 4, 3]))
-    torch.testing.assert_close(labelled[1], no_label[1])
-    assert (labelled - no_label)[[0, 2]].flatten(1).abs().amax(1).min() > 1e-3
-
-
 @pytest.mark.parametrize("make", [lambda: unet(dropout=0.5), lambda: MLP(3, width=8, dropout=0.5)])
 def test_dropout_acts_in_training_only(make: Callable[[], nn.Module]) -> None:
     net = filled(make())
@@ -275,75 +186,3 @@ def test_mlp_learns_a_function_of_both_inputs() -> None:
         optimizer.zero_grad()
     # The target's mean square is about 0.2: a net blind to x or to c_noise stays there.
     assert error.square().mean() < 0.02
-
-
-@pytest.mark.parametrize(
-    "net",
-    [
-        UNet(2, (5, 9), base_width=8, multipliers=[1, 3], blocks=1, attention=(5,), heads=3, dropout=0.1, classes=2),
-        MLP(4, width=8, depth=3, dropout=0.2, classes=5),
-    ],
-)
-def test_config_rebuilds_the_net(net: Any) -> None:
-    again = type(net)(**json.loads(json.dumps(net.config)))
-    assert again.config == net.config
-    again.load_state_dict(net.state_dict())
-    x, c_noise = inputs(net)
-    assert torch.equal(again.eval()(x, c_noise), net.eval()(x, c_noise))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"channels": 0}, "channels has 0; valid"),
-        ({"image_size": (8, 8, 8)}, r"image_size=\(8, 8, 8\) for dims=2"),
-        ({"image_size": 8.5}, "image_size has 8.5; valid"),
-        ({"base_width": -8}, "base_width has -8; valid"),
-        ({"multipliers": ()}, "multipliers has 0 levels; valid"),
-        ({"multipliers": (1, 0)}, "multipliers has 0; valid"),
-        ({"multipliers": (1, 1, 1, 1, 1)}, r"multipliers has 5 levels; valid for image_size=\[8, 8\] is 1 to 4"),
-        ({"blocks": 0}, "blocks has 0; valid"),
-        ({"attention": (16,)}, r"attention=\[16\]; valid are resolutions of levels, \[8, 4\]"),
-        ({"heads": 3}, "heads=3 for 8 channels at resolution 8"),
-        ({"dropout": 1.0}, r"dropout=1.0; valid are numbers in \[0, 1\)"),
-        ({"classes": 0}, "classes has 0; valid"),
-        ({"dims": 4}, "dims=4; valid are 1, 2, 3"),
-    ],
-)
-def test_unet_refuses_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        unet(**arguments)
-
-
-@pytest.mark.parametrize("arguments", [{"features": 0}, {"width": 0}, {"depth": 0}, {"dropout": -0.1}, {"classes": 0}])
-def test_mlp_refuses_arguments_out_of_range(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"{next(iter(arguments))}.*valid"):
-        MLP(**{"features": 2, **arguments})
-
-
-@pytest.mark.parametrize(
-    ("x", "c_noise", "label", "message"),
-    [
-        (torch.ones(2, 1, 8), torch.ones(2), None, r"x has shape \(2, 1, 8\), 3 axes; valid is \(batch, 1 channels"),
-        (torch.ones(2, 3, 8, 8), torch.ones(2), None, "3 for channels; valid"),
-        (torch.ones(2, 8, 8, 1), torch.ones(2), None, "8 for channels; valid"),
-        (torch.ones(2, 1, 8, 9), torch.ones(2), None, "9 for width; valid is .*8 height, 8 width"),
-        (torch.ones(2, 1, 8, 8).long(), torch.ones(2), None, "x has dtype torch.int64; valid"),
-        (torch.ones(2, 1, 8, 8), torch.ones(3), None, r"c_noise has shape \(3,\).*valid is \(2,\)"),
-        (torch.ones(2, 1, 8, 8), torch.tensor(1.0), None, r"c_noise has shape \(\).*valid is \(2,\)"),
-        (torch.ones(2, 1, 8, 8), torch.ones(2).long(), None, "c_noise has .*int64; valid .* floating point"),
-        (torch.ones(2, 1, 8, 8), torch.ones(2), torch.ones(3).long(), r"label has shape \(3,\).*valid is \(2,\)"),
-        (torch.ones(2, 1, 8, 8), torch.ones(2), torch.ones(2), "label has .*float32; valid is .*0 to 3, or 4"),
-    ],
-)
-def test_inputs_that_do_not_fit(x: Tensor, c_noise: Tensor, label: Tensor | None, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        unet(classes=4)(x, c_noise, label)
-
-
-def test_a_net_without_classes_refuses_labels() -> None:
-    net = MLP(2, width=8)
-    with pytest.raises(ValueError, match="label was given to a net without classes"):
-        net(torch.ones(2, 2), torch.ones(2), torch.ones(2).long())
-    with pytest.raises(ValueError, match="3 for features; valid is"):
-        net(torch.ones(2, 3), torch.ones(2))

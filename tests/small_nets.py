@@ -1,0 +1,28 @@
+"""Small nets for the tests of nets, and inputs for them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.nets import UNet
+
+
+def unet(**changes: Any) -> UNet:
+    small: dict[str, Any] = {"channels": 1, "image_size": 8, "base_width": 8, "multipliers": (1, 2), "blocks": 1}
+    return UNet(**{**small, "heads": 2, **changes})
+
+
+def filled(net: nn.Module, std: float = 0.15) -> Any:
+    """The net with all parameters drawn at random, so that no branch is zero."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, std, generator=generator)
+    return net
+
+
+def inputs(net: Any, batch: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, *net.axes.values(), generator=generator, dtype=dtype)
+    return x, torch.linspace(-1.7, 1.2, batch, dtype=dtype)
