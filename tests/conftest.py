@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripting import SCRIPTS
 
 from sdescore import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, SubVPSDE
 from sdescore.config import TrainConfig
@@ -59,7 +60,7 @@ def oracle64() -> GaussianMixture:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """A script as a module, by its name."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "scripts"))
+    monkeypatch.syspath_prepend(str(SCRIPTS))
     return importlib.import_module
 
 

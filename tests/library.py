@@ -1,13 +1,14 @@
-"""What the tests of the adapters to other libraries share: exact paths, and a net that notes when it is called."""
+"""What the tests of the adapters to other libraries share: exact paths, nets that note their calls, and gradients."""
 
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from sdescore import GaussianMixture, LinearSDE, Reverse
+from sdescore import VPSDE, GaussianMixture, LinearSDE, Reverse, sample
 from sdescore.noise import White
 
 UNUSED = White(0, ())
@@ -40,3 +41,21 @@ def recorded(sde: LinearSDE, mixture: GaussianMixture) -> tuple[Any, list[float]
         return denoiser.score(x, t)
 
     return net, seen
+
+
+def check_gradients(solver: Any, oracle: GaussianMixture, steps: int | None = None) -> None:
+    """Through a whole run in the plane, against central differences."""
+    sde, denoiser = VPSDE(), oracle.denoiser(VPSDE())
+    x = oracle.at(sde, sde.T).sample(4)
+
+    def final(scale: Tensor, grad: bool) -> Tensor:
+        # What is added vanishes with the noise: steps chosen for the path then also suit its derivative.
+        net = lambda x, t: denoiser(x, t) + scale * sde.sigma(t)[:, None]  # noqa: E731
+        return sample(sde, net, x=x, solver=solver, steps=steps, predicts="data", grad=grad).sum()
+
+    at, h = torch.tensor(0.1, dtype=torch.float64, requires_grad=True), 1e-3
+    (slope,) = torch.autograd.grad(final(at, True), at)
+    with torch.no_grad():
+        difference = (final(at + h, False) - final(at - h, False)) / (2 * h)
+    assert float(slope) == pytest.approx(float(difference), rel=1e-3)
+    assert not final(at, False).requires_grad

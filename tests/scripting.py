@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+NEEDS_SCRIPTS = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
 
 
 def refused(main: Callable[[list[str]], None], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

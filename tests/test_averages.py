@@ -1,10 +1,9 @@
 """Averages of the weights: what they are, what is kept of them, and others made from that afterwards."""
 
 import errno
-import importlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scripting import NEEDS_SCRIPTS
 from torch import Tensor, nn
 
 from sdescore import Denoiser, KarrasSDE
@@ -22,7 +22,6 @@ from sdescore.nets import MLP
 from sdescore.posthoc import fit, profile, reconstruct, snapshots, write_snapshots
 from sdescore.training import train
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 RULES = [HalfLife(300), HalfLife(50, 0.0), HalfLife(1e9, 0.1), PowerFunction(0.05), PowerFunction(0.2)]
 
 
@@ -180,12 +179,11 @@ class TestReconstruction:
         assert [each.step for each in snapshots(tmp_path)] == [40] and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+@NEEDS_SCRIPTS
 def test_script_makes_models_of_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, script: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    script: Any = importlib.import_module("average")
+    average = script("average")
     config = TrainConfig(
         net="MLP",
         net_args={"width": 8},
@@ -208,7 +206,7 @@ def test_script_makes_models_of_a_run(
     wanted = train(replace(config, out=str(tmp_path / "other"), ema_halflives=(250,)), source=source)
     first = Denoiser.from_pretrained(tmp_path / "run/model")
     for flag, value in (("--width", "0.07"), ("--halflife", "250"), ("--halflife", "100000")):
-        script.main(["--run", config.out, flag, value, "--out", str(tmp_path / value)])
+        average.main(["--run", config.out, flag, value, "--out", str(tmp_path / value)])
     assert "from 36 snapshots; its profile is met to 0.00%" in capsys.readouterr().out
     made = [Denoiser.from_pretrained(tmp_path / value) for value in ("0.07", "250", "100000")]
     assert all(a.equal(b) for a, b in zip(made[2].parameters(), first.parameters(), strict=True))
@@ -226,6 +224,6 @@ def test_script_makes_models_of_a_run(
         (["--width", "0.1", "--out", str(tmp_path / "250")], "exists; valid is a new folder"),
     ):
         with pytest.raises(SystemExit) as caught:
-            script.main(["--run", config.out, *arguments])
+            average.main(["--run", config.out, *arguments])
         said = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err
         assert message in said

@@ -1,25 +1,16 @@
 """The benchmark of training: what it counts, and that it runs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from scripting import NEEDS_SCRIPTS
 from torch import Tensor, nn
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-
-
-@pytest.fixture
-def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
-    if not SCRIPTS.exists():
-        pytest.skip("no scripts beside these tests")
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = NEEDS_SCRIPTS
 
 
 class Convolution(nn.Module):
@@ -32,29 +23,28 @@ class Convolution(nn.Module):
         return y
 
 
-def test_cost_counts_every_product(scripts: Any) -> None:
-    from bench_nets import cost  # type: ignore[import-not-found,unused-ignore]
-
-    parameters, operations = cost(Convolution)
+def test_cost_counts_every_product(script: Callable[[str], Any]) -> None:
+    parameters, operations = script("bench_nets").cost(Convolution)
     forward = 2 * 32 * 32 * (9 * 3 * 5 + 5 * 3)
     backward = 2 * 32 * 32 * (9 * 3 * 5 + 2 * 5 * 3)  # no gradient by the images
     assert parameters * 1e6 == pytest.approx(9 * 15 + 5 + 15 + 3)
     assert operations * 1e9 == pytest.approx(forward + backward)
 
 
-def test_sizes_are_those_of_the_issue(scripts: Any) -> None:
-    from bench_nets import builders, cost
-
-    parameters, operations = cost(builders("full")["sdescore"])
+def test_sizes_are_those_of_the_issue(script: Callable[[str], Any]) -> None:
+    nets = script("bench_nets")
+    parameters, operations = nets.cost(nets.builders("full")["sdescore"])
     assert parameters == pytest.approx(35.7, rel=0.1) and operations == pytest.approx(37.5, rel=0.06)
 
 
-def test_runs_and_says_who_is_faster(scripts: Any, tmp_path: Path) -> None:
-    from bench_train import BenchConfig, bench, verdict  # type: ignore[import-not-found,unused-ignore]
-
-    threads = torch.get_num_threads()
+@pytest.mark.usefixtures("afresh")
+def test_runs_and_says_who_is_faster(
+    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    train, threads = script("bench_train"), torch.get_num_threads()
     try:
-        bench(BenchConfig(batch_size=1, rounds=1, out=str(tmp_path / "table.json")))
+        train.bench(train.BenchConfig(batch_size=1, rounds=1, out=str(tmp_path / "table.json")))
     finally:
         torch.set_num_threads(threads)
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
@@ -64,4 +54,4 @@ def test_runs_and_says_who_is_faster(scripts: Any, tmp_path: Path) -> None:
     made = [
         {"net": n, "setting": "float32", "images/s": s, "GFLOP/s": 2 * s} for n, s in (("sdescore", 3.0), ("x", 2.0))
     ]
-    assert "1.500 x per operation, 1.500 x images/s" in verdict(made)[0]
+    assert "1.500 x per operation, 1.500 x images/s" in train.verdict(made)[0]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scripting import SCRIPTS, refused
+from scripting import NEEDS_SCRIPTS, SCRIPTS, refused
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
@@ -21,7 +21,7 @@ from sdescore.data import Arrays
 from sdescore.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
 from sdescore.sources import digits
 
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+pytestmark = NEEDS_SCRIPTS
 Script = Callable[[str], Any]
 
 OWN = """

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripting import NEEDS_SCRIPTS, SCRIPTS
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")]
+pytestmark = [pytest.mark.slow, NEEDS_SCRIPTS]
 
 
 def run(script: str, picture: str, out: Path) -> Any:

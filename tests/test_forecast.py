@@ -1,22 +1,21 @@
 """The forecast script's measures against closed forms, its windows, and what it refuses."""
 
-import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from scripting import NEEDS_SCRIPTS, SCRIPTS
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+pytestmark = NEEDS_SCRIPTS
 
 
 @pytest.fixture
-def forecast(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module("forecast")
+def forecast(script: Callable[[str], Any]) -> Any:
+    return script("forecast")
 
 
 def test_crps_of_a_normal_is_that_of_its_samples(forecast: Any) -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from scripting import SCRIPTS
+from scripting import NEEDS_SCRIPTS
 from training_runs import assert_same_bits
 
 from sdescore import Denoiser, checkpoints
@@ -171,7 +171,7 @@ class TestSettings:
         assert [path.read_bytes() for path in kept] == before
 
 
-@pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+@NEEDS_SCRIPTS
 class TestOneLine:
     """What a user reads who gives train.py something wrong: one line, which names it."""
 

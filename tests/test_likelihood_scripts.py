@@ -1,6 +1,5 @@
 """Scoring a set and showing interpolations from the command line."""
 
-import importlib
 import json
 import math
 import os
@@ -17,20 +16,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripting import NEEDS_SCRIPTS, SCRIPTS
 from torch import Tensor, nn
 
 from sdescore import Denoiser, KarrasSDE, Scaling
 from sdescore.nets import UNet
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
-    """A script as a module, by its name."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    return importlib.import_module
+pytestmark = NEEDS_SCRIPTS
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from scripting import SCRIPTS
 
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays
 from sdescore.reports import read_log
 from sdescore.training import train
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 SHAPES = {"cifar10": (3, 32, 32), "fashion": (1, 28, 28), "digits": (1, 8, 8)}
 RECIPES = sorted((SCRIPTS / "recipes").glob("*.yaml"))
 

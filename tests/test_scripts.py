@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripting import SCRIPTS, refused
+from scripting import NEEDS_SCRIPTS, SCRIPTS, refused
 from torch import Tensor
 
 from sdescore import Denoiser, KarrasSDE, Scaling, sample
 from sdescore.nets import UNet
 from sdescore.sources import digits
 
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+pytestmark = NEEDS_SCRIPTS
 STD = 0.75
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scripting import SCRIPTS
+from scripting import NEEDS_SCRIPTS
 
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays
@@ -66,7 +66,7 @@ class TestStatistics:
         with pytest.raises(ValueError, match="of other data"):
             train(given, source=Arrays(torch.randn(40, 3)), resume=True)
 
-    @pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+    @NEEDS_SCRIPTS
     def test_script(self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         measuring = script("measure")
         x = np.random.default_rng(0).random((30, 4))

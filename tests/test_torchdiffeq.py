@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torchdiffeq
-from library import UNUSED, exact, last, recorded
+from library import UNUSED, check_gradients, exact, last, recorded
 from numeric import fitted_order
 from torch import Tensor
 
@@ -89,21 +89,7 @@ def test_the_nets_own_assertions_pass_through() -> None:
 @pytest.mark.filterwarnings("ignore:Functional iteration did not converge")
 @pytest.mark.parametrize("method", [*FIXED, "dopri5", "implicit_adams"])
 def test_gradients_flow(method: str, oracle2: GaussianMixture) -> None:
-    sde, denoiser = VPSDE(), oracle2.denoiser(VPSDE())
-    x = oracle2.at(sde, sde.T).sample(4)
-
-    def final(scale: Tensor, grad: bool) -> Tensor:
-        solver = TorchDiffEq(method, 1e-9, 1e-9)
-        # What is added vanishes with the noise: steps chosen for the path then also suit its derivative.
-        net = lambda x, t: denoiser(x, t) + scale * sde.sigma(t)[:, None]  # noqa: E731
-        return sample(sde, net, x=x, solver=solver, steps=30, predicts="data", grad=grad).sum()
-
-    at, h = torch.tensor(0.1, dtype=torch.float64, requires_grad=True), 1e-3
-    (slope,) = torch.autograd.grad(final(at, True), at)
-    with torch.no_grad():
-        difference = (final(at + h, False) - final(at - h, False)) / (2 * h)
-    assert float(slope) == pytest.approx(float(difference), rel=1e-3)
-    assert not final(at, False).requires_grad
+    check_gradients(TorchDiffEq(method, 1e-9, 1e-9), oracle2, steps=30)
 
 
 @pytest.mark.parametrize("method", FIXED)

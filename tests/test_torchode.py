@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from library import UNUSED, exact, recorded
+from library import UNUSED, check_gradients, exact, recorded
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, Reverse, find_solver, karras, sample, trajectory
@@ -63,20 +63,7 @@ def test_times_differ_from_sample_to_sample(oracle2: GaussianMixture) -> None:
 
 
 def test_gradients_flow(oracle2: GaussianMixture) -> None:
-    sde, denoiser = VPSDE(), oracle2.denoiser(VPSDE())
-    x = oracle2.at(sde, sde.T).sample(4)
-
-    def final(scale: Tensor, grad: bool) -> Tensor:
-        # What is added vanishes with the noise: steps chosen for the path then also suit its derivative.
-        net = lambda x, t: denoiser(x, t) + scale * sde.sigma(t)[:, None]  # noqa: E731
-        return sample(sde, net, x=x, solver=TorchODE(rtol=1e-9, atol=1e-9), predicts="data", grad=grad).sum()
-
-    at, h = torch.tensor(0.1, dtype=torch.float64, requires_grad=True), 1e-3
-    (slope,) = torch.autograd.grad(final(at, True), at)
-    with torch.no_grad():
-        difference = (final(at + h, False) - final(at - h, False)) / (2 * h)
-    assert float(slope) == pytest.approx(float(difference), rel=1e-3)
-    assert not final(at, False).requires_grad
+    check_gradients(TorchODE(rtol=1e-9, atol=1e-9), oracle2)
 
 
 def test_states_between_are_interpolated_at_no_further_call(oracle2: GaussianMixture) -> None:

@@ -1,13 +1,11 @@
 """The tutorial's code runs as it is written, its pictures are there, and each is made by a script."""
 
 import re
-from pathlib import Path
 
-import pytest
 import torch
+from scripting import NEEDS_SCRIPTS, SCRIPTS
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-pytestmark = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
+pytestmark = NEEDS_SCRIPTS
 TUTORIAL = (SCRIPTS / "TUTORIAL.md").read_text("utf-8") if SCRIPTS.exists() else ""
 
 
