@@ -9,12 +9,11 @@ The folder is a model as training writes it: scripts/sample.py, likelihood.py an
 snapshots can make the average is printed and has a limit; the more of them there are, the better.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import parse, run
+from shared import parse, run, training_of
 
 from sdescore import Denoiser
 from sdescore.averages import Average, HalfLife, PowerFunction
@@ -52,8 +51,7 @@ class AverageConfig:
         if self.width is not None:
             return PowerFunction(self.width)
         assert self.halflife is not None
-        path = Path(self.run) / "config.json"
-        return HalfLife(self.halflife, json.loads(path.read_text())["ema_warmup"])
+        return HalfLife(self.halflife, training_of(self.run).ema_warmup)
 
 
 def make(config: AverageConfig) -> None:

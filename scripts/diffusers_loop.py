@@ -9,21 +9,19 @@ size, learning rate, betas, warm-up and the averages' final decay are the run's.
 Denoiser of its DiscreteSDE, so that both libraries' samplers can use it; data is not dequantised, as the loop has it.
 """
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from shared import parse, run, write_json
+from shared import parse, run, training_of, write_json
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, DiscreteSDE
-from sdescore.config import TrainConfig
 from sdescore.data import batches
 from sdescore.noise import generator
 
@@ -52,12 +50,6 @@ class LoopConfig:
         if (Path(self.out) / "model").exists():
             raise ValueError(f"out={self.out!r} has a model; valid is a new folder")
 
-    def training(self) -> TrainConfig:
-        """The settings of the run."""
-        saved = json.loads((Path(self.run) / "config.json").read_text())
-        known = {each.name for each in fields(TrainConfig)}
-        return TrainConfig(**{name: value for name, value in saved.items() if name in known})
-
 
 def noise_levels(alphas_cumprod: Tensor) -> Tensor:
     """What the net is told at each of the scheduler's time steps: ln(sigma / alpha) / 4, as everywhere here."""
@@ -70,7 +62,7 @@ def loop(config: LoopConfig) -> None:
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    own, out = config.training(), Path(config.out)
+    own, out = training_of(config.run), Path(config.out)
     steps = config.steps or own.steps
     source = own.build_source()
     torch.manual_seed(generator("train init", own.seed).initial_seed())

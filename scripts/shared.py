@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling
 from sdescore.checkpoints import replace_file
+from sdescore.config import TrainConfig
 from sdescore.data import Source, share
 from sdescore.plugins import named_object
 from sdescore.sources import load
@@ -32,6 +33,7 @@ __all__ = [
     "open_source",
     "parse",
     "run",
+    "training_of",
     "write_json",
     "write_whole",
 ]
@@ -68,6 +70,12 @@ def run(script: str, task: Callable[[], None]) -> None:
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def training_of(folder: str) -> TrainConfig:
+    """The settings of a run of train.py; those that this version no longer has are left out. Raises OSError."""
+    saved = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    return TrainConfig(**{each.name: saved[each.name] for each in fields(TrainConfig) if each.name in saved})
 
 
 def load_model(name: str) -> tuple[Denoiser, tuple[int, ...]]:
