@@ -42,6 +42,8 @@ class UNet(nn.Module):
     Raises ValueError for an argument out of its range, and when called for an input that does not fit.
     """
 
+    _no_split_modules = ("Block",)  # what engines that split the weights gather as one, by accelerate's convention
+
     def __init__(
         self,
         channels: int,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sdescore.denoiser import Denoiser
+from sdescore.sharding import is_split, local, parts, whole
 
 __all__ = ["Average", "Averages", "HalfLife", "PowerFunction"]
 
@@ -97,13 +98,29 @@ class Averages:
         self.rules, self.batch = tuple(rules), batch
         self.models = [deepcopy(denoiser) for _ in rules]
 
+    def split_like(self, denoiser: Denoiser) -> None:
+        """Keep of each weight only what this process has of the denoiser's, where that is a part."""
+        state = denoiser.state_dict()
+        if any(map(is_split, state.values())):
+            for model in self.models:
+                model.load_state_dict(parts(model.state_dict(), state), assign=True)
+
+    def whole(self, index: int = 0) -> Denoiser:
+        """The model of a rule with all of its weights; all processes must call it, since each may have a part."""
+        model = self.models[index]
+        if not any(map(is_split, model.parameters())):
+            return model
+        full = deepcopy(model)
+        full.load_state_dict(whole(model.state_dict()), assign=True)
+        return full
+
     @torch.no_grad()
     def update(self, denoiser: Denoiser, step: int) -> None:
         """Take in the weights after a step, counted from 1; without waiting for the device."""
-        current = list(denoiser.parameters())
+        current = [local(parameter) for parameter in denoiser.parameters()]
         for rule, model in zip(self.rules, self.models, strict=True):
             decay = float(rule.decay(np.asarray(step), self.batch))
-            get_ema_multi_avg_fn(decay)(list(model.parameters()), current, step)
+            get_ema_multi_avg_fn(decay)([local(own) for own in model.parameters()], current, step)
             # Buffers are copied, not averaged: constants stay exact.
             for own, other in zip(model.buffers(), denoiser.buffers(), strict=True):
                 own.copy_(other)
@@ -117,4 +134,4 @@ class Averages:
         for rule, model in zip(self.rules, self.models, strict=True):
             if rule.name not in states:
                 raise ValueError(f"there is no average {rule.name!r}; there are {', '.join(states)}")
-            model.load_state_dict(states[rule.name])
+            model.load_state_dict(parts(states[rule.name], model.state_dict()))

@@ -17,27 +17,34 @@ def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
     """The Accelerator of this process, under plain python, torchrun or accelerate launch.
 
     Raises ValueError for an absent tracker, for settings of the launcher that would change the gradient and for engines
-    that split the weights, of which a checkpoint would hold a part; RuntimeError if there are not as many processes as
-    the launcher started.
+    that split the weights, except FSDP of version 2; RuntimeError if there are not as many processes as the launcher
+    started.
     """
     if tracker == "tensorboard" and not is_tensorboard_available():
         raise ValueError("tracker='tensorboard' is not installed; pip install tensorboard, or set tracker='none'")
-    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
-            raise ValueError(
-                f"the launcher was asked for {engine}, which splits the weights: checkpoints and averages would hold "
-                "parts of them. Launch without it; to save memory there are accumulation, mixed_precision and the "
-                "U-Net's checkpointing"
-            )
+    check_engines(os.environ)
     mixed_precision = chosen_precision(mixed_precision, os.environ)
     # Unless told, accelerate starts no process group on a CPU: each process would train alone, over the others' files.
     cpu = not (torch.cuda.is_available() or torch.xpu.is_available() or torch.backends.mps.is_available())
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision=mixed_precision,
-        log_with=None if tracker == "none" else tracker,
-        project_dir=out,
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision=mixed_precision,
+            log_with=None if tracker == "none" else tracker,
+            project_dir=out,
+        )
+    except ImportError as error:  # the launcher asks for what this torch is too old for
+        raise ValueError(f"the launcher asks for more than is installed: {error}") from error
+    if asked_for("FSDP", os.environ) and not accelerator.is_fsdp2:
+        raise ValueError(
+            "the launcher was asked for FSDP, but accelerate splits no weights "
+            f"{'on a CPU' if cpu else 'in a single process'}; launch without it"
+        )
+    if accelerator.is_fsdp2:
+        if mixed_precision == "fp16":
+            raise ValueError("mixed_precision='fp16'; valid with FSDP are no and bf16")
+        # Its own policy rounds what enters the net too, noise levels among it, and sums gradients in bf16.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = None
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             f"the launcher asks for {accelerator.gradient_accumulation_steps} gradient accumulation steps; "
@@ -50,6 +57,22 @@ def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
         for message in launcher_warnings(os.environ, accelerator.num_processes, mixed_precision):
             logger.warning(message)
     return accelerator
+
+
+def asked_for(engine: str, environment: Mapping[str, str]) -> bool:
+    """Whether accelerate's launcher was."""
+    return environment.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
+
+
+def check_engines(environment: Mapping[str, str]) -> None:
+    """Raise ValueError for the engines that split the weights in a way of their own."""
+    for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if asked_for(engine, environment) and (engine != "FSDP" or environment.get("FSDP_VERSION", "1") != "2"):
+            raise ValueError(
+                f"the launcher was asked for {engine}, which splits the weights: checkpoints and averages would hold "
+                "parts of them. Valid is FSDP of version 2, as in scripts/recipes/launch/fsdp2.yaml; to save memory "
+                "there are also accumulation, mixed_precision and the U-Net's checkpointing"
+            )
 
 
 def chosen_precision(setting: str, environment: Mapping[str, str]) -> str:

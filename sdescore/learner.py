@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,6 +24,7 @@ from sdescore.denoiser import Denoiser
 from sdescore.noise import generator
 from sdescore.objectives import TIMES, denoising_score_matching
 from sdescore.quantised import level_width
+from sdescore.sharding import full, parts, placed, whole
 
 __all__ = ["Draws", "Learner", "draw"]
 
@@ -75,10 +77,12 @@ class Learner:
         self.config, self.source, self.accelerator, self.step = config, source, accelerator, 0
         torch.manual_seed(generator("train init", config.seed).initial_seed())
         self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
-        channels_last = config.channels_last
+        channels_last, split = config.channels_last, accelerator.is_fsdp2
+        if channels_last and split:
+            raise ValueError("channels_last=True; valid is False where FSDP splits the weights")
         if channels_last is None:  # on a CPU it pays in float32 alone: bf16 took twice the time
             kind = accelerator.device.type
-            channels_last = kind == "cuda" or (kind == "cpu" and accelerator.mixed_precision == "no")
+            channels_last = not split and (kind == "cuda" or (kind == "cpu" and accelerator.mixed_precision == "no"))
         if channels_last and len(source.shape) == 3:
             self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = source.classes if config.conditional else None
@@ -86,8 +90,11 @@ class Learner:
         net, optimizer = self.denoiser.net, self._optimizer()
         if config.compile:
             net.forward = torch.compile(net.forward)
+        if split and accelerator.mixed_precision != "no":
+            net.forward = convert_outputs_to_fp32(accelerator.autocast()(net.forward))  # as accelerate does elsewhere
         self.schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup, 1)))
         self.net, self.optimizer = accelerator.prepare(net, optimizer)
+        self.averages.split_like(self.denoiser)
         # The same net behind what accelerate wraps around it: its processes and its precision.
         self.parallel = Denoiser(self.net, self.denoiser.sde, config.predicts, self.denoiser.data_std)
         self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
@@ -170,32 +177,39 @@ class Learner:
         self.optimizer.zero_grad()
         self.step += 1
         self.averages.update(self.denoiser, self.step)
-        return torch.stack(losses).sum(), norm
+        return torch.stack(losses).sum(), full(norm)
 
     @property
     def averaged(self) -> Denoiser:
-        """The denoiser with the averaged weights, of the first average."""
-        return self.averages.models[0]
+        """The denoiser with the first average's weights; all processes must ask, since each may have a part."""
+        return self.averages.whole().to(self.accelerator.device)
 
     def save(self) -> None:
-        """Write a checkpoint, remove older ones, and write the averaged denoiser to model/; the main process alone."""
+        """Write a checkpoint, remove older ones, and write the averaged denoiser to model/.
+
+        As in snapshot() and publish(), the main process writes, and all must call, since each may have a part.
+        """
+        content = self._state()
         if self.accelerator.is_main_process:
             root = Path(self.config.out) / "checkpoints"
-            checkpoints.save_checkpoint(root, self.step, *self._state())
+            checkpoints.save_checkpoint(root, self.step, *content)
             checkpoints.prune(root, self.step, self.config.keep)
-            self.publish()
+        del content
+        self.publish()
         self.accelerator.wait_for_everyone()
 
     def snapshot(self) -> None:
-        """Write the averages to snapshots/, where they stay; the main process alone."""
-        if self.accelerator.is_main_process:
-            posthoc.write_snapshots(Path(self.config.out) / "snapshots", self.averages, self.step)
+        """Write the averages to snapshots/, where they stay."""
+        folder, main = Path(self.config.out) / "snapshots", self.accelerator.is_main_process
+        posthoc.write_snapshots(folder, self.averages, self.step, write=main)
 
     def publish(self) -> None:
         """Write the averaged denoiser to model/, from which it can be sampled."""
-        folder = Path(self.config.out) / "model"
+        averaged, folder = self.averaged, Path(self.config.out) / "model"
+        if not self.accelerator.is_main_process:
+            return
         try:
-            self.averaged.save_pretrained(folder)
+            averaged.save_pretrained(folder)
         except OSError as error:
             raise OSError(
                 error.errno or errno.EIO,
@@ -209,7 +223,8 @@ class Learner:
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         moments, groups = split_optimizer(self.optimizer.state_dict())
-        tensors = {"net": self.denoiser.state_dict(), "optimizer": moments, **self.averages.state_dicts()}
+        held = {"net": self.denoiser.state_dict(), "optimizer": moments, **self.averages.state_dicts()}
+        tensors = {name: whole(group, self.accelerator.is_main_process) for name, group in held.items()}
         scaler = self.accelerator.scaler
         state = {
             "step": self.step,
@@ -228,13 +243,15 @@ class Learner:
         tensors, state = checkpoints.load(folder)
         if state["data"] != self._data():
             raise ValueError(f"{folder} was made with data {state['data']}; now it is {self._data()}")
-        self.denoiser.load_state_dict(tensors["net"])
+        self.denoiser.load_state_dict(parts(tensors["net"], self.denoiser.state_dict()))
         self.averages.load_state_dicts(tensors)
-        self.optimizer.load_state_dict(join_optimizer(tensors["optimizer"], state["optimizer"]))
-        for parameter, moments in self.optimizer.state.items():
+        saved = join_optimizer(tensors["optimizer"], state["optimizer"])
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for i, moments in saved["state"].items():
             for name, value in moments.items():
-                if value.shape == parameter.shape:  # fused kernels read both in the order of memory
-                    moments[name] = torch.empty_like(parameter).copy_(value)
+                if value.shape == weights[i].shape:  # fused kernels read both in the order of memory
+                    moments[name] = placed(value, weights[i])
+        self.optimizer.load_state_dict(saved)
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sdescore.averages import Average, Averages, HalfLife, PowerFunction
 from sdescore.checkpoints import replace_file
+from sdescore.sharding import whole
 
 __all__ = ["Snapshot", "fit", "profile", "reconstruct", "snapshots", "write_snapshots"]
 
@@ -31,13 +32,19 @@ class Snapshot:
     buffers: tuple[str, ...]
 
 
-def write_snapshots(folder: Path, averages: Averages, step: int) -> None:
-    """Write the state of each average after a step, a file each, whole or not at all. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool = True) -> None:
+    """Write the state of each average after a step, a file each, whole or not at all. Raises OSError.
+
+    All processes must call it, since each may have a part; only those write that are told to.
+    """
     for rule, model in zip(averages.rules, averages.models, strict=True):
+        state = whole(model.state_dict(), write)
+        if not write:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
         said = {"average": type(rule).__name__, "args": asdict(cast(Any, rule)), "step": step, "batch": averages.batch}
         said["buffers"] = [name for name, _ in model.named_buffers()]
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
         content = save(tensors, {"snapshot": json.dumps(said)})
         replace_file(folder / f"step-{step:06d}.{rule.name}.safetensors", content)
 

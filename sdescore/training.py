@@ -95,6 +95,7 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
             checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
         if start is not None and accelerator.is_main_process:
             logger.info("resumed from %s", start)
+        if start is not None:
             learner.publish()  # the run may have been killed between the checkpoint and the model
         _run(learner)
     averaged: Denoiser = learner.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -131,8 +132,10 @@ def _run(learner: Learner) -> None:
                 learner.save()
             if config.snapshot_every and (done == config.steps or done % config.snapshot_every == 0):
                 learner.snapshot()
-            if config.sample_every and (last or done % config.sample_every == 0) and accelerator.is_main_process:
-                picture(config, learner.averaged, done, learner.classes)
+            if config.sample_every and (last or done % config.sample_every == 0):
+                averaged = learner.averaged
+                if accelerator.is_main_process:
+                    picture(config, averaged, done, learner.classes)
                 report.restart_clock()
             if late:
                 if accelerator.is_main_process:

@@ -254,15 +254,6 @@ class TestLauncher:
         with pytest.raises(ValueError, match="tracker='tensorboard' is not installed"):
             train(replace(config, tracker="tensorboard"))
 
-    @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
-    def test_engines_that_split_the_weights(
-        self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, engine: str
-    ) -> None:
-        monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
-        with pytest.raises(ValueError, match=f"asked for {engine}, which splits the weights"):
-            train(config)
-        assert not Path(config.out).exists()
-
     def test_automatic_precision(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert [chosen_precision(each, {}) for each in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]
         assert chosen_precision("auto", {"ACCELERATE_MIXED_PRECISION": "fp16"}) == "fp16"

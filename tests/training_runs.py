@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # what is compared bit by bit is compared on the CPU
@@ -87,10 +88,16 @@ def run(
     processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0, fatal_update: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run the worker above as so many processes, under torchrun if they are several."""
-    script = Path(config.out).parent / "worker.py"
-    script.write_text(WORKER)
+    return start(processes, WORKER, Path(config.out).parent, [config.to_json(), resume, fatal, fatal_update])
+
+
+def start(
+    processes: int, code: str, folder: Path, argument: object, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a folder as so many processes, under torchrun if they are several; the argument comes as JSON."""
+    script = folder / "worker.py"
+    script.write_text(code)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else ()), str(script)]
-    command.append(json.dumps([config.to_json(), resume, fatal, fatal_update]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, cwd=script.parent)
+    command = [sys.executable, *(launcher if processes > 1 else ()), str(script), json.dumps(argument)]
+    around = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    return subprocess.run(command, env=around, capture_output=True, text=True, timeout=600, cwd=folder)
