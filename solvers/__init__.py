@@ -5,6 +5,7 @@ from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
 from .churn import Churn
+from .ending import DPM_FAST, Ending
 from .euler_maruyama import EulerMaruyama
 from .langevin import AnnealedLangevin, Langevin
 from .langevin_variants import BatchMeanLangevin, MetropolisLangevin
@@ -79,6 +80,7 @@ __all__ = [
     "DPM_2",
     "DPM_2_ANCESTRAL",
     "DPM_3",
+    "DPM_FAST",
     "ER_SDE",
     "EULER",
     "EULER_ANCESTRAL",
@@ -122,6 +124,7 @@ __all__ = [
     "Churn",
     "Coordinate",
     "Corrector",
+    "Ending",
     "EulerMaruyama",
     "Langevin",
     "MetropolisLangevin",
