@@ -12,9 +12,8 @@ __all__ = ["frechet_distance", "kernel_distance", "nearest", "precision_recall",
 BLOCK = 512  # rows of the tables of distances, which are never whole
 
 
-def _moments(features: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """The mean (d,) and a factor r (min(n, d), d) of the covariance r' r, both float64."""
-    x = _checked(features, name)
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (d,) and a factor r (min(n, d), d) of the covariance r' r."""
     mean = x.mean(0)
     return mean, torch.linalg.qr((x - mean) / (len(x) - 1) ** 0.5, mode="r").R
 
@@ -33,15 +32,13 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
     Raises ValueError for other shapes and for features that are not finite.
     """
-    (mean1, root1), (mean2, root2) = _moments(first, "first"), _moments(second, "second")
-    if mean1.shape != mean2.shape:
-        raise ValueError(f"first has {len(mean1)} features and second {len(mean2)}; valid are equal numbers")
-    shared = torch.linalg.svdvals(root1 @ root2.to(root1.device).T).sum()
-    separate = (mean1 - mean2.to(mean1.device)).square().sum() + root1.square().sum() + root2.square().sum()
+    (mean1, root1), (mean2, root2) = map(_moments, _pair((2, 2), first=first, second=second))
+    shared = torch.linalg.svdvals(root1 @ root2.T).sum()
+    separate = (mean1 - mean2).square().sum() + root1.square().sum() + root2.square().sum()
     return max(float(separate - 2 * shared), 0.0)
 
 
-def _checked(features: Tensor, name: str, least: int = 2) -> Tensor:
+def _checked(features: Tensor, name: str, least: int) -> Tensor:
     if features.ndim != 2 or len(features) < least:
         raise ValueError(f"{name} has shape {tuple(features.shape)}; valid is (n, d) with n of at least {least}")
     x = features.to(torch.float64)
@@ -51,10 +48,12 @@ def _checked(features: Tensor, name: str, least: int = 2) -> Tensor:
     return x
 
 
-def _pair(first: Tensor, second: Tensor, least: int = 2) -> tuple[Tensor, Tensor]:
-    x, y = _checked(first, "first", least), _checked(second, "second", least).to(first.device)
+def _pair(least: tuple[int, int], **sets: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sets in float64 on the device of the first; errors call them what the caller's arguments are called."""
+    (name, first), (other, second) = sets.items()
+    x, y = _checked(first, name, least[0]), _checked(second, other, least[1]).to(first.device)
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"first has {x.shape[1]} features and second {y.shape[1]}; valid are equal numbers")
+        raise ValueError(f"{name} has {x.shape[1]} columns and {other} {y.shape[1]}; valid are equal numbers")
     return x, y
 
 
@@ -70,7 +69,9 @@ def kernel_distance(first: Tensor, second: Tensor, groups: int = 20) -> tuple[fl
 
     Raises ValueError for other shapes and for features that are not finite.
     """
-    x, y = _pair(first, second, 2 * groups)
+    if groups < 2:
+        raise ValueError(f"groups={groups}; valid are integers of at least 2")
+    x, y = _pair((2 * groups, 2 * groups), first=first, second=second)
     xx, yy, xy = _kernel_sums(x, x, groups), _kernel_sums(y, y, groups), _kernel_sums(x, y, groups)
     for sums, own in ((xx, x), (yy, y)):  # a sample is no pair with itself
         sums.diagonal().sub_(_group_sums((own.square().sum(1) / own.shape[1] + 1) ** 3, groups))
@@ -119,7 +120,7 @@ def precision_recall(real: Tensor, samples: Tensor, neighbours: int = 3) -> tupl
     """
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours}; valid are integers of at least 1")
-    x, y = _pair(real, samples, neighbours + 1)
+    x, y = _pair((neighbours + 1, neighbours + 1), real=real, samples=samples)
     x, y = x - x.mean(0), y - x.mean(0)  # closer to 0, where squared distances round less
     return _inside(y, x, neighbours), _inside(x, y, neighbours)
 
@@ -151,9 +152,9 @@ def nearest(samples: Tensor, data: Tensor, count: int = 1) -> tuple[Tensor, Tens
 
     Raises ValueError for other shapes and for values that are not finite.
     """
-    x, y = _checked(samples, "samples", 1), _checked(data, "data", max(count, 1)).to(samples.device)
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"samples have {x.shape[1]} values and data {y.shape[1]}; valid are equal numbers")
+    if count < 1:
+        raise ValueError(f"count={count}; valid are integers of at least 1")
+    x, y = _pair((1, count), samples=samples, data=data)
     found = list(_nearest(x, y, count))
     return torch.cat([distances for distances, _ in found]), torch.cat([numbers for _, numbers in found])
 
@@ -171,7 +172,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, projections: int = 1000, s
 
     Raises ValueError for other shapes and for values that are not finite.
     """
-    x, y = _pair(first, second, 1)
+    x, y = _pair((1, 1), first=first, second=second)
     if projections < 2:
         raise ValueError(f"projections={projections}; valid are integers of at least 2")
     draw = generator("sliced wasserstein", seed, device="cpu")

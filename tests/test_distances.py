@@ -60,8 +60,10 @@ class TestKernel:
     def test_bad_input(self) -> None:
         with pytest.raises(ValueError, match=r"second has shape \(39, 2\); valid is \(n, d\) with n of at least 40"):
             kernel_distance(normal(50, 2, 0), normal(39, 2, 1))
-        with pytest.raises(ValueError, match="first has 3 features and second 2"):
+        with pytest.raises(ValueError, match="first has 3 columns and second 2"):
             kernel_distance(normal(50, 3, 0), normal(50, 2, 1))
+        with pytest.raises(ValueError, match="groups=1; valid are integers of at least 2"):
+            kernel_distance(normal(50, 2, 0), normal(50, 2, 1), groups=1)
 
 
 class TestPrecisionRecall:
@@ -87,8 +89,10 @@ class TestPrecisionRecall:
         far = real + 1e4
         precision, recall = precision_recall(far, far[:1].expand(100, 3))
         assert precision == 1 and recall == 0.01
-        with pytest.raises(ValueError, match=r"second has shape \(3, 3\); valid is \(n, d\) with n of at least 4"):
+        with pytest.raises(ValueError, match=r"samples has shape \(3, 3\); valid is \(n, d\) with n of at least 4"):
             precision_recall(real, real[:3])
+        with pytest.raises(ValueError, match="real has 3 columns and samples 2"):
+            precision_recall(real, real[:, :2])
 
 
 class TestNearest:
@@ -103,8 +107,10 @@ class TestNearest:
         data = normal(200, 6, 0)
         distances, numbers = nearest(data[[7, 150]], data)
         assert numbers[:, 0].tolist() == [7, 150] and distances.max() < 1e-6
-        with pytest.raises(ValueError, match="samples have 2 values and data 6"):
+        with pytest.raises(ValueError, match="samples has 2 columns and data 6"):
             nearest(normal(3, 2, 0), data)
+        with pytest.raises(ValueError, match="count=0; valid are integers of at least 1"):
+            nearest(data, data, 0)
 
 
 class TestSliced:

@@ -79,7 +79,7 @@ def test_invariances() -> None:
     [
         (torch.zeros(4), torch.zeros(4, 1), "first has shape"),
         (torch.zeros(4, 2), torch.zeros(1, 2), "second has shape"),
-        (torch.zeros(4, 2), torch.zeros(4, 3), "first has 2 features and second 3"),
+        (torch.zeros(4, 2), torch.zeros(4, 3), "first has 2 columns and second 3"),
         (torch.zeros(4, 2), torch.tensor([[0.0, math.nan], [0.0, 0.0]]), "second is not finite in 1 of its 2 rows"),
     ],
 )
