@@ -4,37 +4,16 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from numeric import double, fitted_order
 from sampled import one_step
-from scipy.interpolate import CubicSpline
 from torch import Tensor
+from weak import Given, weak_errors
 
-from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reverse, karras, sample
+from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, Reverse, karras, sample
 from sdescore.noise import White
 from sdescore.solvers import DDPM, DPM_2, EULER, HEUN, Again, Ancestral, Churn, Restart, RungeKutta, Stages
-
-
-class Given:
-    """Noise that is handed out: one for the path, another for its area, and fresh ones in their order."""
-
-    def __init__(self, z: Tensor, area: Tensor, fresh: list[Tensor] | None = None) -> None:
-        self.z, self.second, self.draws = z, area, iter(fresh or [])
-
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.z
-
-    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.second
-
-    def fresh(self, x: Tensor) -> Tensor:
-        return next(self.draws)
-
-    def take(self, index: Tensor) -> "Given":
-        raise NotImplementedError
-
 
 Eps = Callable[[Tensor, Tensor], Tensor]
 
@@ -185,34 +164,6 @@ def test_restart_as_published() -> None:
 def test_bad_settings(make: Callable[[], object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         make()
-
-
-def weak_errors(method: OneStep, sde: LinearSDE, steps: tuple[int, ...]) -> list[float]:
-    """Of the mean of a function of the end, for a mixture in one dimension, without any sampling.
-
-    E[f(end) | x] is carried backwards: at every step an integral over the step's one or two normals, by Gauss-Hermite
-    quadrature, of a spline.
-    """
-    mixture = GaussianMixture(double(-0.6, 0.8).unsqueeze(1), [0.5, 0.6], [0.4, 0.6])
-    reverse, unit, found = Reverse(sde, mixture.denoiser(sde)), np.linspace(-7, 7, 281), []
-    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
-    z, area = (torch.from_numpy(np.tile(a.ravel(), len(unit))).unsqueeze(1) for a in np.meshgrid(nodes, nodes))
-    both = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    for count in steps:
-        times = sde.time(torch.linspace(-1.0, 1.5, count + 1, dtype=torch.float64))
-        scale = torch.hypot(sde.alpha(times), sde.sigma(times))
-        value = np.cos(2 * unit) + unit**2
-        first, exact = (
-            mixture.at(sde, t).log_prob(s * torch.from_numpy(unit).unsqueeze(1)).exp().numpy() * float(s)
-            for t, s in zip(times[[0, -1]], scale[[0, -1]], strict=True)
-        )
-        truth = float(exact @ value) * (unit[1] - unit[0])
-        for i in reversed(range(count)):
-            x = scale[i] * torch.from_numpy(np.repeat(unit, len(both))).unsqueeze(1)
-            end = method.step(reverse, x, times[i], times[i + 1], Given(z, area, [z])) / scale[i + 1]
-            value = CubicSpline(unit, value)(end[:, 0].numpy()).reshape(len(unit), -1) @ both
-        found.append(abs(float(first @ value) * (unit[1] - unit[0]) - truth))
-    return found
 
 
 WEAK = {"euler-maruyama": 1, "euler-ancestral": 1, "sra": 2, "dpm2-ancestral": 2, "dpm++2s-ancestral": 2}
