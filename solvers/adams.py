@@ -10,11 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sdescore.grids import Grid, karras
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
-from sdescore.sde import LinearSDE
-from sdescore.solver import OneStep
+from sdescore import LinearSDE, Noise, OneStep, Reverse, karras
+from sdescore.grids import Grid
 
 from .exponential import Tau, interval, lagrange, points, tau_squared
 from .targets import DATA, Target

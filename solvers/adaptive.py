@@ -8,11 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sdescore import Noise, Reverse
 from sdescore.flow import transport
 from sdescore.grids import two_ends
-from sdescore.noise import Noise
 from sdescore.ode import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
-from sdescore.reverse import Reverse
 
 __all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "Spent", "check_tolerance"]
 

@@ -8,9 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sdescore import Noise, Reverse
 from sdescore.grids import two_ends
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
 from sdescore.sde import expand
 
 from .adaptive import Spent, check_tolerance

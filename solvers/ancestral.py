@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
-from sdescore.solver import OneStep, Step
+from sdescore import Noise, OneStep, Reverse
+from sdescore.solver import Step
 
 from .renoise import at_rho, renoising
 from .runge_kutta import DPM_2, DPMPP_2S, EULER

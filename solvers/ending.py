@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdescore.grids import Grid, uniform_lambda
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
-from sdescore.solver import OneStep, Step
+from sdescore import Noise, OneStep, Reverse, uniform_lambda
+from sdescore.grids import Grid
+from sdescore.solver import Step
 
 from .runge_kutta import DPM_2, DPM_3, EULER
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
+from sdescore import Noise, OneStep, Reverse
 from sdescore.sde import expand
-from sdescore.solver import OneStep, Step
+from sdescore.solver import Step
 
 __all__ = ["EulerMaruyama"]
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdescore import LinearSDE
 from sdescore.quadrature import gauss
-from sdescore.sde import LinearSDE
 
 from .targets import Target
 

@@ -8,9 +8,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from sdescore.reverse import Reverse
+from sdescore import Reverse, Solver
 from sdescore.sde import expand
-from sdescore.solver import Solver
 
 from .targets import V
 

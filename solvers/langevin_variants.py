@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
+from sdescore import Noise, Reverse
 from sdescore.sde import expand
 
 from .langevin import check_langevin

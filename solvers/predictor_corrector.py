@@ -5,9 +5,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
-from sdescore.solver import OneStep
+from sdescore import Noise, OneStep, Reverse
 
 from .langevin import Langevin
 from .reverse_diffusion import ReverseDiffusion

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from sdescore.grids import approaching
+from sdescore import approaching
 
 from .adams import BH1, BH2, INDEX, LAM, QUARTER_RHO, RHO, TIME, Adams, Tau
 from .targets import DATA, DIFFERENCE, NOISE

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sdescore.sde import LinearSDE
+from sdescore import LinearSDE
 
 __all__ = ["at_rho", "renoising"]
 

@@ -8,9 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
-from sdescore.solver import OneStep
+from sdescore import Noise, OneStep, Reverse
 
 from .renoise import at_rho, renoising
 from .runge_kutta import HEUN

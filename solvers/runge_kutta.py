@@ -10,11 +10,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sdescore import LinearSDE, Noise, OneStep, Reverse
 from sdescore.denoiser import Coefficient
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
-from sdescore.sde import LinearSDE, expand
-from sdescore.solver import OneStep, Step
+from sdescore.sde import expand
+from sdescore.solver import Step
 
 from .exponential import Interval, Tau, interval, lagrange, tau_squared
 from .targets import DATA, IN_LAM, NOISE, Spacing, Target

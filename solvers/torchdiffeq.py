@@ -7,9 +7,8 @@ from typing import Any
 from torch import Tensor
 from torchdiffeq import odeint
 
-from sdescore.grids import Grid, uniform_angle
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
+from sdescore import Noise, Reverse, uniform_angle
+from sdescore.grids import Grid
 
 from .handover import Handover
 

@@ -6,9 +6,8 @@ from types import ModuleType
 
 from torch import Tensor
 
+from sdescore import Noise, Reverse
 from sdescore.grids import two_ends
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
 
 from .handover import Handover
 

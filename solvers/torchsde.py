@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 from torchsde import sdeint
 
-from sdescore.noise import Noise
-from sdescore.reverse import Reverse
+from sdescore import Noise, OneStep, Reverse
 from sdescore.sde import expand
-from sdescore.solver import OneStep
 
 __all__ = ["TorchSDE"]
 
