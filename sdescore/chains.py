@@ -101,7 +101,7 @@ def annealed_langevin(
         seed: Chain i's noise depends on (seed, i).
         progress: Show a progress bar.
 
-    The trace holds the state after each level.
+    The trace holds the state after each level. Raises as langevin().
     """
     _check(x, step, repeats=repeats)
     if not isinstance(sigmas, Tensor):
@@ -161,6 +161,8 @@ def hmc(
         thin: The trace keeps every `thin`-th state.
         seed: Chain i's randomness depends on (seed, i) alone.
         progress: Show a progress bar.
+
+    Raises TypeError and ValueError for bad arguments, and ValueError where log_density is not finite at x.
     """
     _check(x, step, steps=steps, thin=thin, leapfrog=leapfrog)
     noise, kept, accepted = White(seed, range(len(x)), x.device), [], x.new_zeros(len(x))
@@ -189,9 +191,9 @@ def hmc(
 
 
 def mala(log_density: Callable[[Tensor], Tensor], x: Tensor, *, step: float, **options: Any) -> Chains:
-    """Metropolis-adjusted Langevin: langevin()'s step as proposal (Roberts & Tweedie 1996); arguments as of hmc().
+    """Metropolis-adjusted Langevin: langevin()'s step as proposal (Roberts & Tweedie 1996).
 
-    It is Hamiltonian Monte Carlo with one leapfrog step of length sqrt(2 step) (Neal 2011, section 5.2).
+    It is hmc(), with its arguments and errors, of one leapfrog step of length sqrt(2 step) (Neal 2011, section 5.2).
     """
     if not 0 < step < math.inf:
         raise ValueError(f"step={step}; valid are positive numbers")
@@ -204,6 +206,8 @@ def effective_sample_size(trace: Tensor) -> Tensor:
     Autocorrelations compare the variance of all chains together with that within each, so that chains which sit in
     different modes count as few; they are summed while pairs of them are positive and falling (Geyer 1992;
     Vehtari et al. 2021, section 3.2). An element that never moves is worth 1.
+
+    Raises TypeError and ValueError for another trace: valid are finite ones with kept >= 4.
     """
     if not isinstance(trace, Tensor):
         raise TypeError(f"trace is a {type(trace).__name__}; valid is a tensor (kept, chains, *shape)")

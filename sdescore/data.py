@@ -150,7 +150,10 @@ def batches(
     workers: int = 0,
     pin: bool = False,
 ) -> Iterator[Batch]:
-    """This process's share of the batch of each step; `workers` processes read ahead from a lazy source."""
+    """This process's share of the batch of each step; `workers` processes read ahead from a lazy source.
+
+    Raises ValueError for a sample that cannot be read.
+    """
     mine = share(batch, rank, processes)
     chosen = (order(seed, len(source), step, batch)[mine].tolist() for step in steps)
     loader = DataLoader(

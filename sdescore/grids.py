@@ -78,7 +78,7 @@ def approaching(rho_max: float = 0.015, rho_min: float = 0.002) -> Grid:
 
 
 def two_ends(sde: LinearSDE, steps: int) -> Tensor:
-    """The first and the last time alone, whatever `steps` says: for solvers that find their own steps."""
+    """The first and the last time alone (2,), whatever `steps` says: for solvers that find their own steps."""
     return karras()(sde, 2)
 
 

@@ -21,18 +21,13 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """The squared Fréchet distance of the Gaussians with the means and covariances of two sets of features.
 
-    |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6). With C = r' r
-    the last trace is the sum of the singular values of r1 r2': real, and exact for singular covariances too.
+    |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2)) (Dowson & Landau 1982; Heusel et al. 2017, eq. 6). Small sets
+    are far from everything: compare distances between sets of equal size, each much larger than d.
 
-    Small sets have covariances of their own and are far from everything: compare distances between sets of equal size,
-    each much larger than d.
-
-    Args:
-        first, second: Features (n, d), with n of at least 2; n may differ between the sets.
-
-    Raises ValueError for other shapes and for features that are not finite.
+    first and second are (n, d), n of at least 2, which may differ; ValueError for others and for what is not finite.
     """
     (mean1, root1), (mean2, root2) = map(_moments, _pair((2, 2), first=first, second=second))
+    # With C = r' r the last trace is the sum of the singular values of r1 r2': real, and exact for singular ones too.
     shared = torch.linalg.svdvals(root1 @ root2.T).sum()
     separate = (mean1 - mean2).square().sum() + root1.square().sum() + root2.square().sum()
     return max(float(separate - 2 * shared), 0.0)
@@ -112,11 +107,7 @@ def precision_recall(real: Tensor, samples: Tensor, neighbours: int = 3) -> tupl
     neighbour in the set. Precision is the share of the samples inside the real manifold, recall that of the real data
     inside the samples'. Both depend on the sizes of the sets: compare sets of one size.
 
-    Args:
-        real, samples: Features (n, d); n of more than k, and may differ between the sets.
-        neighbours: k.
-
-    Raises ValueError for other shapes and for features that are not finite.
+    real and samples are (n, d) with n of more than k, `neighbours`; ValueError for others and for what is not finite.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours={neighbours}; valid are integers of at least 1")
@@ -147,10 +138,7 @@ def _nearest(x: Tensor, y: Tensor, count: int, same: bool = False) -> Iterator[t
 def nearest(samples: Tensor, data: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
     """Euclidean distances (n, count), float64, and numbers (n, count) of the samples' nearest neighbours in data.
 
-    Args:
-        samples, data: (n, d) and (m, d), with m of at least count.
-
-    Raises ValueError for other shapes and for values that are not finite.
+    samples are (n, d), data (m, d) with m of at least count; ValueError for others and for what is not finite.
     """
     if count < 1:
         raise ValueError(f"count={count}; valid are integers of at least 1")

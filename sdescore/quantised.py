@@ -30,15 +30,10 @@ def level_width(scaling: Scaling) -> float:
 
 
 def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> Tensor:
-    """Bits per element (batch,) of quantised data, from the log-density of its dequantised model values.
+    """Bits per element (batch,) of quantised data, from the log-density (batch,) of its dequantised model values.
 
-    Raw levels are low, low + d, ..., high, with d one level's width; data is dequantised by adding uniform noise in
-    [-d/2, d/2), so that a level has the probability mass density * d (Theis et al. 2016, section 3.1).
-
-    Args:
-        log_prob: Natural-log density (batch,) in model scale, where the levels are 2 / (levels - 1) apart.
-        shape: Shape of a sample.
-        scaling: How raw data is scaled. Raises ValueError if it has no levels.
+    Noise of one level's width d makes a level's probability density * d (Theis et al. 2016, section 3.1), with d of
+    2 / (levels - 1) in model scale. shape is a sample's. Raises ValueError if the scaling has no levels.
     """
     return -(log_prob / math.prod(shape) + math.log(level_width(scaling))) / math.log(2)
 

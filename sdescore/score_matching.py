@@ -170,6 +170,8 @@ def finite_difference_energy_matching(
         log_density: Maps x to unnormalised natural-log densities (batch,), such as Energy.log_density.
         x: Data (batch, *shape); v, projections and generator are as of sliced_score_matching().
         step: Length of the differences, a small part of the data's width.
+
+    Raises ValueError for bad arguments and for log-densities of another shape.
     """
     probes = _signs(check_states(x), v, projections, generator) * _positive(step)
 

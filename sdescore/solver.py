@@ -63,7 +63,10 @@ class OneStep(ABC):
 
 
 def find_solver(solver: "str | Solver") -> Solver:
-    """What an entry-point name stands for, a solver or a callable that makes one; a solver as it is."""
+    """What an entry-point name stands for, a solver or a callable that makes one; a solver as it is.
+
+    Raises ValueError for a name that is not installed, or claimed twice, and TypeError for what is no solver.
+    """
     if isinstance(solver, str):
         found = find_plugin(GROUP, solver, "solver")
         solver = found if isinstance(found, Solver) and not isinstance(found, type) else found()

@@ -22,7 +22,7 @@ __all__ = ["digits", "load", "npz"]
 def digits(split: str = "train") -> Arrays:
     """The 8x8 handwritten digits of scikit-learn, uint8 (1, 8, 8) with 17 levels, 0 to 16; labels 0 to 9.
 
-    split is "train" (1,500) or "test" (297): one fixed, shuffled and stratified division.
+    split is "train" (1,500) or "test" (297): one fixed, shuffled and stratified division. Others raise ValueError.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -41,7 +41,8 @@ def digits(split: str = "train") -> Arrays:
 def npz(path: str | Path, key: str = "x", label_key: str = "y", scaling: Scaling | None = None) -> Arrays:
     """A .npz file's array `key`, with labels `label_key` if it has them; see Arrays for values and range.
 
-    Images may be channels-first or channels-last: see channels_first.
+    Images may be channels-first or channels-last: see channels_first. Raises ValueError, naming the path, for a file
+    that is missing, damaged or without the array.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -67,7 +67,8 @@ def _gaussian(size: int, probes: int, generator: torch.Generator) -> Tensor:
 def orthogonal(groups: int = 4) -> Trace:
     """Independent frames of orthogonal vectors of length sqrt(size), uniform over rotations; probes / groups each.
 
-    A frame as large as the space is exact, one much smaller gains little (Yu et al. 2016 on such frames).
+    A frame as large as the space is exact, one much smaller gains little (Yu et al. 2016 on such frames). Drawing
+    raises ValueError for probes that do not fill the frames.
     """
 
     check_count("groups", groups)
@@ -109,7 +110,7 @@ def hutch_plus_plus(groups: int = 4) -> Trace:
     Hutch++ (Meyer et al. 2021, algorithm 1) on the space of Chen & Hallman (2023): k = probes / (3 groups) directions,
     their images, and k across. Exact where J is a multiple of the identity but for rank k; it pays where that is nearly
     so. Of 48 products on data near 3 of 32 dimensions it left 0.44 of the noise of signs; on a net of 8 x 8 digits
-    signs had less.
+    signs had less. Drawing raises ValueError for probes that do not fill the groups.
     """
 
     check_count("groups", groups)
