@@ -1,7 +1,8 @@
-"""Random numbers that depend on a key alone: each sample has a generator of its own."""
+"""Random numbers that depend on a key alone, such as the number of a sample."""
 
 import hashlib
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -49,6 +50,9 @@ class Noise(Protocol):
 class White:
     """Independent normals; those of sample i depend on (seed, i) and the number of earlier draws alone.
 
+    Neighbours share a generator, and are drawn together even if some of them are not asked for: one generator a sample
+    would cost more time than small samples do.
+
     Args:
         seed: The seed of the whole set of samples.
         indices: Which samples these are.
@@ -56,9 +60,11 @@ class White:
     """
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self._generators = [generator("sample", seed, index, device=device) for index in indices]
-        self._block: Tensor | None = None
-        self._used = 0
+        self._key: tuple[int | str, ...] = ("sample", seed)
+        self._indices, self._device = list(indices), device
+        self._size = 0  # samples that share a generator, once their shape is known
+        self._generators: dict[int, torch.Generator] = {}
+        self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.fresh(x)
@@ -67,19 +73,30 @@ class White:
         return self.fresh(x)
 
     def fresh(self, x: Tensor) -> Tensor:
-        # Small samples are drawn several at a time; how many depends on nothing but their shape.
-        if self._block is None or self._used == self._block.shape[1]:
-            count = min(max(16384 // max(x[0].numel(), 1), 1), 32)
-            self._block = x.new_empty(len(x), count, *x.shape[1:])
-            for own, row in zip(self._generators, self._block, strict=True):
-                row.normal_(generator=own)
-            self._used = 0
-        self._used += 1
-        return self._block[:, self._used - 1]
+        if self._rows is None:
+            self._open(x[0].numel())
+        drawn = x.new_empty(len(self._generators), self._size, *x.shape[1:])
+        for own, part in zip(self._generators.values(), drawn, strict=True):
+            part.normal_(generator=own)
+        return drawn.flatten(0, 1)[self._rows]
+
+    def _open(self, elements: int) -> None:
+        """Make the generators, and keep those that there are."""
+        # Up to 2^16 numbers at a time, beside which a call costs little; a power of 2, so that few batches split one.
+        size = self._size = self._size or 1 << (min(max(2**16 // max(elements, 1), 1), 256).bit_length() - 1)
+        groups = sorted({i // size for i in self._indices})
+        self._generators = {k: self._generators.get(k) or generator(*self._key, k, device=self._device) for k in groups}
+        places = {group: place for place, group in enumerate(groups)}
+        rows = [places[i // size] * size + i % size for i in self._indices]
+        in_a_row = range(rows[0], rows[0] + len(rows))
+        self._rows = slice(in_a_row.start, in_a_row.stop)
+        if rows != list(in_a_row):
+            self._rows = torch.tensor(rows, device=self._device)
 
     def take(self, index: Tensor) -> "White":
-        chosen = White.__new__(White)
-        chosen._generators = [self._generators[i] for i in index.tolist()]
-        chosen._block = None if self._block is None else self._block[index]
-        chosen._used = self._used
+        """The same noise for a selection, which goes on with it: later draws for the whole are of another kind."""
+        chosen = copy(self)
+        chosen._indices, chosen._rows = [self._indices[i] for i in index.tolist()], None
+        # Each sample may stop at a number of draws of its own, so that the whole cannot go on from where they are.
+        self._key, self._generators, self._rows = (*self._key, "after"), {}, None
         return chosen

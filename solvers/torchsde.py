@@ -113,7 +113,7 @@ class TorchSDE(OneStep):
         problem = NOISE_TYPES[self.noise_type](reverse, tuple(x.shape), t, s)
         unit = torch.tensor([0.0, 1.0], dtype=torch.float64)
         path = sdeint(problem, x.flatten(1), unit, bm=_Brownian(noise, x, t, s), method=self.method, dt=1.0)
-        return path[-1].reshape(x.shape)
+        return path[-1].reshape(x.shape).to(x.dtype)  # milstein widens it to that of the times
 
     def calls(self, steps: int) -> int:
         return METHODS[self.method][self.noise_type == "diagonal"] * (steps - 1) + 1

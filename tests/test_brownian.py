@@ -54,9 +54,9 @@ def test_a_path_depends_on_seed_and_number_alone() -> None:
     # Asked in another order, of other samples, or after other questions.
     other = Brownian(sde)(1, [4, 2])
     assert torch.equal(other(x[:2], s, r), second[[4, 2]]) and torch.equal(other(x[:2], t, s), first[[4, 2]])
+    assert torch.equal(path.fresh(x), White(1, range(5)).fresh(x))
     assert torch.equal(path.take(torch.tensor([3]))(x[:1], t, s), first[3:4])
     assert not torch.equal(Brownian(sde)(2, range(5))(x, t, s), first)
-    assert torch.equal(path.fresh(x), White(1, range(5)).fresh(x))
     for wrong in ((s, t), (s, s), (s, s - 1e-7)):
         with pytest.raises(ValueError, match=r"valid are t > s in \[t_min, T\]"):
             path(x, *wrong)

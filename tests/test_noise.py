@@ -1,0 +1,46 @@
+"""Noise of samples that are drawn together: which of it is whose, and what is left of it when some are taken out."""
+
+import pytest
+import torch
+
+from sdescore import VPSDE, GaussianMixture, sample
+from sdescore.noise import White
+from sdescore.solvers import AdaptiveSDE
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 32, 32), (3, 160, 160)])
+def test_neighbours_share_generators_but_no_numbers(shape: tuple[int, ...]) -> None:
+    numbers = [70, 3, 64, 65, 63, 300]
+    drawn = White(0, numbers).fresh(torch.zeros(len(numbers), *shape, dtype=torch.float64))
+    assert drawn.shape == (len(numbers), *shape)
+    for number, row in zip(numbers, drawn, strict=True):
+        assert torch.equal(White(0, [number]).fresh(drawn[:1])[0], row)
+    assert len(drawn.flatten().unique()) == drawn.numel()
+    assert not torch.equal(White(1, [70]).fresh(drawn[:1])[0], drawn[0])
+
+
+def test_a_selection_goes_on_and_the_whole_begins_anew() -> None:
+    x = torch.zeros(6, 4, dtype=torch.float64)
+    plain = White(0, range(6))
+    expected = torch.stack([plain.fresh(x) for _ in range(4)])
+    draws = []
+    for order in ([5, 1, 2], [2, 1]):
+        whole = White(0, range(6))
+        first = whole.fresh(x)
+        some = whole.take(torch.tensor(order))
+        fewer = [some.fresh(x[:1].expand(len(order), 4)), some.take(torch.tensor([1])).fresh(x[:1])]
+        assert torch.equal(first, expected[0])
+        assert torch.equal(fewer[0], expected[1, order]) and torch.equal(fewer[1], expected[2, order[1:2]])
+        draws.append(whole.fresh(x))
+    # However many were taken and drew, the whole's next numbers are the same, and new.
+    assert torch.equal(draws[0], draws[1]) and not torch.isin(draws[0], expected).any()
+
+
+def test_steps_of_its_own_length_over_several_intervals(oracle2: GaussianMixture) -> None:
+    """A sample that took more steps than its neighbours in one interval has noise of its own in the next."""
+    sde, times = VPSDE(), torch.tensor([1.0, 0.6, 0.3, 0.01], dtype=torch.float64)
+    net = oracle2.denoiser(sde)
+    together = sample(sde, net, shape=(9, 2), solver=AdaptiveSDE(), times=times)
+    for i in (0, 4, 8):
+        alone = sample(sde, net, shape=(1, 2), solver=AdaptiveSDE(), times=times, first=i)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
