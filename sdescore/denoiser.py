@@ -63,7 +63,7 @@ def linear(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
         return scaled(b, y)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return expand(a, x) * x + expand(b, y) * y
-    return (a * x).add_(y, alpha=b)
+    return torch.add(x, y, alpha=b) if abs(a - 1) < 1e-15 else (a * x).add_(y, alpha=b)
 
 
 def convert(

@@ -180,9 +180,9 @@ class GeneralReverse:
         """The drift of the reverse-time SDE, f - div(g g^T) - g g^T score (Anderson 1982; Song et al. 2021, eq. 16)."""
         return self.sde.drift(x, t) - self._pull(x, t)
 
-    def drifts(self, times: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """drift() at each of a grid of times, as a function (i, x)."""
-        return lambda i, x: self.drift(x, times[i])
+    def euler(self, t: Tensor, s: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """x - (t - s) drift at each of a grid of times t, as a function (i, x)."""
+        return lambda i, x: x - (t[i] - s[i]) * self.drift(x, t[i])
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt of the probability-flow ODE, f - (div(g g^T) + g g^T score) / 2 (Song et al. 2021, eq. 17)."""

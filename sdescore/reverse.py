@@ -61,6 +61,14 @@ class Reverse:
 
         return at
 
+    def units(self, times: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
+        """The factor of x in combination() on a grid of times, or 1 where it is 0.
+
+        In these units, along(times, p / units, q / units), the net's output is added to x itself: a pass less.
+        """
+        factor = torch.as_tensor(self.denoiser.coefficients(self._own(times)[0], p, q)[2], dtype=torch.float64)
+        return torch.where(factor == 0, 1.0, factor).expand(len(times))
+
     def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
         """The prediction of the named kind."""
         pair = PREDICTIONS[check_prediction(kind, "kind")](self.sde, t, self.denoiser.data_std)
@@ -91,9 +99,10 @@ class Reverse:
         """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
         return self.combination(x, t, *self._drift(t))
 
-    def drifts(self, times: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """drift() on a grid of times, as along()."""
-        return self.along(times, *self._drift(times))
+    def euler(self, t: Tensor, s: Tensor) -> Callable[[int, Tensor], Tensor]:
+        """x - (t - s) drift on a grid of times t, as along()."""
+        (p, q), width = self._drift(t), t - s
+        return self.along(t, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q)
 
     def take(self, index: Tensor) -> "Reverse":
         """The same for a selection of the samples; net calls are counted together."""

@@ -128,13 +128,15 @@ class Adams(OneStep):
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        target, last = reverse.along(times, *self.target.pair(reverse.sde.lam(times))), len(times) - 2
-        ending = self._ending_at(reverse.sde, times)
-        targets, ends = [target(0, x)], {}
+        p, q = self.target.pair(reverse.sde.lam(times))
+        units = reverse.units(times, p, q)
+        target, unit = reverse.along(times, p / units, q / units), units.tolist()
+        ending, last = self._ending_at(reverse.sde, times), len(times) - 2
+        targets, ends = [(target(0, x), unit[0])], {}
         kept = self.order - (not self.corrector)  # earlier targets that a step looks back at
         for i in range(last + 1):
             if i in ending:
-                ends[i] = x, targets[0]
+                ends[i] = (x, 1.0), targets[0]
             base = table.kept[i] * x
             if table.spread[i] > 0:
                 base.add_(noise(x, levels[i], levels[i + 1]), alpha=table.spread[i])
@@ -145,11 +147,11 @@ class Adams(OneStep):
             if i == last and self.end == 1:
                 return  # sample() denoises
             del targets[kept:]
-            targets.insert(0, target(i + 1, x))
+            targets.insert(0, (target(i + 1, x), unit[i + 1]))
             if correct:
                 x = _add(base, targets, table.correct[i])
                 yield x
-        ends[last + 1] = x, targets[0]
+        ends[last + 1] = (x, 1.0), targets[0]
         yield _add(
             torch.zeros_like(x),
             [ends[i][part] for part in (0, 1) for i in ending],
@@ -179,7 +181,8 @@ class Adams(OneStep):
         return next(iter(self.solve(reverse, x, torch.stack([t, s]), noise)))
 
 
-def _add(base: Tensor, targets: list[Tensor], weights: list[float]) -> Tensor:
-    for target, weight in zip(targets, weights, strict=False):
-        base.add_(target, alpha=weight)
+def _add(base: Tensor, terms: list[tuple[Tensor, float]], weights: list[float]) -> Tensor:
+    """base with the terms added, each a tensor and its unit; base is overwritten."""
+    for (term, unit), weight in zip(terms, weights, strict=False):
+        base.add_(term, alpha=weight * unit)
     return base

@@ -16,16 +16,13 @@ class EulerMaruyama(OneStep):
     """x_s = x_t - (t - s) (f x - g^2 score) + g sqrt(t - s) z: weak order 1, one call a step."""
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        return _move(x, reverse.drift(x, t), t - s, reverse.sde.diffusion(x, t), noise(x, t, s))
+        width = expand(t - s, x)
+        return x - width * reverse.drift(x, t) + reverse.sde.diffusion(x, t) * width**0.5 * noise(x, t, s)
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
-        drift = reverse.drifts(t)
+        mean, root = reverse.euler(t, s), (t - s).sqrt()
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
-            return _move(x, drift(i, x), t[i] - s[i], reverse.sde.diffusion(x, t[i]), noise(x, t[i], s[i]))
+            return (reverse.sde.diffusion(x, t[i]) * root[i] * noise(x, t[i], s[i])).add_(mean(i, x))
 
         return go
-
-
-def _move(x: Tensor, drift: Tensor, width: Tensor, diffusion: Tensor, z: Tensor) -> Tensor:
-    return x - expand(width, x) * drift + diffusion * expand(width.sqrt(), x) * z

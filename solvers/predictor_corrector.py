@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from sdescore import Noise, OneStep, Reverse
+from sdescore.solver import Step
 
 from .langevin import Langevin
 from .reverse_diffusion import ReverseDiffusion
@@ -32,6 +33,10 @@ class PredictorCorrector(OneStep):
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         x = self.predictor.step(reverse, x, t, s, noise)
         return self.corrector.correct(reverse, x, s, noise)
+
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        predict = self.predictor.prepare(reverse, t, s)
+        return lambda i, x, noise: self.corrector.correct(reverse, predict(i, x, noise), s[i], noise)
 
     def calls(self, steps: int) -> int:
         return self.predictor.calls(steps) + (steps - 1) * self.corrector.calls

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
+from sdescore import LinearSDE, Noise, OneStep, Reverse
 from sdescore.sde import expand
+from sdescore.solver import Step
 
 __all__ = ["ReverseDiffusion"]
 
@@ -15,8 +16,17 @@ class ReverseDiffusion(OneStep):
     """x_s = (2 - a) x_t + G^2 score + G z, where the forward step is x_t = a x_s + G z (eq. 46); one call a step."""
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        sde = reverse.sde
-        a = sde.alpha(t) / sde.alpha(s)
-        variance = sde.sigma(t) ** 2 - (a * sde.sigma(s)) ** 2
-        mean = expand(2 - a, x) * x + expand(variance, x) * reverse.score(x, t)
-        return mean + expand(variance.sqrt(), x) * noise(x, t, s)
+        p, q, spread = _parts(reverse.sde, t, s)
+        return reverse.combination(x, t, p, q) + expand(spread, x) * noise(x, t, s)
+
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        p, q, spread = _parts(reverse.sde, t, s)
+        mean, added = reverse.along(t, p, q), spread.tolist()
+        return lambda i, x, noise: mean(i, x).add(noise(x, t[i], s[i]), alpha=added[i])
+
+
+def _parts(sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """p, q and G of x_s = p x0 + q eps + G z."""
+    a, alpha, sigma = sde.alpha(t) / sde.alpha(s), sde.alpha(t), sde.sigma(t)
+    variance = sigma**2 - (a * sde.sigma(s)) ** 2
+    return (2 - a) * alpha, (2 - a) * sigma - variance / sigma, variance.sqrt()
