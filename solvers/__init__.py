@@ -3,7 +3,7 @@
 from .adams import BH1, BH2, INDEX, LAM, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
-from .ancestral import DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
+from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
 from .churn import Churn
 from .ending import DPM_FAST, Ending
 from .euler_maruyama import EulerMaruyama
@@ -66,6 +66,7 @@ __all__ = [
     "BH1",
     "BH2",
     "BOSH3",
+    "CONSISTENCY",
     "DATA",
     "DDIM",
     "DDPM",

@@ -1,5 +1,6 @@
 """Ancestral steps of any method: beyond the next level, and back by adding noise (Crowson's k-diffusion samplers)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from sdescore.solver import Step
 from .renoise import at_rho, renoising
 from .runge_kutta import DPM_2, DPMPP_2S, EULER
 
-__all__ = ["DPMPP_2S_ANCESTRAL", "DPM_2_ANCESTRAL", "EULER_ANCESTRAL", "Ancestral"]
+__all__ = ["CONSISTENCY", "DPMPP_2S_ANCESTRAL", "DPM_2_ANCESTRAL", "EULER_ANCESTRAL", "Ancestral"]
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,5 @@ class Ancestral(OneStep):
 EULER_ANCESTRAL = Ancestral(EULER)
 DPM_2_ANCESTRAL = Ancestral(DPM_2)
 DPMPP_2S_ANCESTRAL = Ancestral(DPMPP_2S)
+# Song et al. 2023, algorithm 1: to the data and back with fresh noise, for nets whose prediction is a sample of it.
+CONSISTENCY = Ancestral(EULER, math.inf)
