@@ -1,6 +1,6 @@
-"""Numbers of the tests: tensors in float64, and the order that errors show."""
+"""Numbers of the tests: tensors in float64, sizes of errors, and the order that they show."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,3 +18,11 @@ def draws(count: int, shape: tuple[int, ...]) -> list[Tensor]:
 def fitted_order(steps: Sequence[int], errors: Sequence[float]) -> float:
     """Minus the slope of the logarithms."""
     return -float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
+
+
+def relative(value: Tensor, exact: Tensor) -> float:
+    return float(((value.double() - exact) / exact).abs().max())
+
+
+def rms(tolerance: float) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda error, size: (error / (tolerance + tolerance * size)).square().mean(1).sqrt()

@@ -1,11 +1,12 @@
-"""Small nets for the tests of nets, and inputs for them."""
+"""Small nets and denoisers for tests, and inputs for them."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.nets import UNet
+from sdescore import VPSDE, Denoiser, LinearSDE
+from sdescore.nets import MLP, UNet
 
 
 def unet(**changes: Any) -> UNet:
@@ -26,3 +27,7 @@ def inputs(net: Any, batch: int = 3, dtype: torch.dtype = torch.float32) -> tupl
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(batch, *net.axes.values(), generator=generator, dtype=dtype)
     return x, torch.linspace(-1.7, 1.2, batch, dtype=dtype)
+
+
+def small(sde: LinearSDE | None = None, **arguments: Any) -> Denoiser:
+    return Denoiser(filled(MLP(2, width=8, depth=1)), sde or VPSDE(), **{"shape": (2,), **arguments})

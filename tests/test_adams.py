@@ -6,22 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import SIX
 from scipy import integrate as scipy_integrate
 from torch import Tensor
 
-from sdescore import (
-    VESDE,
-    VPSDE,
-    CosineSDE,
-    FlowSDE,
-    GaussianMixture,
-    KarrasSDE,
-    LinearSDE,
-    SubVPSDE,
-    karras,
-    sample,
-    uniform_lambda,
-)
+from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, karras, sample, uniform_lambda
 from sdescore.solvers import (
     ADAMS,
     DATA,
@@ -50,9 +39,8 @@ from sdescore.solvers import (
 )
 from sdescore.testing import check_ode_order, check_sde_law, exact_flow, measured_order
 
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineSDE(), KarrasSDE(), FlowSDE()]
 TARGETS = {"noise": NOISE, "data": DATA, "v": V, "difference": DIFFERENCE}
-process = pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
+process = pytest.mark.parametrize("sde", SIX, ids=lambda sde: type(sde).__name__)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -209,7 +197,7 @@ def test_trajectories_do_not_depend_on_the_path(target: str, oracle3: GaussianMi
     lams = torch.linspace(-2, 3, 9, dtype=torch.float64)
     z = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     ends = []
-    for sde in PROCESSES:
+    for sde in SIX:
         times = sde.time(lams)
         scale = torch.hypot(sde.alpha(times), sde.sigma(times))
         method = Adams(3, TARGETS[target], RHO, corrector=True)

@@ -1,19 +1,16 @@
-"""Likelihood against the exact density of mixtures, and the integrator against known solutions."""
+"""Likelihood against the exact density of mixtures."""
 
 import math
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from scipy import integrate as scipy_integrate
+from conftest import SIX
 from torch import Tensor, nn
 
 from sdescore import (
-    VESDE,
     VPSDE,
-    CosineSDE,
     Denoiser,
     FlowSDE,
     GaussianFit,
@@ -27,10 +24,8 @@ from sdescore import (
     likelihood,
     log_likelihood,
 )
-from sdescore.ode import DORMAND_PRINCE, TSITOURAS, Tableau, integrate
 
-PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineSDE(), KarrasSDE(), FlowSDE()]
-process = pytest.mark.parametrize("sde", PROCESSES, ids=lambda sde: type(sde).__name__)
+process = pytest.mark.parametrize("sde", SIX, ids=lambda sde: type(sde).__name__)
 
 
 def mixture(size: int) -> GaussianMixture:
@@ -39,7 +34,7 @@ def mixture(size: int) -> GaussianMixture:
     return GaussianMixture(means, 0.1 + 0.4 * torch.rand(5, generator=own, dtype=torch.float64))
 
 
-CASES = [(sde, *size) for sde in PROCESSES for size in ((2, 64), (64, 16), (768, 1))]
+CASES = [(sde, *size) for sde in SIX for size in ((2, 64), (64, 16), (768, 1))]
 
 
 @pytest.mark.parametrize(
@@ -296,50 +291,3 @@ def test_bad_arguments(change: dict[str, object], error: type[Exception], messag
     arguments = {"sde": sde, "net": mixture(2).denoiser(sde), "x": torch.zeros(3, 2), **change}
     with pytest.raises(error, match=message):
         log_likelihood(**arguments)  # type: ignore[arg-type]
-
-
-def rms(tolerance: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda error, size: (error / (tolerance + tolerance * size)).square().mean(1).sqrt()
-
-
-def test_integrator_follows_each_row_at_its_own_pace() -> None:
-    """dy/dt = -rate y + cos(t), against SciPy's eighth-order method; stiffer rows take more steps."""
-    rates = torch.tensor([[0.5], [5.0], [60.0]], dtype=torch.float64)
-    y0 = torch.ones(3, 1, dtype=torch.float64)
-
-    def slope(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        return -rates[rows] * y + torch.cos(t)[:, None]
-
-    found = integrate(slope, y0, 0.0, 3.0, rms(1e-9))
-    for rate, value in zip(rates.ravel().tolist(), found.y.ravel().tolist(), strict=True):
-        exact = scipy_integrate.solve_ivp(
-            lambda t, y, rate=rate: -rate * y + np.cos(t), (0, 3), [1.0], method="DOP853", rtol=1e-12, atol=1e-13
-        )
-        assert value == pytest.approx(float(exact.y[0, -1]), abs=1e-7)
-    assert found.calls[0] < found.calls[1] < found.calls[2]
-    assert (found.time == 3.0).all() and not found.failed.any()
-
-
-@pytest.mark.parametrize("tableau", [DORMAND_PRINCE, TSITOURAS], ids=["Dormand-Prince", "Tsitouras"])
-def test_integrator_is_of_fifth_order_in_the_tolerance(tableau: Tableau) -> None:
-    """Calls grow as tolerance^(-1/5): a factor 10 for 5 powers of ten, where the first steps no longer matter."""
-
-    def slope(t: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        return torch.stack([y[:, 1], -y[:, 0]], 1)
-
-    y0 = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
-    runs = [integrate(slope, y0, 0.0, 60.0, rms(tolerance), tableau, limit=100_000) for tolerance in (1e-6, 1e-11)]
-    assert 6 < float(runs[1].calls) / float(runs[0].calls) < 14
-    torch.testing.assert_close(
-        runs[1].y, torch.tensor([[math.sin(60.0), math.cos(60.0)]], dtype=torch.float64), rtol=0, atol=1e-8
-    )
-
-
-def test_integrator_stops_a_row_that_has_used_up_its_calls() -> None:
-    rates = torch.tensor([[1.0], [1e5]], dtype=torch.float64)
-    found = integrate(
-        lambda t, y, rows: -rates[rows] * y, torch.ones(2, 1, dtype=torch.float64), 0.0, 1.0, rms(1e-6), limit=500
-    )
-    assert found.stuck.tolist() == found.failed.tolist() == [False, True]
-    assert 500 <= int(found.calls[1]) < 510 and float(found.time[1]) < 1
-    assert float(found.y[0]) == pytest.approx(math.exp(-1), abs=1e-5)

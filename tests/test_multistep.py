@@ -1,20 +1,16 @@
 """The adaptive Adams method against known formulas and solutions."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from numeric import rms
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from sdescore.multistep import HIGHEST, _newton, multistep
 from sdescore.ode import integrate
-
-
-def rms(tolerance: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda error, size: (error / (tolerance + tolerance * size)).square().mean(1).sqrt()
 
 
 def column(*numbers: float) -> Tensor:
