@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.checks import check_count, check_returned, check_states, described
+from sdescore.checks import check_count, check_returned, check_returned_numbers, check_states
 from sdescore.noise import White
 
 __all__ = ["Chains", "annealed_langevin", "effective_sample_size", "hmc", "langevin", "mala"]
@@ -126,9 +126,7 @@ def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     """log_density(x), (chains,), and its gradient."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = log_density(x)
-        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-            raise ValueError(f"log_density returned {described(value)}; it must return ({len(x)},), one a chain")
+        value = check_returned_numbers(log_density(x), x, "log_density")
         if not value.requires_grad:
             raise ValueError("log_density has no gradient by x; it must be computed from x by torch, with a graph")
         (gradient,) = torch.autograd.grad(value.sum(), x)

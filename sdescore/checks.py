@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["check_count", "check_returned", "check_states", "described"]
+__all__ = ["check_count", "check_returned", "check_returned_numbers", "check_states", "described"]
 
 
 def described(value: Any) -> tuple[int, ...] | str:
@@ -33,4 +33,11 @@ def check_returned(value: Any, x: Tensor, name: str) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != x.shape:
         given = described(value)
         raise ValueError(f"{name} returned {given} for x of shape {tuple(x.shape)}; it must return that shape")
+    return value
+
+
+def check_returned_numbers(value: Any, x: Tensor, name: str) -> Tensor:
+    """What `name` returned for x (batch, *shape), if it is (batch,). Raises ValueError."""
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+        raise ValueError(f"{name} returned {described(value)}; it must return ({len(x)},), one number a sample")
     return value

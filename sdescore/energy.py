@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sdescore.checks import described
+from sdescore.checks import check_returned_numbers
 from sdescore.denoiser import PREDICTIONS, Denoiser, per_sample, state_like
 from sdescore.sde import expand
 
@@ -58,11 +58,7 @@ class Energy(nn.Module):
 
     def energy(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
         """E(x), (batch,)."""
-        value = self.net(x, *args, **condition)
-        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-            given = described(value)
-            raise ValueError(f"the energy net returned {given}; it must return ({len(x)},), one number a sample")
-        return value
+        return check_returned_numbers(self.net(x, *args, **condition), x, "the energy net")
 
     def log_density(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
         """-beta E(x), (batch,): the natural-log density but for a constant that depends on all else than x."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sdescore.checks import check_count
 from sdescore.noise import generator
 
 __all__ = ["frechet_distance", "kernel_distance", "nearest", "precision_recall", "sliced_wasserstein"]
@@ -109,8 +110,7 @@ def precision_recall(real: Tensor, samples: Tensor, neighbours: int = 3) -> tupl
 
     real and samples are (n, d) with n of more than k, `neighbours`; ValueError for others and for what is not finite.
     """
-    if neighbours < 1:
-        raise ValueError(f"neighbours={neighbours}; valid are integers of at least 1")
+    check_count("neighbours", neighbours)
     x, y = _pair((neighbours + 1, neighbours + 1), real=real, samples=samples)
     x, y = x - x.mean(0), y - x.mean(0)  # closer to 0, where squared distances round less
     return _inside(y, x, neighbours), _inside(x, y, neighbours)
@@ -140,8 +140,7 @@ def nearest(samples: Tensor, data: Tensor, count: int = 1) -> tuple[Tensor, Tens
 
     samples are (n, d), data (m, d) with m of at least count; ValueError for others and for what is not finite.
     """
-    if count < 1:
-        raise ValueError(f"count={count}; valid are integers of at least 1")
+    check_count("count", count)
     x, y = _pair((1, count), samples=samples, data=data)
     found = list(_nearest(x, y, count))
     return torch.cat([distances for distances, _ in found]), torch.cat([numbers for _, numbers in found])

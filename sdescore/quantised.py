@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,14 @@ def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> 
     return -(log_prob / math.prod(shape) + math.log(level_width(scaling))) / math.log(2)
 
 
-def _uniform(x: Tensor, seed: int, first: int) -> Tensor:
-    own = (generator("dequantize", seed, first + i) for i in range(len(x)))
-    return torch.stack([torch.rand(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
+def _drawn(draw: Callable[..., Tensor], use: str, x: Tensor, seed: int, first: int) -> Tensor:
+    own = (generator(use, seed, first + i) for i in range(len(x)))
+    return torch.stack([draw(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
 
 
 def dequantize(x: Tensor, scaling: Scaling, seed: int = 0, first: int = 0) -> Tensor:
     """Add uniform noise of one level's width to model data (batch, *shape); that of sample i depends on (seed, i)."""
-    return x + (_uniform(x, seed, first) - 0.5) * level_width(scaling)
+    return x + (_drawn(torch.rand, "dequantize", x, seed, first) - 0.5) * level_width(scaling)
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,6 @@ def _check_levels(x: Tensor, scaling: Scaling) -> None:
 def draw_seed(seed: int, draw: int) -> int:
     """The seed of a draw's noises; dequantize() with it gives the data of that draw."""
     return generator("draw", seed, draw).initial_seed()
-
-
-def _noises(x: Tensor, seed: int, first: int) -> Tensor:
-    own = (generator("truncation", seed, first + i) for i in range(len(x)))
-    return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
 
 
 def quantised_likelihood(
@@ -158,7 +153,8 @@ def quantised_likelihood(
             for own in seeds:
                 data = dequantize(state, scaling, own, first + start)
                 with torch.no_grad():
-                    y, missing = truncation(reverse, data, _noises(state, own, first + start))
+                    noises = _drawn(torch.randn, "truncation", state, own, first + start)
+                    y, missing = truncation(reverse, data, noises)
                 for row in (~missing.isfinite()).nonzero().flatten().tolist():
                     warnings.warn(
                         f"the likelihood of sample {first + start + row} is NaN: the net is not finite at t_min",

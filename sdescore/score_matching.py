@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdescore.checks import check_count, check_states, described
+from sdescore.checks import check_count, check_returned_numbers, check_states
 from sdescore.energy import differentiable_twice
 
 __all__ = [
@@ -176,10 +176,7 @@ def finite_difference_energy_matching(
     probes = _signs(check_states(x), v, projections, generator) * _positive(step)
 
     def value(at: Tensor) -> Tensor:
-        found = log_density(at)
-        if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
-            raise ValueError(f"log_density returned {described(found)}; it must return ({len(x)},), one a sample")
-        return found
+        return check_returned_numbers(log_density(at), x, "log_density")
 
     ahead, behind = (torch.stack([value(x + sign * probe) for probe in probes]) for sign in (1, -1))
     return ((ahead + behind - 2 * value(x) + (ahead - behind).square() / 8) / step**2).mean(0)
