@@ -8,14 +8,16 @@ import pytest
 import torch
 from scipy import integrate as scipy_integrate
 
-from sdescore import VPSDE, GaussianMixture, KarrasSDE, karras, sample, trajectory
+from sdescore import VPSDE, GaussianMixture, KarrasSDE, karras, sample, trajectory, uniform_t
+from sdescore.grids import Grid
 from sdescore.solvers import DDPM, ER_SDE, SDE_DPMPP_2M, SEEDS, UNIPC_BH1, UNIPC_BH2, Adams, ddim_eta, k_diffusion_eta
 
 
-def test_dpm_solver_pp_2m_as_published(oracle3: GaussianMixture) -> None:
+@pytest.mark.parametrize("grid", [karras(), uniform_t()], ids=["karras", "t"])
+def test_dpm_solver_pp_2m_as_published(grid: Grid, oracle3: GaussianMixture) -> None:
     """Lu et al. 2022b, algorithm 2, restated."""
     sde = VPSDE()
-    denoiser, times = oracle3.denoiser(sde), karras()(sde, 12)
+    denoiser, times = oracle3.denoiser(sde), grid(sde, 12)
     x = oracle3.at(sde, sde.T).sample(4)
     y, old, lam = x, None, sde.lam(times)
     for i in range(1, 12):

@@ -9,7 +9,7 @@ from numeric import double, draws
 from sampled import one_step
 from torch import Tensor
 
-from sdescore import VESDE, VPSDE, DiscreteSDE, GaussianMixture, KarrasSDE, Reverse, find_solver, karras, sample
+from sdescore import VESDE, DiscreteSDE, GaussianMixture, KarrasSDE, Reverse, find_solver, karras, sample
 from sdescore.solvers import AnnealedLangevin, Churn, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion
 
 
@@ -143,23 +143,6 @@ def test_edm_stochastic_sampler_as_published(oracle2: GaussianMixture) -> None:
         reverse, start, karras()(sde, steps), Replay(noise)
     )
     assert float((denoiser(found, t[-2]) - x).abs().max()) < 1e-10
-
-
-def test_dpm_solver_pp_2m_as_published(oracle2: GaussianMixture) -> None:
-    """Lu et al. 2022b, algorithm 2, on a grid that is uniform in time."""
-    sde = VPSDE()
-    denoiser, t = oracle2.denoiser(sde), torch.linspace(1, 0.01, 15, dtype=torch.float64)
-    alpha, sigma, lam = sde.alpha(t), sde.sigma(t), sde.alpha(t).log() - sde.sigma(t).log()
-    start = draws(1, (16, 2))[0]
-    x, models, h = start, [denoiser(start, t[0])], lam.diff()
-    for i in range(1, len(t)):
-        d = models[-1]
-        if i > 1:
-            r = h[i - 2] / h[i - 1]
-            d = (1 + 1 / (2 * r)) * models[-1] - 1 / (2 * r) * models[-2]
-        x = sigma[i] / sigma[i - 1] * x - alpha[i] * (torch.exp(-h[i - 1]) - 1) * d
-        models.append(denoiser(x, t[i]))
-    assert float((sample(sde, denoiser, x=start, solver="dpm++", times=t) - models[-1]).abs().max()) < 1e-10
 
 
 def test_predictor_corrector_calls() -> None:
