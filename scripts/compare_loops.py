@@ -29,6 +29,7 @@ from shared import (
     open_source,
     parse,
     run,
+    save_figure,
     write_json,
     write_whole,
 )
@@ -206,8 +207,7 @@ def draw_picture(config: CompareConfig, values: dict[tuple[str, str, int], float
         axis.imshow(images.transpose(0, 2, 1, 3).reshape(224, 224), cmap="gray")
         axis.set_title(f"{library}: {best[1]}, {best[2]} calls", fontsize=10)
         axis.axis("off")
-    figure.savefig(Path(config.out) / "picture.png", dpi=90)
-    plt.close(figure)
+    save_figure(Path(config.out) / "picture.png", figure, dpi=90)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

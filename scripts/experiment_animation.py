@@ -8,7 +8,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import arguments, table
+from experiment_shared import arguments, start, table
 from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.artist import Artist
 from torch import Tensor
@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

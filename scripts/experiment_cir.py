@@ -9,7 +9,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from experiment_shared import arguments, finish, fit, perceptron, table
+from experiment_shared import arguments, finish, fit, perceptron, start, table
 from scipy import stats
 from torch import Tensor, nn
 
@@ -85,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -5,7 +5,7 @@ p = N((-5, -5), I) / 5 + 4 N((5, 5), I) / 5, learnt by sliced score matching (So
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import FAR, PlainScore, arguments, finish, fit, plane, table
+from experiment_shared import FAR, PlainScore, arguments, finish, fit, plane, start, table
 from torch import Tensor
 
 from sdescore import sliced_score_matching
@@ -47,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -6,7 +6,7 @@ bound. Noise of variance 1e-4, which the eye does not see, gives them one (Song 
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import PlainScore, arguments, finish, fit, table
+from experiment_shared import PlainScore, arguments, finish, fit, start, table
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -48,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import arguments, finish, fit, perceptron, plane, table
+from experiment_shared import arguments, finish, fit, perceptron, plane, start, table
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -171,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -8,7 +8,7 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import arguments, finish, fit, table
+from experiment_shared import arguments, finish, fit, start, table
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, Denoiser, LinearSDE, denoising_score_matching, sample
@@ -72,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

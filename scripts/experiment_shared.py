@@ -1,16 +1,16 @@
 """What the experiments share: the command line, a training loop, nets of the plane, pictures and tables."""
 
 import argparse
-import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # pictures go to files, on machines without a screen too
-import matplotlib.pyplot as plt
 import torch
 from matplotlib.figure import Figure
+from shared import make_folder, run, save_figure, write_json
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -23,13 +23,18 @@ torch.set_num_threads(1)  # small tensors: threads cost more than they give
 FAR = GaussianMixture([[-5.0, -5.0], [5.0, 5.0]], 1.0, [0.2, 0.8])
 
 
+def start(main: Callable[[], None]) -> None:
+    """Run an experiment; what is wrong with its folder ends it with one line."""
+    run(Path(sys.argv[0]).name, main)
+
+
 def arguments(description: str | None, name: str) -> argparse.Namespace:
     """--out and --seed; seeds torch and makes the folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help=f"folder of {name}.png and .json")
     parser.add_argument("--seed", type=int, default=0, help="of data, initial weights and noise")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    make_folder(given.out)
     torch.manual_seed(given.seed)
     return given
 
@@ -72,9 +77,8 @@ def fit(
 
 def finish(figure: Figure, out: Path, name: str, numbers: Mapping[str, object]) -> None:
     """Write the picture and its numbers."""
-    figure.savefig(out / f"{name}.png", dpi=80, bbox_inches="tight")
-    plt.close(figure)
-    (out / f"{name}.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    save_figure(out / f"{name}.png", figure, dpi=80, bbox_inches="tight")
+    write_json(out / f"{name}.json", numbers)
     print(f"{out / name}.png")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import FAR, PlainScore, arguments, finish, fit, table
+from experiment_shared import FAR, PlainScore, arguments, finish, fit, start, table
 from torch import Tensor
 
 from sdescore import (
@@ -86,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

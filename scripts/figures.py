@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import torch
 from einops import rearrange
+from shared import save_figure
 from torch import Tensor
 
 from sdescore import Denoiser, Scaling, karras, trajectory
@@ -41,8 +42,7 @@ def draw_overview(path: Path, sets: Mapping[str, Tensor], side: int = 8) -> None
         axis.imshow(rearrange(framed, "(r c) 1 h w -> (r h) (c w)", r=side), cmap="gray")
         axis.set_title(title.replace(", ", "\n"), fontsize="medium")
         axis.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)
 
 
 def draw_loss(path: Path, log: Sequence[Mapping[str, float]]) -> None:
@@ -55,8 +55,7 @@ def draw_loss(path: Path, log: Sequence[Mapping[str, float]]) -> None:
     axes.plot(steps[width - 1 :], running, label="running mean")
     axes.set(xlabel="step", ylabel="training loss", yscale="log")
     axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)
 
 
 def draw_quality(
@@ -77,8 +76,7 @@ def draw_quality(
         axis.set_xticks(calls, [str(nfe) for nfe in calls])
         axis.set_xticks([], minor=True)
         axis.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)
 
 
 def draw_against_calls(
@@ -103,5 +101,4 @@ def draw_against_calls(
         axis.set_xticks(calls, [f"{nfe:g}" for nfe in calls])
         axis.set_xticks([], minor=True)
         axis.legend(fontsize="small")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)

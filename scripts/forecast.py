@@ -11,13 +11,13 @@ the estimated error, and of 32 samples for the score model.
 
 import argparse
 import csv
-import json
 import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from experiment_shared import fit, table
+from experiment_shared import fit, start, table
+from shared import make_folder, save_figure, write_json
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, Distance, Energy, KarrasSDE, denoising_score_matching, sample
@@ -201,8 +201,7 @@ def picture(shown: tuple[Tensor, ...], path: Path) -> None:
         axis.plot(hours, guess[i], "tab:red", lw=1, label="forecast")
         axis.plot(hours, refined[i], "tab:green", lw=1, ls="--", label="refined")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="upper center", bbox_to_anchor=(0.5, 1.08), ncol=5)
-    fig.savefig(path, dpi=80, bbox_inches="tight")
-    plt.close(fig)
+    save_figure(path, fig, dpi=80, bbox_inches="tight")
 
 
 def main() -> None:
@@ -227,7 +226,7 @@ def main() -> None:
     if not float(known.std()) > 0:
         parser.error("the series does not change in its first 60 %")
     series = (series - known.mean()) / known.std()
-    given.out.mkdir(parents=True, exist_ok=True)
+    make_folder(given.out)
     runs = []
     for seed in range(given.seeds):
         results, shown = one_seed(series, seed, given.steps)
@@ -241,9 +240,9 @@ def main() -> None:
         rows.append((name, *values.mean(0).tolist(), *spread.tolist()))
     print(f"test windows, values in standard deviations of the training part, {given.seeds} seeds")
     table(("method", "MSE", "CRPS", "MSE over seeds ±", "CRPS ±"), rows)
-    (given.out / "forecast.json").write_text(json.dumps(runs, indent=2) + "\n", encoding="utf-8")
+    write_json(given.out / "forecast.json", runs)
     print(given.out / "forecast.png")
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -43,7 +43,7 @@ from sdescore import (
 )
 from sdescore.grids import Grid
 from sdescore.launch import launch
-from sdescore.pictures import is_image, save_grid, to_pixels
+from sdescore.pictures import is_image, save_grid, to_pixels, write_picture
 from sdescore.plugins import check_arguments, find_plugin
 
 GRIDS: dict[str, Grid] = {
@@ -153,11 +153,8 @@ def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
 
 def write_images(folder: Path, first: int, raw: np.ndarray, scaling: Scaling) -> None:
     """Write raw images as PNG files, numbered."""
-    from PIL import Image
-
-    folder.mkdir(parents=True, exist_ok=True)
     for i, pixels in enumerate(to_pixels(torch.from_numpy(raw), scaling).movedim(1, 3).squeeze(3).numpy()):
-        Image.fromarray(pixels).save(folder / f"{first + i:06d}.png")
+        write_picture(folder / f"{first + i:06d}.png", pixels)
 
 
 @contextmanager

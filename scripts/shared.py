@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "Function",
     "features_of",
     "load_model",
+    "make_folder",
     "markdown",
     "model_values",
     "named_object",
@@ -152,6 +154,16 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
+def make_folder(path: Path) -> Path:
+    """A folder that can be written to, made if need be. Raises OSError, naming it, before the work and not after it."""
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise OSError(error.errno, f"nothing can be written to {path}: {error.strerror}") from error
+    return path
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file, in a folder that is made for it, whole or not at all. Raises OSError, naming it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +173,16 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write what JSON can hold, whole or not at all."""
     write_whole(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def save_figure(path: Path, figure: Any, **options: Any) -> None:
+    """Write a figure of matplotlib, whole or not at all, and close it."""
+    from matplotlib import pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", **options)
+    plt.close(figure)
+    write_whole(path, buffer.getvalue())
 
 
 def npz_bytes(**arrays: Any) -> bytes:

@@ -14,7 +14,17 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-__all__ = ["CorruptCheckpoint", "load", "newest", "prune", "replace_file", "save_checkpoint", "steps", "verify"]
+__all__ = [
+    "CorruptCheckpoint",
+    "load",
+    "newest",
+    "prune",
+    "refused",
+    "replace_file",
+    "save_checkpoint",
+    "steps",
+    "verify",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +34,11 @@ FORMAT = 1  # of the manifest; a reader refuses the ones that it does not know
 
 class CorruptCheckpoint(ValueError):
     """A checkpoint whose files are missing, torn or not those that were written."""
+
+
+def refused(error: OSError, what: str) -> OSError:
+    """The error of a disk, with what was not written and what is left as its message."""
+    return OSError(error.errno or errno.EIO, what)
 
 
 def steps(root: Path) -> list[int]:
@@ -55,7 +70,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         left = "it is what it was before" if path.exists() else "nothing is left of it"
-        raise OSError(error.errno or errno.EIO, f"{path} was not written: {error}; {left}") from error
+        raise refused(error, f"{path} was not written: {error}; {left}") from error
 
 
 def _flush_folder(path: Path) -> None:
@@ -97,10 +112,10 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         earlier = ", ".join(str(found) for found in steps(root) if found < step) or "none"
-        raise OSError(
-            error.errno or errno.EIO,
-            f"the checkpoint of step {step} was not written to {root}: {error}; earlier ones are untouched: {earlier}",
-        ) from error
+        what = (
+            f"the checkpoint of step {step} was not written to {root}: {error}; earlier ones are untouched: {earlier}"
+        )
+        raise refused(error, what) from error
     return final
 
 

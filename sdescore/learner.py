@@ -4,7 +4,6 @@ All that is random in a step belongs to (seed, step, index in the global batch):
 batch and takes its share. Dropout alone belongs to (seed, step, rank).
 """
 
-import errno
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -211,11 +210,8 @@ class Learner:
         try:
             averaged.save_pretrained(folder)
         except OSError as error:
-            raise OSError(
-                error.errno or errno.EIO,
-                f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole, and "
-                "resuming writes the model too",
-            ) from error
+            what = f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole"
+            raise checkpoints.refused(error, f"{what}, and resuming writes the model too") from error
 
     def _data(self) -> dict[str, Any]:
         """What a resumed run must find unchanged of the data."""

@@ -1,10 +1,13 @@
 """Samples as a picture."""
 
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sdescore.checkpoints import replace_file
 from sdescore.scaling import Scaling
 
 __all__ = ["is_image", "save_grid", "to_pixels"]
@@ -25,10 +28,9 @@ def to_pixels(raw: Tensor, scaling: Scaling | None = None) -> Tensor:
 def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> None:
     """Write raw images (n, channels, height, width) as one picture, row by row; small ones are magnified.
 
-    columns is about the square root of n unless told. Raises ValueError unless there are 1 or 3 channels.
+    columns is about the square root of n unless told. Raises ValueError unless there are 1 or 3 channels; OSError,
+    naming the file, if the disk refuses.
     """
-    from PIL import Image
-
     if raw.ndim != 4 or not len(raw) or not is_image(tuple(raw.shape[1:])):
         raise ValueError(f"images have shape {tuple(raw.shape)}; valid is (n, 1 or 3, height, width)")
     count, channels, height, width = raw.shape
@@ -41,5 +43,20 @@ def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, col
     for i, image in enumerate(pixels):
         top, left = i // columns * high + gap, i % columns * wide + gap
         canvas[:, top : top + height * zoom, left : left + width * zoom] = image
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(canvas.movedim(0, 2).squeeze(2).numpy()).save(path)
+    write_picture(Path(path), canvas.movedim(0, 2).squeeze(2).numpy())
+
+
+def write_picture(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 pixels (height, width) or (height, width, 3), whole or not at all, in the format that its name says.
+
+    Raises ValueError for a name that says none, and OSError, naming the file, if the disk refuses.
+    """
+    from PIL import Image
+
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path} is not the name of a picture; valid end in .png, for example")
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, format=kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, buffer.getvalue())

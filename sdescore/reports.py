@@ -1,6 +1,5 @@
 """What a training run says while it goes on: log.jsonl, the tracker, the progress bar and pictures of samples."""
 
-import errno
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.checkpoints import replace_file
+from sdescore.checkpoints import refused, replace_file
 from sdescore.config import TrainConfig
 from sdescore.denoiser import Denoiser
 from sdescore.pictures import is_image, save_grid
@@ -109,7 +108,7 @@ class Report:
                     file.write(json.dumps({"step": self.step, **line}) + "\n")
             except OSError as error:
                 what = f"{self.path} was not written: {error}; checkpoints are untouched"
-                raise OSError(error.errno or errno.EIO, what) from error
+                raise refused(error, what) from error
 
 
 def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | None) -> None:
