@@ -30,7 +30,10 @@ SDE_DPM = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
 OURS: dict[str, Solver] = {
     **{
         name: find_solver(name)
-        for name in ("ddpm", "sde-dpm++", "sde-dpm++3m", "sa", "seeds", "er-sde", "sra", "euler-maruyama")
+        for name in (
+            *("ddpm", "sde-dpm++", "sde-dpm++2s", "sde-dpm++3m", "sde-dpm++3s", "sa", "seeds", "seeds2", "seeds3"),
+            *("er-sde", "sra", "euler-maruyama"),
+        )
     },
     **{
         f"adams: x0, {order}, {coordinate.name}, tau {tau}, end {end}": Adams(order, DATA, coordinate, tau=tau, end=end)
