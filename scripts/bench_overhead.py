@@ -5,14 +5,13 @@
 
 Beside it the schedulers of diffusers, if it is installed (pip install "sdescore[bench]"), in the loop of its own
 pipelines, and what no loop can do without: an in-place update, and one draw of noise. On a CPU times are those that the
-thread itself computed, so that what else the machine does counts little; all take turns, and the least of the rounds is
-kept. What is done once, before the first call, drops out: a call is what twice as many take more. Leaves
-table.md and results.json.
+process itself computed, so that what else the machine does counts little; all take turns, and the least of the rounds
+is kept. What is done once, before the first call, drops out: a call is what twice as many take more. Leaves table.md
+and results.json.
 """
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import markdown, parse, run, write_json, write_whole
+from shared import clock, markdown, parse, run, write_json, write_whole
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
@@ -99,13 +98,6 @@ class Allocations(TorchDispatchMode):
             isinstance(found, Tensor) and found.numel() >= self.size and found.untyped_storage().data_ptr() not in given
         )
         return found
-
-
-def clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.thread_time()
 
 
 def timed(task: Callable[[], Any], device: torch.device) -> float:

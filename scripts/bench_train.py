@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 from bench_nets import SIZES, builders, cost
-from shared import markdown, npz_bytes, parse, run, write_json
+from shared import clock, markdown, npz_bytes, parse, run, write_json
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -92,14 +91,6 @@ def settings(device: torch.device, compiled: bool) -> list[Setting]:
         return plain + [Setting(compile=True)] * compiled
     best = Setting(torch.bfloat16, channels_last=True)
     return [Setting(), Setting(torch.bfloat16), best] + [replace(best, compile=True)] * compiled
-
-
-def clock(device: torch.device) -> float:
-    """Seconds, after the device has done what it was told; on a CPU those of the process."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def stepper(build: Callable[[], nn.Module], setting: Setting, device: torch.device, batch: int) -> Callable[[], None]:

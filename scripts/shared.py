@@ -4,6 +4,7 @@ import argparse
 import io
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from sdescore.sources import load
 
 __all__ = [
     "Function",
+    "clock",
     "features_of",
     "load_model",
     "make_folder",
@@ -78,6 +80,14 @@ def training_of(folder: str) -> TrainConfig:
     """The settings of a run of train.py; those that this version no longer has are left out. Raises OSError."""
     saved = json.loads((Path(folder) / "config.json").read_text("utf-8"))
     return TrainConfig(**{each.name: saved[each.name] for each in fields(TrainConfig) if each.name in saved})
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, after the device has done what it was told; on a CPU those that the process itself computed."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def load_model(name: str) -> tuple[Denoiser, tuple[int, ...]]:
