@@ -1,4 +1,4 @@
-"""Training on a CUDA device: no waiting for it in a step, the same bits after a resumption, the automatic settings."""
+"""Training and sampling on a CUDA device: no step waits for it, and a resumed run gives the same bits."""
 
 import os
 from collections.abc import Iterator
@@ -10,10 +10,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from sdescore import checkpoints
+from sdescore import VPSDE, Denoiser, checkpoints, trajectory
 from sdescore.config import TrainConfig
 from sdescore.launch import launch
 from sdescore.learner import Learner
+from sdescore.nets import UNet
 from sdescore.training import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -48,6 +49,21 @@ def test_no_step_waits_for_the_device(config: TrainConfig) -> None:
     try:
         for _ in range(3):
             own.update(raw, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["adams", "heun", "ddpm", "euler-maruyama", "predictor-corrector"])
+def test_no_step_of_sampling_waits_for_the_device(name: str) -> None:
+    sde = VPSDE()
+    net = Denoiser(UNet(1, 8, base_width=32, multipliers=(1, 2), blocks=1), sde).cuda()
+    states = trajectory(sde, net, (4, 1, 8, 8), solver=name, steps=9)
+    for _ in range(3):  # the grid's coefficients are computed, and kernels chosen and loaded
+        next(states)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            assert next(states).is_cuda
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
