@@ -40,7 +40,7 @@ from sdescore import (
     sample,
 )
 from sdescore.grids import Grid, uniform_lambda
-from sdescore.solvers import DATA, DIFFERENCE, LAM, NOISE, QUARTER_RHO, Adams
+from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, Adams
 from sdescore.testing import exact_flow
 
 
@@ -101,10 +101,10 @@ OURS: dict[str, Solver] = {
     **{name: find_solver(name) for name in ("adams", "ddim", "heun", "dpm++", "dpm++3m", "deis", "unipc")},
     "adams: d, 4, lam, end 3": Adams(4, DIFFERENCE, LAM, end=3),
     "adams: eps, 4, lam, end 3": Adams(4, NOISE, LAM, end=3),
-    "adams: eps, 2, rho^1/4, end 2": Adams(2, NOISE, QUARTER_RHO, end=2),
-    "adams: x0, 2, rho^1/4, corrected": Adams(2, DATA, QUARTER_RHO, corrector=True),
-    "adams: x0, 4, rho^1/4, corrected, end 3": Adams(4, DATA, QUARTER_RHO, corrector=True, end=3),
-    "adams: d, 4, rho^1/4, corrected, end 3": Adams(4, DIFFERENCE, QUARTER_RHO, corrector=True, end=3),
+    "adams: eps, 2, rho^1/3, end 2": Adams(2, NOISE, CUBE_ROOT_RHO, end=2),
+    "adams: x0, 2, rho^1/3, corrected": Adams(2, DATA, CUBE_ROOT_RHO, corrector=True),
+    "adams: x0, 4, rho^1/3, corrected, end 3": Adams(4, DATA, CUBE_ROOT_RHO, corrector=True, end=3),
+    "adams: d, 4, rho^1/3, corrected, end 3": Adams(4, DIFFERENCE, CUBE_ROOT_RHO, corrector=True, end=3),
 }
 
 

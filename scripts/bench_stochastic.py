@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from sdescore import GaussianMixture, Solver, find_solver, sample
 from sdescore.metrics import sliced_wasserstein
-from sdescore.solvers import DATA, LAM, QUARTER_RHO, Adams
+from sdescore.solvers import CUBE_ROOT_RHO, DATA, LAM, Adams
 
 GRIDS = {name: ALL_GRIDS[name] for name in ("karras", "lam", "approaching")}
 SDE_DPM = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
@@ -37,7 +37,7 @@ OURS: dict[str, Solver] = {
     },
     **{
         f"adams: x0, {order}, {coordinate.name}, tau {tau}, end {end}": Adams(order, DATA, coordinate, tau=tau, end=end)
-        for order, coordinate, tau, end in product((2, 3), (LAM, QUARTER_RHO), (0.3, 1.0), (1, 3))
+        for order, coordinate, tau, end in product((2, 3), (LAM, CUBE_ROOT_RHO), (0.3, 1.0), (1, 3))
     },
 }
 PEERS: dict[str, dict[str, Solver]] = {

@@ -32,12 +32,14 @@ from sdescore import (
     Denoiser,
     Scaling,
     Solver,
+    approaching,
     beta_quantile,
     find_solver,
     karras,
     polynomial_t,
     sample,
     uniform_angle,
+    uniform_asinh,
     uniform_lambda,
     uniform_t,
 )
@@ -50,6 +52,8 @@ GRIDS: dict[str, Grid] = {
     "karras": karras(),
     "uniform-lambda": uniform_lambda(),
     "uniform-angle": uniform_angle(),
+    "uniform-asinh": uniform_asinh(),
+    "approaching": approaching(),
     "uniform-t": uniform_t(),
     "polynomial-t": polynomial_t(),
     "beta-quantile": beta_quantile(),
@@ -69,8 +73,8 @@ class SampleConfig:
         solver_args: Arguments of the named solver, such as tau of ddpm or method of torchdiffeq.
         steps: Steps of the solver; 50 unless steps or nfe is told.
         nfe: Net calls per sample, instead of steps.
-        grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-angle, uniform-t, polynomial-t or
-            beta-quantile; the solver's own unless told.
+        grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-angle, uniform-asinh, approaching,
+            uniform-t, polynomial-t or beta-quantile; the solver's own unless told.
         label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.

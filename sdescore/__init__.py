@@ -10,7 +10,16 @@ from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hm
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
 from sdescore.general import CIRSDE, FlowHeun, GeneralReverse, reverse_sample, simulate
-from sdescore.grids import approaching, beta_quantile, karras, polynomial_t, uniform_angle, uniform_lambda, uniform_t
+from sdescore.grids import (
+    approaching,
+    beta_quantile,
+    karras,
+    polynomial_t,
+    uniform_angle,
+    uniform_asinh,
+    uniform_lambda,
+    uniform_t,
+)
 from sdescore.latent import decode, encode, slerp, temper
 from sdescore.likelihood import Likelihood, likelihood, log_likelihood
 from sdescore.mixture import GaussianMixture
@@ -97,6 +106,7 @@ __all__ = [
     "temper",
     "trajectory",
     "uniform_angle",
+    "uniform_asinh",
     "uniform_lambda",
     "uniform_t",
     "variance_reduced_score_matching",

@@ -20,6 +20,7 @@ __all__ = [
     "polynomial_t",
     "two_ends",
     "uniform_angle",
+    "uniform_asinh",
     "uniform_lambda",
     "uniform_t",
 ]
@@ -70,11 +71,23 @@ def uniform_lambda(rho_min: float = 0.002) -> Grid:
     return _equal_steps(rho_min, lambda sde, t: sde.lam(t), lambda sde, q: sde.time(q))
 
 
-def approaching(rho_max: float = 0.015, rho_min: float = 0.002) -> Grid:
-    """Uniform in lam, to a rho that falls with the steps, as 0.3 / steps between the two: short grids spend no step on
+def uniform_asinh(scale: float = 10.0, rho_min: float = 0.002) -> Grid:
+    """Uniform in asinh(scale / rho): in 1 / rho, over which x0 moves the state, while rho is above `scale`, where the
+    net has little to say; in lam below."""
+    _positive("scale", scale)
+
+    def back(sde: LinearSDE, q: Tensor) -> Tensor:
+        return sde.time((q.sinh() / scale).log())
+
+    return _equal_steps(rho_min, lambda sde, t: (scale * sde.lam(t).exp()).asinh(), back)
+
+
+def approaching(scale: float = 10.0, rho_max: float = 0.038, rho_min: float = 0.002) -> Grid:
+    """uniform_asinh to a rho that falls with the steps, as 0.38 / steps between the two: short grids spend no step on
     the last details. For solvers that extrapolate to the data."""
+    uniform_asinh(scale)
     _positive("rho_max", rho_max)
-    return lambda sde, steps: uniform_lambda(min(rho_max, max(rho_min, 0.3 / steps)))(sde, steps)
+    return lambda sde, steps: uniform_asinh(scale, min(rho_max, max(rho_min, 0.38 / steps)))(sde, steps)
 
 
 def two_ends(sde: LinearSDE, steps: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The numerical methods. To add one: a file here, and a line under sdescore.solvers in pyproject.toml."""
 
-from .adams import BH1, BH2, INDEX, LAM, QUARTER_RHO, RHO, TIME, Adams, Coordinate, Tau
+from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
@@ -67,6 +67,7 @@ __all__ = [
     "BH2",
     "BOSH3",
     "CONSISTENCY",
+    "CUBE_ROOT_RHO",
     "DATA",
     "DDIM",
     "DDPM",
@@ -94,7 +95,6 @@ __all__ = [
     "MIDDLE",
     "MIDPOINT",
     "NOISE",
-    "QUARTER_RHO",
     "RALSTON",
     "RHO",
     "RK4",

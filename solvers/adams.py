@@ -16,7 +16,7 @@ from sdescore.grids import Grid
 from .exponential import Tau, interval, lagrange, points, tau_squared
 from .targets import DATA, Target
 
-__all__ = ["BH1", "BH2", "INDEX", "LAM", "QUARTER_RHO", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
+__all__ = ["BH1", "BH2", "CUBE_ROOT_RHO", "INDEX", "LAM", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Coordinate:
 
 LAM = Coordinate("lam", lambda sde, times: sde.lam(times))
 RHO = Coordinate("rho", lambda sde, times: sde.rho(times))
-QUARTER_RHO = Coordinate("rho^1/4", lambda sde, times: sde.rho(times) ** 0.25)
+CUBE_ROOT_RHO = Coordinate("rho^1/3", lambda sde, times: sde.rho(times) ** (1 / 3))
 TIME = Coordinate("t", lambda sde, times: times)
 INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
 

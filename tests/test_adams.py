@@ -13,6 +13,7 @@ from torch import Tensor
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, karras, sample, uniform_lambda
 from sdescore.solvers import (
     ADAMS,
+    CUBE_ROOT_RHO,
     DATA,
     DDIM,
     DEIS,
@@ -24,7 +25,6 @@ from sdescore.solvers import (
     LAM,
     LMS,
     NOISE,
-    QUARTER_RHO,
     RHO,
     SDE_DPMPP_3M,
     SEEDS,
@@ -52,7 +52,7 @@ def test_predictor_has_its_order(target: str, order: int) -> None:
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("target", TARGETS)
 def test_corrector_adds_an_order(target: str, order: int) -> None:
-    method = Adams(order, TARGETS[target], QUARTER_RHO, corrector=True)
+    method = Adams(order, TARGETS[target], CUBE_ROOT_RHO, corrector=True)
     check_ode_order(method, order + 1, history=order - 1)
 
 
@@ -113,7 +113,7 @@ def test_first_order_step_is_the_closed_form(sde: LinearSDE, target: str, tau: f
         assert table.spread[0] == pytest.approx(alpha * tau * math.sqrt(rho_t**2 - rho_s**2), rel=1e-12)
 
 
-@pytest.mark.parametrize("coordinate", [LAM, RHO, QUARTER_RHO, TIME], ids=["lam", "rho", "rho^1/4", "t"])
+@pytest.mark.parametrize("coordinate", [LAM, RHO, CUBE_ROOT_RHO, TIME], ids=["lam", "rho", "rho^1/3", "t"])
 @pytest.mark.parametrize("h", [0.5, 1e-3])
 def test_weights_integrate_polynomials_of_the_coordinate(coordinate: Coordinate, h: float) -> None:
     """Four nodes integrate q^k, k < 4, also where steps are so small that solving for them would lose the digits."""

@@ -24,6 +24,7 @@ from sdescore import (
     polynomial_t,
     sample,
     uniform_angle,
+    uniform_asinh,
     uniform_lambda,
     uniform_t,
 )
@@ -35,6 +36,7 @@ MAKERS: dict[str, Callable[..., Grid]] = {
     "karras": karras,
     "lam": uniform_lambda,
     "angle": uniform_angle,
+    "asinh": uniform_asinh,
     "t": uniform_t,
     "polynomial": polynomial_t,
     "beta": beta_quantile,
@@ -60,6 +62,7 @@ SPACING: dict[str, tuple[Grid, Callable[[LinearSDE, Tensor], Tensor]]] = {
     "karras": (karras(5.0), lambda sde, t: sde.rho(t) ** (1 / 5)),
     "lam": (uniform_lambda(), lambda sde, t: sde.lam(t)),
     "angle": (uniform_angle(), lambda sde, t: sde.rho(t).atan()),
+    "asinh": (uniform_asinh(3.0), lambda sde, t: (3.0 / sde.rho(t)).asinh()),
     "t": (uniform_t(), lambda sde, t: t),
     "polynomial": (polynomial_t(3.0), lambda sde, t: t ** (1 / 3)),
 }
@@ -170,6 +173,9 @@ def test_the_last_step_is_the_limit_of_a_step_to_no_noise() -> None:
         (lambda: karras(rho_min=0), "rho_min=0; valid are positive"),
         (lambda: uniform_lambda(-1.0), "rho_min=-1.0"),
         (lambda: uniform_angle(math.inf), "rho_min=inf"),
+        (lambda: uniform_asinh(0.0), "scale=0.0; valid are positive"),
+        (lambda: approaching(-1.0), "scale=-1.0"),
+        (lambda: approaching(rho_max=0.0), "rho_max=0.0"),
         (lambda: polynomial_t(-2.0), "power=-2.0"),
         (lambda: polynomial_t(math.inf), "power=inf"),
         (lambda: beta_quantile(0.0), "a=0.0; valid are positive numbers up to 100"),
@@ -191,6 +197,13 @@ def test_bad_calls_are_named(make: Callable[..., Grid]) -> None:
 
 def test_approaching_ends_nearer_to_the_data_the_more_steps_there_are() -> None:
     sde = KarrasSDE()
-    ends = {steps: float(sde.rho(approaching()(sde, steps)[-1])) for steps in (5, 20, 60, 150, 500)}
-    assert ends == pytest.approx({5: 0.015, 20: 0.015, 60: 0.005, 150: 0.002, 500: 0.002}, rel=1e-9)
-    torch.testing.assert_close(approaching()(sde, 60), uniform_lambda(0.005)(sde, 60))
+    ends = {steps: float(sde.rho(approaching()(sde, steps)[-1])) for steps in (5, 10, 76, 190, 500)}
+    assert ends == pytest.approx({5: 0.038, 10: 0.038, 76: 0.005, 190: 0.002, 500: 0.002}, rel=1e-9)
+    torch.testing.assert_close(approaching()(sde, 76), uniform_asinh(10.0, 0.005)(sde, 76))
+
+
+def test_asinh_is_lam_below_its_scale_and_the_inverse_of_rho_above() -> None:
+    sde = KarrasSDE()
+    torch.testing.assert_close(uniform_asinh(1e5)(sde, 30), uniform_lambda()(sde, 30), rtol=1e-6, atol=0)
+    inverse = 1 / sde.rho(uniform_asinh(1e-7)(sde, 30))
+    torch.testing.assert_close(inverse.diff(), inverse.diff().mean().expand(29), rtol=1e-6, atol=0)
