@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays
-from sdescore.launch import launch
+from sdescore.launch import keep_memory, launch
 from sdescore.learner import Learner
 from sdescore.reports import read_log
 
@@ -168,6 +168,7 @@ def compare(config: BenchConfig) -> list[dict[str, Any]]:
     """The rows of the table, each of a net in a setting."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(config.threads)
+    keep_memory()  # as in train(), for all
     made, costs = builders(config.size), {name: cost(build) for name, build in builders(config.size).items()}
     rates = {dtype: matrix_rate(device, dtype) for dtype in {each.precision for each in settings(device, False)}}
     steps = {
