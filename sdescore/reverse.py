@@ -61,13 +61,14 @@ class Reverse:
 
         return at
 
-    def units(self, times: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
-        """The factor of x in combination() on a grid of times, or 1 where it is 0.
+    def in_units(self, times: Tensor, p: Coefficient, q: Coefficient) -> tuple[Callable[[int, Tensor], Tensor], Tensor]:
+        """along() in units that save a pass over the state, and the units: their product is p x0 + q eps.
 
-        In these units, along(times, p / units, q / units), the net's output is added to x itself: a pass less.
+        A unit is what the combination multiplies x by, if not 0, so that the net's output is added to x as it is.
         """
         factor = torch.as_tensor(self.denoiser.coefficients(self._own(times)[0], p, q)[2], dtype=torch.float64)
-        return torch.where(factor == 0, 1.0, factor).expand(len(times))
+        units = torch.where(factor == 0, 1.0, factor).expand(len(times))
+        return self.along(times, p / units, q / units), units
 
     def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
         """The prediction of the named kind."""

@@ -128,9 +128,8 @@ class Adams(OneStep):
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        p, q = self.target.pair(reverse.sde.lam(times))
-        units = reverse.units(times, p, q)
-        target, unit = reverse.along(times, p / units, q / units), units.tolist()
+        target, units = reverse.in_units(times, *self.target.pair(reverse.sde.lam(times)))
+        unit = units.tolist()
         ending, last = self._ending_at(reverse.sde, times), len(times) - 2
         targets, ends = [(target(0, x), unit[0])], {}
         kept = self.order - (not self.corrector)  # earlier targets that a step looks back at

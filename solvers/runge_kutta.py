@@ -144,8 +144,10 @@ class RungeKutta(OneStep):
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
         count, nodes = len(self.stages.c), self.nodes(reverse.sde, t, s)
-        flat, rows = nodes[:, :-1].flatten(), self.rows(reverse.sde, nodes).tolist()
-        target = reverse.along(flat, *self.target.pair(reverse.sde.lam(flat)))
+        flat, coefficients = nodes[:, :-1].flatten(), self.rows(reverse.sde, nodes)
+        target, units = reverse.in_units(flat, *self.target.pair(reverse.sde.lam(flat)))
+        coefficients[:, :, 1 : 1 + count] *= units.reshape(-1, 1, count)
+        rows = coefficients.tolist()
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
             return _through(rows[i], x, self._normals(x, t[i], s[i], noise), lambda j, at: target(count * i + j, at))
