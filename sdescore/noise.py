@@ -43,7 +43,7 @@ class Noise(Protocol):
         ...
 
     def take(self, index: Tensor) -> "Noise":
-        """The same noise for a selection of the samples."""
+        """The same noise for a selection of the samples, to draw from in place of the whole."""
         ...
 
 
