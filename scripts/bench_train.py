@@ -14,6 +14,7 @@ library that is absent is left out.
 
 import ctypes
 import gc
+import os
 import statistics
 import subprocess
 import sys
@@ -219,8 +220,8 @@ def verdict(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def train_in(processes: int, batch: int, data: Path, out: Path) -> float:
-    """Images per second of a training run in so many processes, at so many images each."""
+def train_in(processes: int, batch: int, threads: int, data: Path, out: Path) -> float:
+    """Images per second of a training run in so many processes, at so many images and threads each."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     script = str(Path(__file__).with_name("train.py"))
     options = {
@@ -228,26 +229,28 @@ def train_in(processes: int, batch: int, data: Path, out: Path) -> float:
         "steps": 30, "log_every": 5, "save_every": 30, "sample_every": 0, "tracker": "none", "progress": "false",
     }  # fmt: skip
     command = [sys.executable, *launcher, script, *(f"--{name}={value}" for name, value in options.items())]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # Told, since torchrun gives a single process all cores, and several of them one each.
+    around = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=around)
     if done.returncode:
         raise RuntimeError(f"training in {processes} processes failed: {done.stderr[-2000:]}")
     return statistics.median(line["images_per_second"] for line in read_log(out)[1:])
 
 
-def scale(processes: int, batch: int) -> list[dict[str, Any]]:
+def scale(processes: int, batch: int, threads: int) -> list[dict[str, Any]]:
     """Images per second of one process and of several, and the share of the ideal."""
     with tempfile.TemporaryDirectory() as folder:
         images = torch.randint(0, 256, (1024, 3, 32, 32), dtype=torch.uint8).numpy()
         data = Path(folder, "noise.npz")
         data.write_bytes(npz_bytes(x=images))
-        speeds = [(n, train_in(n, batch, data, Path(folder, f"run{n}"))) for n in (1, processes)]
+        speeds = [(n, train_in(n, batch, threads, data, Path(folder, f"run{n}"))) for n in (1, processes)]
     alone = speeds[0][1]
     return [{"processes": n, "images/s": speed, "efficiency": speed / alone / n} for n, speed in speeds]
 
 
 def bench(config: BenchConfig) -> None:
     """Print the table, and write it if a file is named."""
-    rows = scale(config.weak_scaling, config.batch_size) if config.weak_scaling else compare(config)
+    rows = scale(config.weak_scaling, config.batch_size, config.threads) if config.weak_scaling else compare(config)
     shown = [{key: f"{v:.3f}" if isinstance(v, float) else v for key, v in row.items()} for row in rows]
     print(markdown(shown))
     lines = [] if config.weak_scaling else verdict(rows)
