@@ -9,6 +9,7 @@ from sdescore.brownian import Brownian
 from sdescore.chains import Chains, annealed_langevin, effective_sample_size, hmc, langevin, mala
 from sdescore.denoiser import PREDICTIONS, Denoiser, convert
 from sdescore.energy import Distance, Energy, log_density
+from sdescore.fitting import fit_times
 from sdescore.general import CIRSDE, FlowHeun, GeneralReverse, reverse_sample, simulate
 from sdescore.grids import (
     approaching,
@@ -86,6 +87,7 @@ __all__ = [
     "find_solver",
     "finite_difference_energy_matching",
     "finite_difference_score_matching",
+    "fit_times",
     "hmc",
     "hutch_plus_plus",
     "implicit_score_matching",

@@ -1,0 +1,100 @@
+"""Times fitted to a net: nearer to the exact flow on noises that the search has not seen; what is refused."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sdescore import (
+    VESDE,
+    VPSDE,
+    GaussianMixture,
+    KarrasSDE,
+    LinearSDE,
+    find_solver,
+    fit_times,
+    karras,
+    sample,
+    trajectory,
+    uniform_t,
+)
+from sdescore.grids import two_ends
+from sdescore.testing import exact_flow
+
+# Three tight modes in 16 dimensions.
+MODES = GaussianMixture(torch.randn(3, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.5, 0.1)
+
+
+def endpoints(sde: LinearSDE, x: Tensor) -> Tensor:
+    start = torch.tensor(sde.T, dtype=torch.float64)
+    lams = torch.tensor([float(sde.lam(start)), math.log(1e7)], dtype=torch.float64)
+    return exact_flow(KarrasSDE(1e-8, 1e4), MODES, x / sde.alpha(start), lams)[1]
+
+
+@pytest.mark.parametrize("name", ["adams", "dpm++", "heun"])
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
+def test_fitted_times_halve_the_distance_on_other_noises(name: str, sde: LinearSDE) -> None:
+    x = MODES.at(sde, sde.T).sample(160, 1)
+    exact, denoiser = endpoints(sde, x), MODES.denoiser(sde)
+    times = fit_times(sde, denoiser, solver=name, nfe=9, x=x[:32], exact=exact[:32])
+
+    def median(**grid: Any) -> float:
+        found = sample(sde, denoiser, x=x[32:], solver=name, **grid)
+        return float((found - exact[32:]).square().mean(1).sqrt().median())
+
+    assert median(times=times) < median(nfe=9) / 2
+    assert times[0] == sde.T and times[-1] >= sde.t_min and bool((times.diff() < 0).all())
+
+
+def test_pilots_of_a_seed_are_those_of_sample_and_the_flow_is_found_where_it_is_not_told() -> None:
+    sde = VPSDE()
+    denoiser, seen = MODES.denoiser(sde), []
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(len(x))
+        return denoiser.score(x, t)
+
+    times = fit_times(sde, net, (24, 16), nfe=7, seed=3, runs=40, dtype=torch.float64)
+    x = next(trajectory(sde, denoiser, (24, 16), seed=3, dtype=torch.float64))
+    torch.testing.assert_close(
+        times, fit_times(sde, denoiser, x=x, exact=endpoints(sde, x), nfe=7, seed=3, runs=40), rtol=1e-4, atol=0
+    )
+    assert set(seen) == {24} and len(seen) == 7 * (2 + 1 + 40) + 200
+
+
+def test_one_run_that_finds_nothing_better_leaves_the_grid_as_it_is() -> None:
+    sde = VPSDE()
+    x = MODES.at(sde, sde.T).sample(4, 1)
+    grid = karras()(sde, 6)
+    reached = sample(sde, MODES.denoiser(sde), x=x, solver="heun", times=grid)  # no other times come nearer
+    found = fit_times(sde, MODES.denoiser(sde), solver="heun", steps=6, times=karras(), x=x, exact=reached, runs=20)
+    assert torch.equal(found, grid)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"solver": "ddpm"}, ValueError, "solver='ddpm' draws noise; valid are solvers of the probability-flow ODE"),
+        ({"solver": "bosh3", "nfe": None, "steps": 9}, ValueError, "solver='bosh3' begins with 2 times"),
+        ({"times": two_ends}, ValueError, "begins with 2 times; valid are at least 3"),
+        ({"times": uniform_t()(VPSDE(), 9), "nfe": None}, TypeError, "times is a tensor; valid is a grid"),
+        ({"exact": torch.zeros(3, 16)}, ValueError, r"exact is \(3, 16\); valid are the endpoints .* \(8, 16\)"),
+        ({"runs": 0}, ValueError, "runs=0; valid are positive integers"),
+        ({"nfe": 1}, ValueError, "nfe=1 is too small"),
+        ({"solver": "nosuch"}, ValueError, "nosuch"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    given: dict[str, Any] = {"nfe": 8, **arguments}
+    with pytest.raises(error, match=message):
+        fit_times(VPSDE(), MODES.denoiser(VPSDE()), (8, 16), **given)
+
+
+def test_a_solver_object_is_fitted_as_its_name() -> None:
+    sde = VESDE()
+    both = [
+        fit_times(sde, MODES.denoiser(sde), (8, 16), nfe=6, runs=10, solver=s) for s in ("ddim", find_solver("ddim"))
+    ]
+    assert torch.equal(*both)
