@@ -80,7 +80,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         scale, shift = rearrange(self.affine(embedded), self.halves, two=2)
         h = self.norm2(self.conv1(F.silu(self.norm1(x)))) * (1 + scale)
-        h.add_(shift)  # addcmul() would be one pass less here, and two more in the backward pass
+        h.add_(shift)  # not addcmul(), whose backward pass copies its whole input first
         y: Tensor = self.attention(self.shortcut(x) + self.conv2(self.dropout(F.silu(h))))
         return y
 
