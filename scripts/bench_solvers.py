@@ -7,7 +7,8 @@
 The target is a Gaussian mixture, whose denoiser is exact; its means, standard deviation and seed are settings. Or it is
 a saved net, whose own flow is followed down to noise-to-signal 0.002, where the net denoises. Where the packages
 diffusers, azula and k-diffusion are installed (pip install "sdescore[bench]"), their samplers run beside ours on the
-same process and grids and from the same noises. Leaves table.md, results.json and a log-log picture.
+same process and grids and from the same noises. Some of ours also take times fitted to the target (fit_times) on noises
+of their own. Leaves table.md, results.json and a log-log picture.
 """
 
 import math
@@ -36,10 +37,12 @@ from sdescore import (
     Solver,
     approaching,
     find_solver,
+    fit_times,
     karras,
     sample,
+    uniform_lambda,
 )
-from sdescore.grids import Grid, uniform_lambda
+from sdescore.grids import Grid
 from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, Adams
 from sdescore.testing import exact_flow
 
@@ -94,18 +97,21 @@ GRIDS: dict[str, Grid] = {
     "karras": karras(),
     "karras to 0.01": karras(rho_min=0.01),
     "lam": uniform_lambda(),
-    "approaching": approaching(),
     "t": leading,
+    "approaching": approaching(),
 }
+APPROACHING = "approaching"  # the only one that no peer has
 OURS: dict[str, Solver] = {
     **{name: find_solver(name) for name in ("adams", "ddim", "heun", "dpm++", "dpm++3m", "deis", "unipc")},
+    "adams: d, 3, lam, end 3": Adams(3, DIFFERENCE, LAM, end=3),
     "adams: d, 4, lam, end 3": Adams(4, DIFFERENCE, LAM, end=3),
     "adams: eps, 4, lam, end 3": Adams(4, NOISE, LAM, end=3),
-    "adams: eps, 2, rho^1/3, end 2": Adams(2, NOISE, CUBE_ROOT_RHO, end=2),
-    "adams: x0, 2, rho^1/3, corrected": Adams(2, DATA, CUBE_ROOT_RHO, corrector=True),
-    "adams: x0, 4, rho^1/3, corrected, end 3": Adams(4, DATA, CUBE_ROOT_RHO, corrector=True, end=3),
-    "adams: d, 4, rho^1/3, corrected, end 3": Adams(4, DIFFERENCE, CUBE_ROOT_RHO, corrector=True, end=3),
+    "adams: x0, 2, rho^1/3, corrected, end 2": Adams(2, DATA, CUBE_ROOT_RHO, corrector=True, end=2),
+    "adams: x0, 4, lam, corrected, end 3": Adams(4, DATA, LAM, corrector=True, end=3),
+    "adams: x0, 5, rho^1/3, corrected, end 2": Adams(5, DATA, CUBE_ROOT_RHO, corrector=True, end=2),
 }
+FITTED = ("adams", "dpm++", "heun", "adams: x0, 5, rho^1/3, corrected, end 2")
+PILOTS = 64
 
 
 # The peers' own code on the same grids; each package takes part if it is installed.
@@ -159,23 +165,34 @@ def methods(
 
 @dataclass(frozen=True)
 class Problem:
-    """Starting states x at T, and where the exact flow takes them."""
+    """Starting states x at T, and where the exact flow takes them; and both for pilots, to which times are fitted."""
 
     text: str
     sde: LinearSDE
     denoiser: Denoiser
     x: Tensor
     exact: Tensor
+    pilots: tuple[Tensor, Tensor]
+
+    def fitted(self, solver: Solver) -> Grid:
+        """The times that suit a solver here."""
+        x, exact = self.pilots
+        return lambda sde, steps: fit_times(sde, self.denoiser, solver=solver, steps=steps, x=x, exact=exact)
 
 
 def of_mixture(config: BenchConfig) -> Problem:
     """The flow of a mixture, down to noise-to-signal 1e-7."""
     sde, mixture = config.sde(), config.mixture()
-    x, start = mixture.at(sde, sde.T).sample(config.count, config.seed), torch.tensor(sde.T, dtype=torch.float64)
+    start = torch.tensor(sde.T, dtype=torch.float64)
     lams = torch.tensor([float(sde.lam(start)), math.log(1e7)], dtype=torch.float64)
-    exact = exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
+
+    def ends(count: int, seed: int) -> tuple[Tensor, Tensor]:
+        x = mixture.at(sde, sde.T).sample(count, seed)
+        return x, exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
+
     text = f"{config.components} Gaussians of std {config.std} in {config.dims} dimensions, seed {config.seed}"
-    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), x, exact)
+    both = ends(config.count, config.seed), ends(PILOTS, config.seed + 1)
+    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), *both[0], both[1])
 
 
 def of_model(config: BenchConfig, folder: str) -> Problem:
@@ -184,15 +201,17 @@ def of_model(config: BenchConfig, folder: str) -> Problem:
     if denoiser.shape is None:
         raise ValueError(f"model={folder!r} does not say the shape of its samples")
     own = torch.Generator().manual_seed(config.seed)
-    x = denoiser.sde.prior_sample((config.count, *denoiser.shape), generator=own)
+    x = denoiser.sde.prior_sample((config.count + PILOTS, *denoiser.shape), generator=own)
     exact = sample(denoiser.sde, denoiser, x=x, solver="rk4", steps=200, times=karras(), progress=True)
-    return Problem(f"{folder}, {type(denoiser.sde).__name__}", denoiser.sde, denoiser, x, exact)
+    text, count = f"{folder}, {type(denoiser.sde).__name__}", config.count
+    return Problem(text, denoiser.sde, denoiser, x[:count], exact[:count], (x[count:], exact[count:]))
 
 
 def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
     """A row for each method: its median and root-mean-square distance per root dimension at each budget."""
     rows = []
-    for name, solver, grid in tqdm(methods(OURS, PEERS if config.peers else {}, GRIDS), desc="methods"):
+    fitted = [(f"sdescore {name}, fitted", OURS[name], problem.fitted(OURS[name])) for name in FITTED]
+    for name, solver, grid in tqdm(methods(OURS, PEERS if config.peers else {}, GRIDS) + fitted, desc="methods"):
         row: dict[str, Any] = {"method": name}
         for nfe in config.budgets:
             found = sample(problem.sde, problem.denoiser, x=problem.x, solver=solver, nfe=nfe, times=grid)
@@ -203,36 +222,48 @@ def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
 
 
 def table(config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> str:
-    """The medians, best methods first, and the ratios to the best peer at each budget: of our best, and of adams."""
+    """The medians, best methods first, and the ratios at each budget of our best and of adams to the best peer, on the
+    grids that peers have and on ours as well."""
     budgets = [str(nfe) for nfe in config.budgets]
     ranked = sorted(rows, key=lambda row: sum(math.log(row[nfe]["median"]) for nfe in budgets))
     cells = [{"method": row["method"], **{nfe: f"{row[nfe]['median']:.1e}" for nfe in budgets}} for row in ranked]
-    text = markdown(cells)
     mine = [row for row in rows if row["method"].startswith("sdescore")]
-    peers = [row for row in rows if row not in mine]
-    default = [row for row in mine if row["method"] == "sdescore adams, approaching"]
-    for name, group in (("Our best setting", mine), ("adams as it is", default)) if peers else ():
-        for kind in ("median", "rms"):
-            best = [[min(row[nfe][kind] for row in rows) for nfe in budgets] for rows in (group, peers)]
-            ratios = "  ".join(f"{nfe}: {a / b:.2g}" for nfe, a, b in zip(budgets, *best, strict=True))
-            text += f"\n{name} over the best peer, {kind}, by net calls: {ratios}\n"
+    everywhere = [row for row in rows if row not in mine]
+    groups = {
+        "our best setting": mine,
+        "our best setting without fitted times": [row for row in mine if not row["method"].endswith("fitted")],
+        "adams with fitted times": [row for row in mine if row["method"] == "sdescore adams, fitted"],
+        "adams as it is": [row for row in mine if row["method"] == f"sdescore adams, {APPROACHING}"],
+    }
+    peers = {
+        "": [row for row in everywhere if not row["method"].endswith(APPROACHING)],
+        ", on our grid too": everywhere,
+    }
+    lines = []
+    for kind, (name, group), (where, others) in product(("median", "rms"), groups.items(), peers.items()):
+        if others:
+            best = [[min(row[nfe][kind] for row in rows) for nfe in budgets] for rows in (group, others)]
+            ratios = [f"{a / b:.2g}" for a, b in zip(*best, strict=True)]
+            lines.append({"ratio": f"{name} / best peer{where}, {kind}", **dict(zip(budgets, ratios, strict=True))})
     title = f"{problem.text}, {config.count} noises: median distance to the endpoint of the flow, by net calls."
-    return f"{title}\n\n{text}"
+    return "\n\n".join([title, *([markdown(lines)] if lines else []), markdown(cells)])
 
 
 def draw(path: Path, config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> None:
-    """Error against net calls: the best grid of every method, peers dashed."""
+    """Error against net calls: each method on the best grid for each budget, peers dashed; fitted times apart."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    best: dict[str, dict[str, Any]] = {}
+    medians: dict[str, list[list[float]]] = {}
     for row in rows:
-        name = row["method"].rsplit(", ", 1)[0]
-        best[name] = min(row, best.get(name, row), key=lambda each: each[str(config.budgets[-1])]["median"])
-    for name, row in best.items():
-        medians = [row[str(nfe)]["median"] for nfe in config.budgets]
-        axes.loglog(config.budgets, medians, "-o" if name.startswith("sdescore") else "--x", label=name, markersize=4)
+        method, grid = row["method"].rsplit(", ", 1)
+        name = row["method"] if grid == "fitted" else method
+        medians.setdefault(name, []).append([row[str(nfe)]["median"] for nfe in config.budgets])
+    for name, of_grids in medians.items():
+        style = "-o" if name.startswith("sdescore") else "--x"
+        least = [min(each) for each in zip(*of_grids, strict=True)]
+        axes.loglog(config.budgets, least, style, label=name, markersize=4)
     axes.set(xlabel="net calls", ylabel="median distance to the endpoint of the flow", title=problem.text)
     axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)

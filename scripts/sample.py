@@ -18,23 +18,21 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from shared import load_model, named_object, npz_bytes, parse, run, write_json, write_whole
+from shared import build_solver, load_model, npz_bytes, parse, read_times, run, write_json, write_whole
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore import (
     Denoiser,
     Scaling,
-    Solver,
     approaching,
     beta_quantile,
-    find_solver,
     karras,
     polynomial_t,
     sample,
@@ -46,7 +44,6 @@ from sdescore import (
 from sdescore.grids import Grid
 from sdescore.launch import launch
 from sdescore.pictures import is_image, save_grid, to_pixels, write_picture
-from sdescore.plugins import check_arguments, find_plugin
 
 GRIDS: dict[str, Grid] = {
     "karras": karras(),
@@ -75,6 +72,7 @@ class SampleConfig:
         nfe: Net calls per sample, instead of steps.
         grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-angle, uniform-asinh, approaching,
             uniform-t, polynomial-t or beta-quantile; the solver's own unless told.
+        times: File of fit_times.py, instead of steps, nfe and grid.
         label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.
@@ -88,6 +86,7 @@ class SampleConfig:
     steps: int | None = None
     nfe: int | None = None
     grid: str | None = None
+    times: str | None = None
     label: int | None = None
     seed: int = 0
     batch_size: int = 256
@@ -98,18 +97,14 @@ class SampleConfig:
                 raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
         if self.grid is not None and self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r}; valid are {', '.join(GRIDS)}")
+        if self.times is not None and self.grid is not None:
+            raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; valid is one of them")
 
-    def build_solver(self) -> Solver:
-        """The solver that is named."""
-        if ":" in self.solver:
-            found = named_object(self.solver, "solver")
-        else:
-            found = find_plugin("sdescore.solvers", self.solver, "solver")
-        ready = isinstance(found, Solver) and not isinstance(found, type)
-        check_arguments(type(found) if ready else found, self.solver_args, "solver_args")
-        if not ready:
-            return find_solver(found(**self.solver_args))
-        return replace(found, **self.solver_args) if self.solver_args else found
+    def spacing(self) -> Tensor | Grid | None:
+        """What sample() takes for its times."""
+        if self.times is None:
+            return None if self.grid is None else GRIDS[self.grid]
+        return read_times(self.times, self.solver, self.solver_args)
 
     def labels(self, denoiser: Denoiser, first: int, count: int) -> Tensor | None:
         """The labels of some samples, None where none are asked for."""
@@ -171,9 +166,12 @@ def counted(denoiser: Denoiser) -> Iterator[list[None]]:
 
 def draw(config: SampleConfig) -> None:
     """Draw this process's batches of the set; the main process then puts them together."""
-    (denoiser, shape), solver, out = load_model(config.model), config.build_solver(), Path(config.out)
+    (denoiser, shape), out = load_model(config.model), Path(config.out)
+    solver, times = build_solver(config.solver, config.solver_args), config.spacing()
     settings = {name: value for name, value in asdict(config).items() if name not in ("model", "out")}
     settings["weights"] = fingerprint(denoiser)
+    if isinstance(times, Tensor):
+        settings["times"] = times.tolist()  # the file may change
     config.labels(denoiser, 0, 1)
     claim(out, settings)
     accelerator = launch("no", "none", config.out)
@@ -204,7 +202,7 @@ def draw(config: SampleConfig) -> None:
                 solver=solver,
                 steps=config.steps,
                 nfe=config.nfe,
-                times=None if config.grid is None else GRIDS[config.grid],
+                times=times,
                 seed=config.seed,
                 first=start,
                 condition=None if label is None else {"label": label},

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TypeVar
@@ -17,15 +17,16 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import Denoiser, Scaling
+from sdescore import Denoiser, Scaling, Solver, find_solver
 from sdescore.checkpoints import replace_file
 from sdescore.config import TrainConfig
 from sdescore.data import Source, share
-from sdescore.plugins import named_object
+from sdescore.plugins import check_arguments, find_plugin, named_object
 from sdescore.sources import load
 
 __all__ = [
     "Function",
+    "build_solver",
     "clock",
     "features_of",
     "load_model",
@@ -36,6 +37,7 @@ __all__ = [
     "npz_bytes",
     "open_source",
     "parse",
+    "read_times",
     "run",
     "training_of",
     "write_json",
@@ -149,6 +151,28 @@ def features_of(
     gathered: Any = accelerator.gather(padded.to(device))
     parts = gathered.cpu().split(max(sizes))
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def build_solver(name: str, arguments: Mapping[str, Any]) -> Solver:
+    """The installed solver of a name, or module:name in a Python file of the user's, with these arguments."""
+    found = named_object(name, "solver") if ":" in name else find_plugin("sdescore.solvers", name, "solver")
+    ready = isinstance(found, Solver) and not isinstance(found, type)
+    check_arguments(type(found) if ready else found, arguments, "solver_args")
+    if not ready:
+        return find_solver(found(**arguments))
+    return replace(found, **arguments) if arguments else found
+
+
+def read_times(path: str, solver: str, arguments: Mapping[str, Any]) -> Tensor:
+    """The times that fit_times.py wrote for this solver. Raises ValueError for another's, or another file."""
+    try:
+        known = json.loads(Path(path).read_text())
+        times, fitted = torch.tensor(known["times"], dtype=torch.float64), (known["solver"], known["solver_args"])
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"times={path!r} is no file of fit_times.py: {error!r}") from error
+    if fitted != (solver, dict(arguments)):
+        raise ValueError(f"times={path!r} were fitted for {fitted}; given are {(solver, dict(arguments))}")
+    return times
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

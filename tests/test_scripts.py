@@ -152,18 +152,17 @@ class TestSample:
         assert "label=3; valid are -1 to 2" in refused(script("sample").main, [*arguments, "3"], capsys)
 
     def test_solvers_of_all_kinds(
-        self, script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "own_solvers.py").write_text(
             "from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector\n"
             "corrected = PredictorCorrector(EulerMaruyama(), Langevin(snr=0.1, repeats=2))\n"
         )
         monkeypatch.chdir(tmp_path)
-        config = script("sample").SampleConfig
-        built = config(model, "out", solver="own_solvers:corrected").build_solver()
-        assert built.corrector.repeats == 2
-        assert config(model, "out", solver="ddpm", solver_args={"tau": 0.5}).build_solver().tau == 0.5
-        assert config(model, "out", solver="churn", solver_args={"amount": 5.0}).build_solver().amount == 5.0
+        build = script("shared").build_solver
+        assert build("own_solvers:corrected", {}).corrector.repeats == 2
+        assert build("ddpm", {"tau": 0.5}).tau == 0.5
+        assert build("churn", {"amount": 5.0}).amount == 5.0
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
