@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from shared import (
     features_of,
     load_model,
@@ -190,7 +191,7 @@ def draw_picture(config: CompareConfig, values: dict[tuple[str, str, int], float
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", width_ratios=[1.3, 1, 1])
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained", width_ratios=[1.3, 1, 1])
     for library, name in dict.fromkeys((key[0], key[1]) for key in sorted(values, reverse=True)):
         points = sorted((key[2], value) for key, value in values.items() if key[:2] == (library, name))
         style = "o-" if library == "sdescore" else "s--"
@@ -199,14 +200,18 @@ def draw_picture(config: CompareConfig, values: dict[tuple[str, str, int], float
     axes[0].set(xscale="log", yscale="log", xlabel="net calls per sample", ylabel="Fréchet distance to the test images")
     axes[0].set_xticks(config.calls, [str(calls) for calls in config.calls], minor=False)
     axes[0].minorticks_off()
-    axes[0].legend(fontsize=8)
+    figure.legend(fontsize=8, ncols=5, loc="outside lower center")
     for axis, library in zip(axes[1:], ("sdescore", "diffusers"), strict=True):
+        axis.axis("off")
+        if not any(key[0] == library for key in values):
+            continue
         best = min((value, key) for key, value in values.items() if key[0] == library)[1]
         with np.load(Path(config.out) / f"{best[0]}-{best[1]}-{best[2]}.npz") as file:
-            images = file["x"][:64, 0].reshape(8, 8, 28, 28)
-        axis.imshow(images.transpose(0, 2, 1, 3).reshape(224, 224), cmap="gray")
+            images = file["x"]
+        side = min(8, int(len(images) ** 0.5))
+        grid = rearrange(images[: side**2], "(r c) channels h w -> (r h) (c w) channels", r=side)
+        axis.imshow(grid.squeeze(-1) if grid.shape[-1] == 1 else grid, cmap="gray")
         axis.set_title(f"{library}: {best[1]}, {best[2]} calls", fontsize=10)
-        axis.axis("off")
     save_figure(Path(config.out) / "picture.png", figure, dpi=90)
 
 
