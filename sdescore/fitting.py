@@ -82,12 +82,13 @@ def fit_times(
     if isinstance(times, Tensor):
         raise TypeError("times is a tensor; valid is a grid (sde, steps) -> times to begin with")
     start = time_grid(sde, chosen, steps, nfe, times)
-    if len(start) < 3 or float(start[0]) != sde.T:
+    if len(start) < 3 or abs(float(start[0]) - sde.T) > 1e-6 * sde.T:
         raise ValueError(f"solver={solver!r} begins with {len(start)} times; valid are at least 3 that lead from sde.T")
     common: dict[str, Any] = dict(condition=condition, predicts=predicts, device=device, dtype=dtype)
     x = next(trajectory(sde, net, shape, solver=chosen, times=start, x=x, seed=seed, **common))
-    if exact is not None and exact.shape != x.shape:
-        raise ValueError(f"exact is {described(exact)}; valid are the endpoints of the pilots, {tuple(x.shape)}")
+    if exact is not None and (described(exact) != tuple(x.shape) or not bool(exact.isfinite().all())):
+        valid = f"the finite endpoints of the pilots, {tuple(x.shape)}"
+        raise ValueError(f"exact is {described(exact)}; valid are {valid}")
 
     def run(times: Tensor, seed: int = seed) -> Tensor:
         return sample(sde, net, x=x, solver=chosen, times=times, seed=seed, **common)
@@ -105,14 +106,15 @@ def fit_times(
         square = (found - exact.to(found)).flatten(1).double().square().mean(1)
         return float(square.clamp(min=1e-30).log().mean()) / 2
 
-    own, moves, size = np.random.default_rng(seed), np.zeros(KNOTS + 1), 0.6
+    own, moves, size = np.random.default_rng(seed % 2**64), np.zeros(KNOTS + 1), 0.6
     best = distance(moves)
     with tqdm(range(runs), disable=not progress, desc="times") as bar:
         for _ in bar:
             trial = moves + size * own.standard_normal(KNOTS + 1)
             found = distance(trial)
-            if found < best:
+            better = found < best
+            if better:
                 moves, best = trial, found
                 bar.set_postfix_str(f"distance {math.exp(best):.3g}")
-            size = max(0.03, size * (1.2 if found == best else 0.96))
+            size = max(0.03, size * (1.2 if better else 0.96))
     return _warped(sde, start, moves) if moves.any() else start

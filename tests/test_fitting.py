@@ -10,6 +10,7 @@ from torch import Tensor
 from sdescore import (
     VESDE,
     VPSDE,
+    FlowSDE,
     GaussianMixture,
     KarrasSDE,
     LinearSDE,
@@ -73,6 +74,14 @@ def test_one_run_that_finds_nothing_better_leaves_the_grid_as_it_is() -> None:
     assert torch.equal(found, grid)
 
 
+def test_where_all_times_are_as_good_the_moves_stay_small_and_the_grid_as_it_is() -> None:
+    sde = FlowSDE()
+    common: dict[str, Any] = {"solver": "ddim", "predicts": "data", "seed": -1}
+    grid = uniform_t()(sde, 5).float()  # whose rounding of T is still T
+    found = fit_times(sde, lambda x, t: torch.zeros_like(x), (4, 3), times=lambda *_: grid, steps=5, runs=60, **common)
+    assert torch.equal(found, grid.double())
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -80,7 +89,8 @@ def test_one_run_that_finds_nothing_better_leaves_the_grid_as_it_is() -> None:
         ({"solver": "bosh3", "nfe": None, "steps": 9}, ValueError, "solver='bosh3' begins with 2 times"),
         ({"times": two_ends}, ValueError, "begins with 2 times; valid are at least 3"),
         ({"times": uniform_t()(VPSDE(), 9), "nfe": None}, TypeError, "times is a tensor; valid is a grid"),
-        ({"exact": torch.zeros(3, 16)}, ValueError, r"exact is \(3, 16\); valid are the endpoints .* \(8, 16\)"),
+        ({"exact": torch.zeros(3, 16)}, ValueError, r"exact is \(3, 16\); valid are the finite endpoints .* \(8, 16\)"),
+        ({"exact": torch.full((8, 16), math.nan)}, ValueError, r"exact is \(8, 16\); valid are the finite endpoints"),
         ({"runs": 0}, ValueError, "runs=0; valid are positive integers"),
         ({"nfe": 1}, ValueError, "nfe=1 is too small"),
         ({"solver": "nosuch"}, ValueError, "nosuch"),
