@@ -22,7 +22,7 @@ from typing import Any
 import matplotlib
 import torch
 from peers import Azula, Diffusers, KDiffusion
-from shared import markdown, parse, run, write_json, write_whole
+from shared import make_folder, markdown, parse, run, save_figure, write_json, write_whole
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -249,35 +249,41 @@ def table(config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> 
     return "\n\n".join([title, *([markdown(lines)] if lines else []), markdown(cells)])
 
 
-def draw(path: Path, config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> None:
-    """Error against net calls: each method on the best grid for each budget, peers dashed; fitted times apart."""
+def draw(path: Path, config: BenchConfig, text: str, rows: list[dict[str, Any]]) -> None:
+    """Error against net calls: the best of each package's methods at each budget above the faint lines of them all."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    medians: dict[str, list[list[float]]] = {}
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    groups: dict[str, list[list[float]]] = {}
     for row in rows:
-        method, grid = row["method"].rsplit(", ", 1)
-        name = row["method"] if grid == "fitted" else method
-        medians.setdefault(name, []).append([row[str(nfe)]["median"] for nfe in config.budgets])
-    for name, of_grids in medians.items():
-        style = "-o" if name.startswith("sdescore") else "--x"
-        least = [min(each) for each in zip(*of_grids, strict=True)]
-        axes.loglog(config.budgets, least, style, label=name, markersize=4)
-    axes.set(xlabel="net calls", ylabel="median distance to the endpoint of the flow", title=problem.text)
-    axes.legend(fontsize=7)
-    figure.savefig(path, dpi=120)
+        package, fitted = row["method"].split(" ")[0], row["method"].endswith(", fitted")
+        medians = [row[str(nfe)]["median"] for nfe in config.budgets]
+        groups.setdefault(f"{package}, fitted times" if fitted else package, []).append(medians)
+        if row["method"] == f"sdescore adams, {APPROACHING}":
+            groups["sdescore's default"] = [medians]
+    for i, (name, lines) in enumerate(sorted(groups.items())):
+        best, style = [min(each) for each in zip(*lines, strict=True)], "-o" if name.startswith("sdescore") else "--s"
+        label = name if len(lines) == 1 else f"{name}, best of {len(lines)}"
+        axes.loglog(config.budgets, best, style, color=f"C{i}", label=label, markersize=5)
+        for line in lines:
+            axes.loglog(config.budgets, line, color=f"C{i}", alpha=0.15, linewidth=0.7)
+    axes.set_xticks(config.budgets, [str(nfe) for nfe in config.budgets])
+    axes.minorticks_off()
+    axes.set(xlabel="net calls", ylabel="median distance to the endpoint of the flow", title=text, ylim=(None, 1))
+    axes.legend(fontsize=8, loc="lower left")
+    save_figure(path, figure, dpi=120)
 
 
 def bench(config: BenchConfig) -> None:
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     problem = of_model(config, config.model) if config.model else of_mixture(config)
     rows = measure(config, problem)
     write_json(out / "results.json", {"problem": problem.text, "rows": rows})
     text = table(config, problem, rows)
     write_whole(out / "table.md", text)
-    draw(out / "error.png", config, problem, rows)
+    draw(out / "error.png", config, problem.text, rows)
     print(text)
 
 

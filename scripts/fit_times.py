@@ -15,7 +15,7 @@ from typing import Any
 
 import matplotlib
 import torch
-from shared import build_solver, load_model, make_folder, parse, run, write_json
+from shared import build_solver, load_model, make_folder, parse, run, save_figure, write_json
 from torch import Tensor
 
 from sdescore import LinearSDE, fit_times, sample
@@ -66,8 +66,7 @@ def draw(path: Path, sde: LinearSDE, before: Tensor, after: Tensor) -> None:
         axes.semilogy(sde.rho(times), "-o", label=label, markersize=4)
     axes.set(xlabel="step", ylabel="noise-to-signal ratio")
     axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)
 
 
 def fit(config: FitConfig) -> None:
