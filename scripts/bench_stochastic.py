@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bench_solvers import BATCH, BenchConfig, methods
 from bench_solvers import GRIDS as ALL_GRIDS
-from bench_solvers import BenchConfig, methods
 from peers import Diffusers, KDiffusion
 from shared import markdown, parse, run, write_json, write_whole
 from torch import Tensor
@@ -85,7 +85,8 @@ def measure(config: StochasticConfig) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"method": "exact samples", **{str(nfe): floor for nfe in config.budgets}}]
     chosen = methods(OURS, PEERS if config.peers else {}, GRIDS)
     for name, solver, grid in tqdm(chosen, desc=config.process):
-        draw = partial(sample, sde, mixture.denoiser(sde), x=start, solver=solver, times=grid, seed=config.seed)
+        given: dict[str, Any] = dict(x=start, solver=solver, times=grid, seed=config.seed, batch_size=BATCH)
+        draw = partial(sample, sde, mixture.denoiser(sde), **given)
         found = {str(nfe): compare(draw(nfe=nfe)) for nfe in config.budgets}
         rows.append({"method": name, **found})
     return rows
