@@ -87,6 +87,7 @@ def approaching(scale: float = 10.0, rho_max: float = 0.038, rho_min: float = 0.
     the last details. For solvers that extrapolate to the data."""
     uniform_asinh(scale)
     _positive("rho_max", rho_max)
+    _positive("rho_min", rho_min, rho_max)
     return lambda sde, steps: uniform_asinh(scale, min(rho_max, max(rho_min, 0.38 / steps)))(sde, steps)
 
 

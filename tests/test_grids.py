@@ -176,6 +176,8 @@ def test_the_last_step_is_the_limit_of_a_step_to_no_noise() -> None:
         (lambda: uniform_asinh(0.0), "scale=0.0; valid are positive"),
         (lambda: approaching(-1.0), "scale=-1.0"),
         (lambda: approaching(rho_max=0.0), "rho_max=0.0"),
+        (lambda: approaching(rho_min=-1.0), "rho_min=-1.0; valid are positive"),
+        (lambda: approaching(rho_min=0.1), "rho_min=0.1; valid are positive numbers up to 0.038"),
         (lambda: polynomial_t(-2.0), "power=-2.0"),
         (lambda: polynomial_t(math.inf), "power=inf"),
         (lambda: beta_quantile(0.0), "a=0.0; valid are positive numbers up to 100"),
