@@ -68,8 +68,9 @@ def test_corrector_adds_an_order(target: str, order: int) -> None:
         (UNIPC_BH1, 3),
         (UNIPC_BH2, 3),
         (IPNDM, 2),
+        (replace(ADAMS, end=1), 5),
     ],
-    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "unipc-bh1", "unipc-bh2", "ipndm"],
+    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "unipc-bh1", "unipc-bh2", "ipndm", "adams"],
 )
 @pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE()], ids=["VP", "Karras"])
 def test_presets_have_their_order(method: Adams, order: int, sde: LinearSDE) -> None:
