@@ -182,6 +182,19 @@ def test_without_noise_it_is_the_method_for_the_ode(method: RungeKutta, ode: Run
     assert apart[0] < 0.1 and apart[0] / apart[1] == pytest.approx(10, rel=0.1)  # noise is proportional to tau
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_noise_by_the_length_of_a_step_is_by_that_of_the_whole_one_at_every_node(name: str) -> None:
+    sde, oracle = VPSDE(), GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    t, s = sde.time(double(-1.0, -0.3))
+    x, reverse = oracle.at(sde, t).sample(16), Reverse(sde, oracle.denoiser(sde))
+    z, area, fresh = torch.randn(3, 16, 2, dtype=torch.float64)
+    ends = [
+        replace(NAMES[name], tau=tau).step(reverse, x, t, s, Given(z, area, [fresh]))
+        for tau in (0.7, lambda lam, h: h.expand_as(lam))
+    ]
+    torch.testing.assert_close(*ends)
+
+
 # Orders --------------------------------------------------------------------------------------------------------------
 
 STEPS_A_RUN = (16, 32, 64)
