@@ -60,7 +60,7 @@ PEERS: dict[str, dict[str, Solver]] = {
 
 @dataclass(frozen=True)
 class StochasticConfig(BenchConfig):
-    """Settings of the comparison: those of bench_solvers.py, without its `model`."""
+    """Settings of the comparison: those of bench_solvers.py, without its `model` and `fitted`."""
 
     out: str = "runs/bench_stochastic"
     count: int = 8000

@@ -97,12 +97,11 @@ def test_bad_settings_of_a_fit_are_named(
     assert message in refused(script("fit_times").main, given, capsys)
 
 
-def test_the_benchmark_of_solvers_ranks_and_compares(
-    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_benchmark_of_solvers_ranks_and_compares(script: Callable[[str], Any], tmp_path: Path) -> None:
     module = script("bench_solvers")
-    monkeypatch.setattr(module, "FITTED", ("adams",))
-    config = module.BenchConfig(out=str(tmp_path), dims=4, components=3, count=24, budgets=(5, 8), peers=False)
+    config = module.BenchConfig(
+        out=str(tmp_path), dims=4, components=3, count=24, budgets=(5, 8), peers=False, fitted=("adams",)
+    )
     module.bench(config)
     rows = {row["method"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
     assert rows["sdescore adams, fitted"]["5"]["median"] < rows["sdescore adams, approaching"]["5"]["median"]
