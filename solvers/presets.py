@@ -1,4 +1,7 @@
-"""Published multistep methods, each one setting of Adams. To add one: a line here, and one in pyproject.toml."""
+"""Published multistep methods, each one setting of Adams.
+
+To add one: a line here, its name in __init__.py, and a line in pyproject.toml.
+"""
 
 import torch
 from torch import Tensor

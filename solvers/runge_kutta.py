@@ -1,6 +1,6 @@
 """Exponential Runge-Kutta methods: one step in any target, spacing of the nodes and amount of noise; and presets.
 
-To add one: its stages, a line here, and one in pyproject.toml.
+To add one: its stages, a line here, its name in __init__.py, and a line in pyproject.toml.
 """
 
 from collections.abc import Callable
