@@ -1,4 +1,4 @@
-"""The numerical methods. To add one: a file here, its name below, and a line under sdescore.solvers in pyproject.toml."""
+"""The numerical methods. To add one: a file here, its name below, and a line under sdescore.solvers in pyproject."""
 
 from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
