@@ -60,10 +60,19 @@ def dpm_solver_pp_3s(sde: LinearSDE, data: Eps, x: Tensor, t: Tensor, s: Tensor)
     return sde.sigma(s) / sde.sigma(t) * x - sde.alpha(s) * (torch.expm1(-h) * start - phi / r2 * second)
 
 
+def midpoint_in_rho(sde: LinearSDE, eps: Eps, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The midpoint rule for d(x / alpha) = eps drho."""
+    start, stop = sde.rho(t), sde.rho(s)
+    middle = sde.time(-((start + stop) / 2).log())
+    u = x / sde.alpha(t) + (stop - start) / 2 * eps(x, t)
+    return sde.alpha(s) * (x / sde.alpha(t) + (stop - start) * eps(sde.alpha(middle) * u, middle))
+
+
 @pytest.mark.parametrize("ends", [(-2.0, 1.0), (0.5, 0.51)])
 @pytest.mark.parametrize(
     ("name", "paper", "kind"),
     [
+        ("midpoint", midpoint_in_rho, "noise"),
         ("dpm2", dpm_solver_2, "noise"),
         ("dpm3", dpm_solver_3, "noise"),
         ("dpm++2s", dpm_solver_pp_2s, "data"),
