@@ -76,23 +76,23 @@ def fit(config: FitConfig) -> None:
     denoiser = denoiser.to("cuda" if torch.cuda.is_available() else "cpu")
     before = time_grid(sde, solver, config.steps, config.nfe)
     x = sde.prior_sample((2 * count, *shape), generator=torch.Generator().manual_seed(config.seed))
-    exact = sample(sde, denoiser, x=x, nfe=200, progress=True)
-    pilots = {"x": x[:count], "exact": exact[:count]}
     after = fit_times(
         sde,
         denoiser,
         solver=solver,
         steps=config.steps,
         nfe=config.nfe,
-        **pilots,
+        x=x[:count],
         seed=config.seed,
         runs=config.runs,
         progress=True,
     )
 
+    exact = sample(sde, denoiser, x=x[count:], nfe=200, progress=True)
+
     def distance(times: Tensor) -> float:
         found = sample(sde, denoiser, x=x[count:], solver=solver, times=times)
-        return float((found - exact[count:]).flatten(1).double().square().mean(1).sqrt().median())
+        return float((found - exact).flatten(1).double().square().mean(1).sqrt().median())
 
     distances = {"own": distance(before), "fitted": distance(after)}
     known = {"solver": config.solver, "solver_args": config.solver_args, "times": after.tolist(), "distance": distances}

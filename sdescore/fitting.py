@@ -63,9 +63,10 @@ def fit_times(
 ) -> Tensor:
     """The times (steps,) at which a solver comes nearest to the flow of a net, found on pilot samples.
 
-    The solver's grid is warped so that the mean logarithm of the distances to the flow's endpoints falls: a random
-    search, whose moves grow with success and shrink without (Rechenberg 1973). A few dozen pilots do. The times serve
-    all samples of the same net, solver and number of steps: sample(..., times=fit_times(...)).
+    The solver's grid is warped so that the mean logarithm of the distances to the flow's endpoints falls, the typical
+    distance and not the largest, by a random search whose moves grow with success and shrink without (Rechenberg 1973).
+    A few dozen pilots do. The times serve all samples of the same net, solver and number of steps:
+    sample(..., times=fit_times(...)).
 
     Args:
         shape: (pilots, *sample_shape), or x, the pilots' states at T.
