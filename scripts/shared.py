@@ -153,7 +153,7 @@ def features_of(
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-def build_solver(name: str, arguments: Mapping[str, Any]) -> Solver:
+def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
     """The installed solver of a name, or module:name in a Python file of the user's, with these arguments."""
     found = named_object(name, "solver") if ":" in name else find_plugin("sdescore.solvers", name, "solver")
     ready = isinstance(found, Solver) and not isinstance(found, type)
