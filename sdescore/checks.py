@@ -39,5 +39,6 @@ def check_returned(value: Any, x: Tensor, name: str) -> Tensor:
 def check_returned_numbers(value: Any, x: Tensor, name: str) -> Tensor:
     """What `name` returned for x (batch, *shape), if it is (batch,). Raises ValueError."""
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-        raise ValueError(f"{name} returned {described(value)}; it must return ({len(x)},), one number a sample")
+        given = f"{described(value)} for x of shape {tuple(x.shape)}"
+        raise ValueError(f"{name} returned {given}; it must return ({len(x)},), one number a sample")
     return value

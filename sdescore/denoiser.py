@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdescore.checks import described
+from sdescore.checks import check_returned
 from sdescore.pretrained import Pretrained
 from sdescore.scaling import Scaling
 from sdescore.sde import LinearSDE, expand
@@ -156,10 +156,7 @@ class Denoiser(nn.Module, Pretrained):
         scale, level, of_x, of_raw = coefficients
         like = state_like(self.net)
         y = scaled(scale, x if like is None else x.to(like.dtype))
-        output = self.net(y, per_sample(level, x), **condition)
-        if not isinstance(output, Tensor) or output.shape != x.shape:
-            given = described(output)
-            raise ValueError(f"net returned {given} for x of shape {tuple(x.shape)}; it must return the shape of x")
+        output = check_returned(self.net(y, per_sample(level, x), **condition), x, "net")
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
             raise ValueError("net returned what has no derivative by x; valid is a net that detaches nothing")

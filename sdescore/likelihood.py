@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.checks import check_count, described
+from sdescore.checks import check_count, check_returned_numbers
 from sdescore.flow import Flow, Input, warn_outside
 from sdescore.multistep import multistep
 from sdescore.objectives import choose
@@ -60,11 +60,7 @@ class Likelihood:
 
 def prior_log_prob(prior: Density, x: Tensor) -> Tensor:
     """The float64 log-density (batch,) of states at T. Raises ValueError for a prior that returns another shape."""
-    found = prior.log_prob(x)
-    if not isinstance(found, Tensor) or found.shape != x.shape[:1]:
-        given = described(found)
-        raise ValueError(f"prior.log_prob returned {given} for x of shape {tuple(x.shape)}; valid is ({len(x)},)")
-    return found.to(torch.float64)
+    return check_returned_numbers(prior.log_prob(x), x, "prior.log_prob").to(torch.float64)
 
 
 def find_trace(trace: str | Trace, probes: int) -> Trace:
