@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import clock, markdown, parse, run, write_json, write_whole
+from shared import clock, make_folder, markdown, parse, run, write_json, write_whole
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
@@ -204,8 +204,7 @@ def bench(config: BenchConfig) -> None:
                 "allocations": f"{allocations(name.removeprefix('sdescore '), x):.1f}" if name in kinds else None,
             }
         )
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(Path(config.out))
     write_json(out / "results.json", {"shape": config.shape, "device": config.device, "microseconds": best})
     write_whole(out / "table.md", markdown(rows))
     print(markdown(rows))

@@ -42,6 +42,7 @@ from sdescore import (
     sample,
     uniform_lambda,
 )
+from sdescore.fitting import distances
 from sdescore.grids import Grid
 from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, Adams
 from sdescore.testing import exact_flow
@@ -221,7 +222,7 @@ def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
         for nfe in config.budgets:
             given: dict[str, Any] = dict(x=problem.x, solver=solver, nfe=nfe, times=grid, batch_size=BATCH)
             found = sample(problem.sde, problem.denoiser, **given)
-            distance = (found - problem.exact).flatten(1).double().square().mean(1).sqrt()
+            distance = distances(found, problem.exact)
             row[str(nfe)] = {"median": float(distance.median()), "rms": float(distance.square().mean().sqrt())}
         rows.append(row)
     return rows
@@ -282,8 +283,7 @@ def draw(path: Path, config: BenchConfig, text: str, rows: list[dict[str, Any]])
 
 
 def bench(config: BenchConfig) -> None:
-    out = Path(config.out)
-    make_folder(out)
+    out = make_folder(Path(config.out))
     problem = of_model(config, config.model) if config.model else of_mixture(config)
     rows = measure(config, problem)
     write_json(out / "results.json", {"problem": problem.text, "rows": rows})

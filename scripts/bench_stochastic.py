@@ -17,7 +17,7 @@ from typing import Any
 from bench_solvers import BATCH, BenchConfig, methods
 from bench_solvers import GRIDS as ALL_GRIDS
 from peers import Diffusers, KDiffusion
-from shared import markdown, parse, run, write_json, write_whole
+from shared import make_folder, markdown, parse, run, write_json, write_whole
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -112,8 +112,7 @@ def table(config: StochasticConfig, rows: list[dict[str, Any]]) -> str:
 
 
 def bench(config: StochasticConfig) -> None:
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = make_folder(Path(config.out))
     rows = measure(config)
     write_json(out / "results.json", {"rows": rows})
     write_whole(out / "table.md", table(config, rows))

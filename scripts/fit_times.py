@@ -19,6 +19,7 @@ from shared import build_solver, load_model, make_folder, parse, run, save_figur
 from torch import Tensor
 
 from sdescore import LinearSDE, fit_times, sample
+from sdescore.fitting import REFERENCE, distances
 from sdescore.sampling import time_grid
 
 
@@ -88,20 +89,18 @@ def fit(config: FitConfig) -> None:
         progress=True,
     )
 
-    exact = sample(sde, denoiser, x=x[count:], nfe=200, progress=True)
+    exact = sample(sde, denoiser, x=x[count:], nfe=REFERENCE, progress=True)
 
     def distance(times: Tensor) -> float:
         found = sample(sde, denoiser, x=x[count:], solver=solver, times=times)
-        return float((found - exact).flatten(1).double().square().mean(1).sqrt().median())
+        return float(distances(found, exact).median())
 
-    distances = {"own": distance(before), "fitted": distance(after)}
-    known = {"solver": config.solver, "solver_args": config.solver_args, "times": after.tolist(), "distance": distances}
+    found = {"own": distance(before), "fitted": distance(after)}
+    known = {"solver": config.solver, "solver_args": config.solver_args, "times": after.tolist(), "distance": found}
     write_json(out, known)
     draw(out.with_suffix(".png"), sde, before, after)
-    print(
-        f"median distance to the flow's endpoint of other samples: {distances['own']:.3g} with the solver's own times,"
-    )
-    print(f"{distances['fitted']:.3g} with those in {out}")
+    print(f"median distance to the flow's endpoint of other samples: {found['own']:.3g} with the solver's own times,")
+    print(f"{found['fitted']:.3g} with those in {out}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

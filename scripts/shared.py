@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling, Solver, find_solver
-from sdescore.checkpoints import replace_file
+from sdescore.checkpoints import refused, replace_file
 from sdescore.config import TrainConfig
 from sdescore.data import Source, share
 from sdescore.plugins import check_arguments, find_plugin, named_object
@@ -39,6 +39,7 @@ __all__ = [
     "parse",
     "read_times",
     "run",
+    "save_figure",
     "training_of",
     "write_json",
     "write_whole",
@@ -194,7 +195,7 @@ def make_folder(path: Path) -> Path:
     try:
         TemporaryFile(dir=path).close()
     except OSError as error:
-        raise OSError(error.errno, f"nothing can be written to {path}: {error.strerror}") from error
+        raise refused(error, f"nothing can be written to {path}: {error.strerror}") from error
     return path
 
 

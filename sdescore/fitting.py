@@ -13,16 +13,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.checks import check_count, described
-from sdescore.grids import Grid
+from sdescore.grids import Grid, from_asinh, to_asinh
 from sdescore.sampling import sample, time_grid, trajectory
 from sdescore.sde import LinearSDE
 from sdescore.solver import Solver, find_solver
 
-__all__ = ["fit_times"]
+__all__ = ["REFERENCE", "distances", "fit_times"]
 
 KNOTS = 5
 SCALE = 10.0  # of the variable asinh(SCALE / rho), in which the times are moved; that of the grid uniform_asinh
 REFERENCE = 200  # net calls that stand for the exact flow
+
+
+def distances(x: Tensor, exact: Tensor) -> Tensor:
+    """How far each sample is from where the flow ends, (batch,), float64: root mean square over its elements."""
+    return (x - exact.to(x)).flatten(1).double().square().mean(1).sqrt()
 
 
 def _warped(sde: LinearSDE, start: Tensor, moves: np.ndarray) -> Tensor:
@@ -30,15 +35,15 @@ def _warped(sde: LinearSDE, start: Tensor, moves: np.ndarray) -> Tensor:
 
     The last move is the logarithm of what the whole range is stretched by, away from the noise.
     """
-    q, low = (SCALE * sde.lam(start).exp()).asinh().numpy(), torch.tensor(sde.t_min, dtype=start.dtype)
+    q, low = to_asinh(sde, start, SCALE).numpy(), torch.tensor(sde.t_min, dtype=start.dtype)
     share = np.linspace(0, 1, 16 * len(start) + 1)
     density = np.exp(np.interp(share, np.linspace(0, 1, KNOTS), moves[:KNOTS]))
     mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     even = np.linspace(0, 1, len(start))
     moved = np.interp(np.interp(even, mass / mass[-1], share), even, q) - q[0]
-    most = float((SCALE * sde.lam(low).exp()).asinh()) - q[0]
+    most = float(to_asinh(sde, low, SCALE)) - q[0]
     stretched = torch.from_numpy(q[0] + moved * min(math.exp(moves[KNOTS]), most / moved[-1]))
-    times = sde.time((stretched.sinh() / SCALE).log()).clamp(sde.t_min, sde.T)
+    times = from_asinh(sde, stretched, SCALE).clamp(sde.t_min, sde.T)
     return torch.cat([start[:1], times[1:]])
 
 
@@ -104,8 +109,7 @@ def fit_times(
             found = run(_warped(sde, start, moves))
         except (FloatingPointError, ValueError):  # the solver left all bounds, or two times fell together
             return math.inf
-        square = (found - exact.to(found)).flatten(1).double().square().mean(1)
-        return float(square.clamp(min=1e-30).log().mean()) / 2
+        return float(distances(found, exact).clamp(min=1e-15).log().mean())
 
     own, moves, size = np.random.default_rng(seed % 2**64), np.zeros(KNOTS + 1), 0.6
     best = distance(moves)

@@ -75,11 +75,17 @@ def uniform_asinh(scale: float = 10.0, rho_min: float = 0.002) -> Grid:
     """Uniform in asinh(scale / rho): in 1 / rho, over which x0 moves the state, while rho is above `scale`, where the
     net has little to say; in lam below."""
     _positive("scale", scale)
+    return _equal_steps(rho_min, lambda sde, t: to_asinh(sde, t, scale), lambda sde, q: from_asinh(sde, q, scale))
 
-    def back(sde: LinearSDE, q: Tensor) -> Tensor:
-        return sde.time((q.sinh() / scale).log())
 
-    return _equal_steps(rho_min, lambda sde, t: (scale * sde.lam(t).exp()).asinh(), back)
+def to_asinh(sde: LinearSDE, t: Tensor, scale: float) -> Tensor:
+    """asinh(scale / rho) at times t, of their shape."""
+    return (scale * sde.lam(t).exp()).asinh()
+
+
+def from_asinh(sde: LinearSDE, q: Tensor, scale: float) -> Tensor:
+    """The times at which asinh(scale / rho) is q."""
+    return sde.time((q.sinh() / scale).log())
 
 
 def approaching(scale: float = 10.0, rho_max: float = 0.038, rho_min: float = 0.002) -> Grid:
