@@ -28,7 +28,7 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 class Noise(Protocol):
-    """Unit normals of the shape of x (batch, *shape) for a solver."""
+    """Unit normals of the shape of x (batch, *shape) for a solver, which may overwrite them."""
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The path's noise for the interval from t to s, divided by the square root of its length."""
@@ -48,7 +48,7 @@ class Noise(Protocol):
 
 
 class White:
-    """Independent normals; those of sample i depend on (seed, i) and the number of earlier draws alone.
+    """Independent normals; those of sample i depend on (seed, i), the use and the number of earlier draws alone.
 
     Neighbours share a generator, and are drawn together even if some of them are not asked for: one generator a sample
     would cost more time than small samples do.
@@ -57,10 +57,13 @@ class White:
         seed: The seed of the whole set of samples.
         indices: Which samples these are.
         device: Where the noise is drawn.
+        use: What for: "path", or a name that makes other numbers of the same seed.
     """
 
-    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self._key: tuple[int | str, ...] = ("sample", seed)
+    def __init__(
+        self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu", use: str = "path"
+    ) -> None:
+        self._key: tuple[int | str, ...] = (use, seed)
         self._indices, self._device = list(indices), device
         self._size = 0  # samples that share a generator, once their shape is known
         self._generators: dict[int, torch.Generator] = {}
@@ -75,10 +78,10 @@ class White:
     def fresh(self, x: Tensor) -> Tensor:
         if self._rows is None:
             self._open(x[0].numel())
-        drawn = x.new_empty(len(self._generators), self._size, *x.shape[1:])
-        for own, part in zip(self._generators.values(), drawn, strict=True):
+        drawn = x.new_empty(len(self._generators) * self._size, *x.shape[1:])
+        for own, part in zip(self._generators.values(), drawn.chunk(len(self._generators)), strict=True):
             part.normal_(generator=own)
-        return drawn.flatten(0, 1)[self._rows]
+        return drawn[self._rows]
 
     def _open(self, elements: int) -> None:
         """Make the generators, and keep those that there are."""

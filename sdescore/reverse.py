@@ -9,7 +9,10 @@ from torch import Tensor
 from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, Pair, check_prediction, scaled
 from sdescore.sde import LinearSDE
 
-__all__ = ["Calls", "Reverse"]
+__all__ = ["Along", "Calls", "Euler", "Reverse"]
+
+Along = Callable[[int, Tensor], Tensor]  # of the number of a time of a grid, and the state there
+Euler = tuple[Along, Callable[[int, Tensor], Coefficient]]
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Reverse:
         own_t, factor = self._own(t)
         return self.denoiser.combination(scaled(factor, x), own_t, p, q, **self.condition)
 
-    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Callable[[int, Tensor], Tensor]:
+    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Along:
         """combination() on a grid of times, with p and q of its shape or numbers, as a function (i, x).
 
         Every coefficient is computed here, in float64 on the CPU: a call costs the net and little else.
@@ -61,7 +64,7 @@ class Reverse:
 
         return at
 
-    def in_units(self, times: Tensor, p: Coefficient, q: Coefficient) -> tuple[Callable[[int, Tensor], Tensor], Tensor]:
+    def in_units(self, times: Tensor, p: Coefficient, q: Coefficient) -> tuple[Along, Tensor]:
         """along() in units that save a pass over the state, and the units: their product is p x0 + q eps.
 
         A unit is what the combination multiplies x by, if not 0, so that the net's output is added to x as it is.
@@ -100,10 +103,11 @@ class Reverse:
         """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
         return self.combination(x, t, *self._drift(t))
 
-    def euler(self, t: Tensor, s: Tensor) -> Callable[[int, Tensor], Tensor]:
-        """x - (t - s) drift on a grid of times t, as along()."""
+    def euler(self, t: Tensor, s: Tensor) -> Euler:
+        """x - (t - s) drift, and g sqrt(t - s), on a grid of times t, as along()."""
         (p, q), width = self._drift(t), t - s
-        return self.along(t, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q)
+        spread = (self.sde.g(t) * width.sqrt()).tolist()
+        return self.along(t, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q), lambda i, x: spread[i]
 
     def take(self, index: Tensor) -> "Reverse":
         """The same for a selection of the samples; net calls are counted together."""

@@ -180,13 +180,14 @@ class _Run:
     def states(self, start: int, stop: int) -> Iterator[Tensor]:
         """The states of samples start <= i < stop; beyond the last sample, copies of it with noise of their own."""
         index = torch.arange(start, stop, device=self.device).clamp(max=len(self) - 1)
-        noise = self.noise(self.seed, range(self.first + start, self.first + stop), self.device)
+        numbers = range(self.first + start, self.first + stop)
         if self.x is None:
             like = torch.empty(stop - start, *self.shape[1:], device=self.device, dtype=self.dtype)
-            x = float(self.sde.sigma(self.times[0])) * noise.fresh(like)
+            x = float(self.sde.sigma(self.times[0])) * White(self.seed, numbers, self.device, "start").fresh(like)
         else:
             x = self.x[index]
         reverse = Reverse(self.sde, self.denoiser, {name: value[index] for name, value in self.condition.items()})
+        noise = self.noise(self.seed, numbers, self.device)
         with evaluating(self.denoiser):
             yield from torch.set_grad_enabled(self.grad)(_states)(reverse, self.solver, x, self.times, noise)
 

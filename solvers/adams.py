@@ -136,9 +136,10 @@ class Adams(OneStep):
         for i in range(last + 1):
             if i in ending:
                 ends[i] = (x, 1.0), targets[0]
-            base = table.kept[i] * x
             if table.spread[i] > 0:
-                base.add_(noise(x, levels[i], levels[i + 1]), alpha=table.spread[i])
+                base = noise(x, levels[i], levels[i + 1]).mul_(table.spread[i]).add_(x, alpha=table.kept[i])
+            else:
+                base = table.kept[i] * x
             x = _add(base.clone() if self.corrector else base, targets, table.predict[i])
             correct = self.corrector and i < last
             if not correct:

@@ -38,7 +38,8 @@ class Ancestral(OneStep):
         kept, added = (factor.tolist() for factor in pair)
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
-            return (kept[i] * step(i, x, noise)).add_(noise(x, t[i], s[i]), alpha=added[i])
+            down = step(i, x, noise)
+            return noise(x, t[i], s[i]).mul_(added[i]).add_(down, alpha=kept[i])
 
         return go
 

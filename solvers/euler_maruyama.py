@@ -20,9 +20,5 @@ class EulerMaruyama(OneStep):
         return x - width * reverse.drift(x, t) + reverse.sde.diffusion(x, t) * width**0.5 * noise(x, t, s)
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
-        mean, root = reverse.euler(t, s), (t - s).sqrt()
-
-        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
-            return (reverse.sde.diffusion(x, t[i]) * root[i] * noise(x, t[i], s[i])).add_(mean(i, x))
-
-        return go
+        mean, spread = reverse.euler(t, s)
+        return lambda i, x, noise: noise(x, t[i], s[i]).mul_(spread(i, x)).add_(mean(i, x))

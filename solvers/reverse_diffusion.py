@@ -22,7 +22,7 @@ class ReverseDiffusion(OneStep):
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
         p, q, spread = _parts(reverse.sde, t, s)
         mean, added = reverse.along(t, p, q), spread.tolist()
-        return lambda i, x, noise: mean(i, x).add(noise(x, t[i], s[i]), alpha=added[i])
+        return lambda i, x, noise: noise(x, t[i], s[i]).mul_(added[i]).add_(mean(i, x))
 
 
 def _parts(sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -35,13 +35,13 @@ class Replay:
         self.draws = iter(draws)
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return next(self.draws)
+        return next(self.draws).clone()
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return next(self.draws)
+        return next(self.draws).clone()
 
     def fresh(self, x: Tensor) -> Tensor:
-        return next(self.draws)
+        return next(self.draws).clone()
 
     def take(self, index: Tensor) -> "Replay":
         raise NotImplementedError

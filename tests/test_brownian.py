@@ -143,7 +143,7 @@ def test_strong_order_where_the_noise_depends_on_the_state(solver: OneStep, orde
     reverse: Any = SimpleNamespace(
         sde=SimpleNamespace(diffusion=lambda x, t: b * x, diffusion_divergence=lambda x, t: 2 * b**2 * x),
         drift=lambda x, t: -a * x,
-        euler=lambda t, s: lambda i, x: x + (t[i] - s[i]) * a * x,
+        euler=lambda t, s: (lambda i, x: x + (t[i] - s[i]) * a * x, lambda i, x: b * x * (t[i] - s[i]) ** 0.5),
     )
     z = torch.randn(256, n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 16
     exact, steps, errors = torch.exp(a - b**2 / 2 + b * z.sum(0)), (16, 32, 64, 128), []

@@ -1,9 +1,13 @@
 """Noise of samples that are drawn together: which of it is whose, and what is left of it when some are taken out."""
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
 import pytest
 import torch
 
-from sdescore import VPSDE, GaussianMixture, sample
+from sdescore import VPSDE, GaussianMixture, Noise, sample
+from sdescore.brownian import Brownian
 from sdescore.noise import White
 from sdescore.solvers import AdaptiveSDE
 
@@ -17,6 +21,18 @@ def test_neighbours_share_generators_but_no_numbers(shape: tuple[int, ...]) -> N
         assert torch.equal(White(0, [number]).fresh(drawn[:1])[0], row)
     assert len(drawn.flatten().unique()) == drawn.numel()
     assert not torch.equal(White(1, [70]).fresh(drawn[:1])[0], drawn[0])
+
+
+@pytest.mark.parametrize("source", [White, Brownian(VPSDE())])
+def test_what_is_drawn_may_be_overwritten(source: Callable[[int, Sequence[int]], Noise]) -> None:
+    x, times = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([1.0, 0.5, 0.25, 0.1], dtype=torch.float64)
+    kept, overwritten = source(0, range(3)), source(0, range(3))
+    for t, s in pairwise(times):
+        for expected, found in zip(
+            *([noise(x, t, s), noise.area(x, t, s), noise.fresh(x)] for noise in (kept, overwritten)), strict=True
+        ):
+            assert torch.equal(found, expected)
+            found.zero_()
 
 
 def test_a_selection_goes_on_and_the_whole_begins_anew() -> None:

@@ -134,3 +134,19 @@ def test_noise_does_not_depend_on_the_selection() -> None:
     full.fresh(x)
     taken = full.take(torch.tensor([4, 1]))
     assert torch.equal(taken.fresh(x[:2]), draws[1][[4, 1]])
+
+
+@pytest.mark.parametrize("name", ["ddpm", "predictor-corrector"])
+def test_a_start_handed_back_draws_none_of_its_numbers_again(name: str, oracle2: GaussianMixture) -> None:
+    sde, seen = VPSDE(), []
+
+    class Seen(White):
+        def fresh(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(super().fresh(x).clone())
+            return seen[-1].clone()
+
+    net = oracle2.denoiser(sde)
+    start, *_, end = trajectory(sde, net, shape=(5, 2), solver=name, steps=4, seed=3)
+    assert torch.equal(sample(sde, net, x=start, solver=name, steps=4, seed=3, noise=Seen), end)
+    unit = start / sde.sigma(torch.tensor(sde.T, dtype=start.dtype))
+    assert seen and all((z - unit).abs().min() > 1e-5 for z in seen)

@@ -72,7 +72,7 @@ class Path:
         before = w.cumsum(0) - w
         self.z = w.sum(0) / h.sqrt()
         self.integral = (u + widths * before).sum(0) / h**1.5  # the integral of W over the interval, scaled to length 1
-        return self.z
+        return self.z.clone()
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return (self.integral - self.z / 2) * math.sqrt(12)

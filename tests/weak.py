@@ -18,13 +18,13 @@ class Given:
         self.z, self.second, self.draws = z, area, iter(fresh)
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.z
+        return self.z.clone()
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.second
+        return self.second.clone()
 
     def fresh(self, x: Tensor) -> Tensor:
-        return next(self.draws)
+        return next(self.draws).clone()
 
     def take(self, index: Tensor) -> "Given":
         raise NotImplementedError
