@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from sample import fingerprint
 from shared import build_solver, load_model, make_folder, parse, run, save_figure, write_json
 from torch import Tensor
 
@@ -96,7 +97,8 @@ def fit(config: FitConfig) -> None:
         return float(distances(found, exact).median())
 
     found = {"own": distance(before), "fitted": distance(after)}
-    known = {"solver": config.solver, "solver_args": config.solver_args, "times": after.tolist(), "distance": found}
+    known = {"solver": config.solver, "solver_args": config.solver_args, "weights": fingerprint(denoiser)}
+    known |= {"times": after.tolist(), "distance": found}
     write_json(out, known)
     draw(out.with_suffix(".png"), sde, before, after)
     print(f"median distance to the flow's endpoint of other samples: {found['own']:.3g} with the solver's own times,")

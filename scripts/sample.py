@@ -100,11 +100,11 @@ class SampleConfig:
         if self.times is not None and self.grid is not None:
             raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; valid is one of them")
 
-    def spacing(self) -> Tensor | Grid | None:
+    def spacing(self, weights: str) -> Tensor | Grid | None:
         """What sample() takes for its times."""
         if self.times is None:
             return None if self.grid is None else GRIDS[self.grid]
-        return read_times(self.times, self.solver, self.solver_args)
+        return read_times(self.times, self.solver, self.solver_args, weights)
 
     def labels(self, denoiser: Denoiser, first: int, count: int) -> Tensor | None:
         """The labels of some samples, None where none are asked for."""
@@ -167,9 +167,10 @@ def counted(denoiser: Denoiser) -> Iterator[list[None]]:
 def draw(config: SampleConfig) -> None:
     """Draw this process's batches of the set; the main process then puts them together."""
     (denoiser, shape), out = load_model(config.model), Path(config.out)
-    solver, times = build_solver(config.solver, config.solver_args), config.spacing()
+    weights = fingerprint(denoiser)
+    solver, times = build_solver(config.solver, config.solver_args), config.spacing(weights)
     settings = {name: value for name, value in asdict(config).items() if name not in ("model", "out")}
-    settings["weights"] = fingerprint(denoiser)
+    settings["weights"] = weights
     if isinstance(times, Tensor):
         settings["times"] = times.tolist()  # the file may change
     config.labels(denoiser, 0, 1)

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -164,15 +165,19 @@ def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
     return replace(found, **arguments) if arguments else found
 
 
-def read_times(path: str, solver: str, arguments: Mapping[str, Any]) -> Tensor:
-    """The times that fit_times.py wrote for this solver. Raises ValueError for another's, or another file."""
+def read_times(path: str, solver: str, arguments: Mapping[str, Any], weights: str) -> Tensor:
+    """The times that fit_times.py wrote for this solver. Raises ValueError for another's, or another file; warns of
+    other weights, as those of the same net trained on: times that serve one serve the other."""
     try:
         known = json.loads(Path(path).read_text())
         times, fitted = torch.tensor(known["times"], dtype=torch.float64), (known["solver"], known["solver_args"])
+        net = known["weights"]
     except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"times={path!r} is no file of fit_times.py: {error!r}") from error
     if fitted != (solver, dict(arguments)):
         raise ValueError(f"times={path!r} were fitted for {fitted}; given are {(solver, dict(arguments))}")
+    if net != weights:
+        warnings.warn(f"times={path!r} were fitted to a net of other weights than the given", stacklevel=2)
     return times
 
 

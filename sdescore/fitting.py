@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from sdescore.checks import check_count, described
 from sdescore.grids import Grid, from_asinh, to_asinh
 from sdescore.sampling import sample, time_grid, trajectory
-from sdescore.sde import LinearSDE
+from sdescore.sde import LinearSDE, check_linear
 from sdescore.solver import Solver, find_solver
 
 __all__ = ["REFERENCE", "distances", "fit_times"]
@@ -83,6 +83,7 @@ def fit_times(
     Raises:
         TypeError, ValueError: As sample(); for a solver that draws noise, or whose steps are not its grid's.
     """
+    check_linear(sde)
     chosen = find_solver(solver)
     check_count("runs", runs)
     if isinstance(times, Tensor):

@@ -16,7 +16,7 @@ from sdescore.denoiser import Denoiser, as_denoiser, state_like
 from sdescore.ode import TSITOURAS, Solution, Tableau, integrate
 from sdescore.reverse import Reverse
 from sdescore.sampling import check_condition, check_range
-from sdescore.sde import LinearSDE, expand
+from sdescore.sde import LinearSDE, check_linear, expand
 
 __all__ = ["Flow", "Input", "transport"]
 
@@ -133,8 +133,7 @@ class Input:
         batch_size: int | None,
     ) -> "Input":
         """Raise TypeError or ValueError for what cannot be integrated, naming the argument, before any net call."""
-        if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde is {sde!r}; valid is a LinearSDE, such as VPSDE()")
+        check_linear(sde)
         if not isinstance(x, Tensor):
             raise TypeError(f"x is a {type(x).__name__}; valid is a tensor (batch, *shape)")
         if not x.is_floating_point():

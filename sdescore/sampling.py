@@ -13,7 +13,7 @@ from sdescore.denoiser import Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.grids import Grid, karras
 from sdescore.noise import Noise, White
 from sdescore.reverse import Reverse
-from sdescore.sde import LinearSDE
+from sdescore.sde import LinearSDE, check_linear
 from sdescore.solver import Solver, calls_of, find_solver
 
 __all__ = ["sample", "trajectory"]
@@ -142,8 +142,7 @@ class _Run:
         noise: MakeNoise,
         first: int = 0,
     ) -> None:
-        if not isinstance(sde, LinearSDE):
-            raise TypeError(f"sde is {sde!r}; valid is a LinearSDE, such as VPSDE()")
+        check_linear(sde)
         if (x is None) == (shape is None):
             raise ValueError("give one of shape, (n, *sample_shape), and x, the state to start from")
         if x is not None and not x.is_floating_point():

@@ -189,3 +189,9 @@ class VariancePreserving(LinearSDE):
     def sigma_dot(self, t: Tensor) -> Tensor:
         # The general sigma f + g^2 / (2 sigma) cancels near T.
         return -(self.alpha(t) ** 2) * self.f(t) / self.sigma(t)
+
+
+def check_linear(sde: object) -> None:
+    """Raise TypeError for what is no process with closed-form kernels."""
+    if not isinstance(sde, LinearSDE):
+        raise TypeError(f"sde is {sde!r}; valid is a LinearSDE, such as VPSDE()")

@@ -1,6 +1,7 @@
 """scripts/fit_times.py and the solver benchmark: what they leave, and what sampling makes of a file of times."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def test_fitted_times_are_written_and_sampled_with(
     assert out.with_suffix(".png").stat().st_size > 5000
 
     draws = [*common, "--count", "5", "--times", str(out)]
-    script("sample").main([*draws, "--out", str(tmp_path / "samples")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        script("sample").main([*draws, "--out", str(tmp_path / "samples")])
     with np.load(tmp_path / "samples/samples.npz") as file:
         found = torch.from_numpy(file["x"])
     denoiser = Denoiser.from_pretrained(model)
@@ -50,20 +53,26 @@ def test_fitted_times_are_written_and_sampled_with(
     said = refused(script("sample").main, [*draws, "--out", str(tmp_path / "samples")], capsys)
     assert "samples of other settings (saved, given): times" in said
 
+    out.write_text(json.dumps(known | {"weights": "others"}))
+    with pytest.warns(UserWarning, match="fitted to a net of other weights"):
+        script("sample").main([*draws, "--out", str(tmp_path / "others")])
+
 
 @pytest.mark.parametrize(
     ("text", "arguments", "message"),
     [
         ("{", [], "is no file of fit_times.py"),
         ("[1.0]", [], "is no file of fit_times.py"),
-        ('{"solver": "heun", "solver_args": {}, "times": [2.0, 1.0]}', [], "were fitted for ('heun', {})"),
-        ('{"solver": "adams", "solver_args": {}, "times": [1.0, 2.0]}', [], "strictly decreasing times"),
-        ('{"solver": "adams", "solver_args": {}, "times": [2.0, 1.0]}', ["--nfe", "9"], "leave steps and nfe out"),
-        ('{"solver": "adams", "solver_args": {}, "times": [2.0]}', ["--grid", "karras"], "are both given"),
+        ({"weights": None}, [], "is no file of fit_times.py"),
+        ({"solver": "heun"}, [], "were fitted for ('heun', {})"),
+        ({"times": [1.0, 2.0]}, [], "strictly decreasing times"),
+        ({}, ["--nfe", "9"], "leave steps and nfe out"),
+        ({}, ["--grid", "karras"], "are both given"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:times=.* other weights")
 def test_bad_files_of_times_are_named(
-    text: str,
+    text: str | dict[str, Any],
     arguments: list[str],
     message: str,
     script: Callable[[str], Any],
@@ -71,6 +80,9 @@ def test_bad_files_of_times_are_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if not isinstance(text, str):
+        known = {"solver": "adams", "solver_args": {}, "weights": "", "times": [2.0, 1.0]} | text
+        text = json.dumps({name: value for name, value in known.items() if value is not None})
     (tmp_path / "times.json").write_text(text)
     given = ["--model", model, "--times", str(tmp_path / "times.json"), "--out", str(tmp_path / "out"), *arguments]
     assert message in refused(script("sample").main, given, capsys)

@@ -102,6 +102,11 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exceptio
         fit_times(VPSDE(), MODES.denoiser(VPSDE()), (8, 16), **given)
 
 
+def test_what_is_no_process_is_named() -> None:
+    with pytest.raises(TypeError, match="sde is 'vp'; valid is a LinearSDE"):
+        fit_times("vp", MODES.denoiser(VPSDE()), (8, 16), nfe=8)  # type: ignore[arg-type]
+
+
 def test_a_solver_object_is_fitted_as_its_name() -> None:
     sde = VESDE()
     both = [
