@@ -95,8 +95,9 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
             checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
         if start is not None and accelerator.is_main_process:
             logger.info("resumed from %s", start)
-        if start is not None:
-            learner.publish()  # the run may have been killed between the checkpoint and the model
+        if start is not None:  # the run may have been killed after the checkpoint and before what follows it
+            learner.publish()
+            _keep(learner, learner.step == config.steps)
         _run(learner)
     averaged: Denoiser = learner.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return averaged.eval()  # in the layout in which it is loaded
@@ -130,17 +131,25 @@ def _run(learner: Learner) -> None:
                 report.write(rate)
             if last or done % config.save_every == 0:
                 learner.save()
-            if config.snapshot_every and (done == config.steps or done % config.snapshot_every == 0):
-                learner.snapshot()
-            if config.sample_every and (last or done % config.sample_every == 0):
-                averaged = learner.averaged
-                if accelerator.is_main_process:
-                    picture(config, averaged, done, learner.classes)
+            if _keep(learner, last):
                 report.restart_clock()
             if late:
                 if accelerator.is_main_process:
                     logger.info("stopped at step %d of %d: minutes=%g are over", done, config.steps, config.minutes)
                 break
+
+
+def _keep(learner: Learner, last: bool) -> bool:
+    """Write the snapshots and the picture that are due after a step; returns whether a picture was."""
+    config, step = learner.config, learner.step
+    if config.snapshot_every and (step == config.steps or step % config.snapshot_every == 0):
+        learner.snapshot()
+    pictured = config.sample_every > 0 and (last or step % config.sample_every == 0)
+    if pictured:
+        averaged = learner.averaged
+        if learner.accelerator.is_main_process:
+            picture(config, averaged, step, learner.classes)
+    return pictured
 
 
 def _any(here: bool, learner: Learner) -> bool:

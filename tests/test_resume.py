@@ -109,6 +109,31 @@ class TestResume:
         loaded = Denoiser.from_pretrained(Path(config.out) / "model")
         assert all(a.equal(b) for a, b in zip(trained.parameters(), loaded.parameters(), strict=True))
 
+    @pytest.mark.parametrize("where", ["sdescore.learner.Learner.snapshot", "sdescore.training.picture"])
+    def test_snapshots_and_pictures_are_there_after_a_kill_before_them(
+        self, plain: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        class Killed(BaseException):
+            pass
+
+        def killed(*_: Any) -> None:
+            raise Killed
+
+        config = replace(plain, snapshot_every=2, sample_every=2, sample_count=2, sample_steps=1)
+        unbroken = replace(config, out=str(tmp_path / "unbroken"))
+        train(unbroken)
+        with monkeypatch.context() as patch:
+            patch.setattr(where, killed)
+            with pytest.raises(Killed):  # after the checkpoint of step 2
+                train(config)
+        train(config, resume=True)
+        for name in ("snapshots", "samples"):
+            left, wanted = (
+                {path.name: path.read_bytes() for path in Path(out, name).iterdir()}
+                for out in (config.out, unbroken.out)
+            )
+            assert wanted and left == wanted
+
     def test_other_settings_are_named(self, config: TrainConfig) -> None:
         train(replace(config, steps=2))
         with pytest.raises(
