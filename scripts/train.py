@@ -41,6 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, bool]:
 def main() -> None:
     first = os.environ.get("RANK", "0") == "0"  # one process speaks for all
     logging.basicConfig(level=logging.INFO if first else logging.CRITICAL, format="%(message)s")
+    logging.getLogger("sdescore.skipping").setLevel(logging.WARNING)  # but each names the samples that it cannot read
     config, resume = parse()
     try:
         train(config, resume=resume)

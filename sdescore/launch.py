@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
     """The Accelerator of this process, under plain python, torchrun or accelerate launch; on a CPU keep_memory() too.
 
-    Raises ValueError for an absent tracker, for settings of the launcher that would change the gradient and for engines
-    that split the weights, except FSDP of version 2; RuntimeError if there are not as many processes as the launcher
-    started.
+    Raises ValueError for an absent tracker, for a precision that is not to be had, for settings of the launcher that
+    would change the gradient and for engines that split the weights, except FSDP of version 2; RuntimeError if there
+    are not as many processes as the launcher started.
     """
     if tracker == "tensorboard" and not is_tensorboard_available():
         raise ValueError("tracker='tensorboard' is not installed; pip install tensorboard, or set tracker='none'")
@@ -49,6 +49,11 @@ def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
             raise ValueError("mixed_precision='fp16'; valid with FSDP are no and bf16")
         # Its own policy rounds what enters the net too, noise levels among it, and sums gradients in bf16.
         accelerator.state.fsdp_plugin.mixed_precision_policy = None
+    if mixed_precision == "fp16" and not accelerator.native_amp:
+        raise ValueError(
+            "mixed_precision='fp16', but accelerate computes in it on GPUs alone, and here would keep to full "
+            "precision without a word; valid here are no and bf16"
+        )
     if accelerator.gradient_accumulation_steps != 1:
         raise ValueError(
             f"the launcher asks for {accelerator.gradient_accumulation_steps} gradient accumulation steps; "

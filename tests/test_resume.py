@@ -1,4 +1,4 @@
-"""Training that is interrupted, shared by processes, or launched in a way that would be silently wrong."""
+"""Training that is interrupted, or shared by processes."""
 
 import json
 import logging
@@ -14,11 +14,9 @@ import pytest
 import torch
 from training_runs import WORKER, assert_close, assert_same_bits, learner, next_batch, outcome, run
 
-import sdescore.launch
 from sdescore import Denoiser, checkpoints
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays
-from sdescore.launch import chosen_precision, launch, launcher_warnings
 from sdescore.learner import Learner
 from sdescore.reports import read_log
 from sdescore.training import train
@@ -264,38 +262,3 @@ class TestProcesses:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert "started ONE" in done.stderr and "torchrun" in done.stderr
-
-
-class TestLauncher:
-    def test_warnings(self) -> None:
-        asked = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
-        assert "started ONE" in launcher_warnings(asked, 1, "no")[0]
-        assert launcher_warnings(asked, 2, "no") == []
-        assert launcher_warnings({"ACCELERATE_MIXED_PRECISION": "no"}, 1, "bf16") == []
-        assert "asked for mixed precision bf16" in launcher_warnings({"ACCELERATE_MIXED_PRECISION": "bf16"}, 1, "no")[0]
-
-    def test_absent_tracker(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sdescore.launch, "is_tensorboard_available", lambda: False)
-        with pytest.raises(ValueError, match="tracker='tensorboard' is not installed"):
-            train(replace(config, tracker="tensorboard"))
-
-    def test_automatic_precision(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert [chosen_precision(each, {}) for each in ("no", "bf16", "fp16")] == ["no", "bf16", "fp16"]
-        assert chosen_precision("auto", {"ACCELERATE_MIXED_PRECISION": "fp16"}) == "fp16"
-        for has in (True, False):
-            monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-            monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, has=has: has)
-            assert chosen_precision("auto", {"ACCELERATE_MIXED_PRECISION": "no"}) == ("bf16" if has else "no")
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert chosen_precision("auto", {}) == "no"
-
-    def test_accumulation_by_the_launcher(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
-        with pytest.raises(ValueError, match="asks for 4 gradient accumulation steps"):
-            train(config)
-
-    def test_fewer_processes_than_started(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        launch("no", "none", config.out)  # this process is alone for accelerate from now on
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(RuntimeError, match="started 2 processes, but accelerate has 1"):
-            launch("no", "none", config.out)
