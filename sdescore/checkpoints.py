@@ -142,23 +142,33 @@ def prune(root: Path, step: int, keep: int) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """The size and checksum of each file of a checkpoint."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+        version = manifest["format"]
+        said = dict(manifest["files"]) if version == FORMAT else {}
+        files = {name: (each["bytes"], each["sha256"]) for name, each in said.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
+    if version != FORMAT:
+        raise CorruptCheckpoint(f"{path} has format {version!r}; this version of sdescore reads {FORMAT}")
+    if STATE not in files:
+        raise CorruptCheckpoint(f"{path} names no {STATE}")
+    return files
+
+
 def verify(folder: Path) -> None:
     """Raise CorruptCheckpoint, naming the file, unless every file is the one that was written."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        version, files = manifest["format"], dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpoint(f"{folder / MANIFEST} cannot be read: {error}") from error
-    if version != FORMAT:
-        raise CorruptCheckpoint(f"{folder / MANIFEST} has format {version!r}; this version of sdescore reads {FORMAT}")
-    for name, said in files.items():
+    for name, (size, checksum) in _manifest(folder).items():
         try:
             content = (folder / name).read_bytes()
         except OSError as error:
             raise CorruptCheckpoint(f"{folder / name} cannot be read: {error}") from error
-        if hashlib.sha256(content).hexdigest() != said["sha256"]:
-            size = f"{len(content)} of {said['bytes']} bytes"
-            raise CorruptCheckpoint(f"{folder / name} ({size}) does not match its checksum")
+        if hashlib.sha256(content).hexdigest() != checksum:
+            what = f"{len(content)} of {size} bytes"
+            raise CorruptCheckpoint(f"{folder / name} ({what}) does not match its checksum")
 
 
 def newest(root: Path) -> Path:
@@ -181,4 +191,5 @@ def newest(root: Path) -> Path:
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The tensors and the state of a checkpoint, on the CPU; the folder should have been verified."""
     state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
-    return {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}, state
+    names = sorted(Path(name) for name in _manifest(folder) if name.endswith(".safetensors"))
+    return {path.stem: load_file(folder / path) for path in names}, state

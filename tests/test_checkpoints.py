@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, whatever happens and whenever."""
 
 import errno
+import json
 import logging
 import os
 from pathlib import Path
@@ -37,6 +38,30 @@ def test_newest_by_number(tmp_path: Path) -> None:
         save(tmp_path, step)
     assert steps(tmp_path) == [5, 999_999, 1_000_000]
     assert newest(tmp_path).name == "step-1000000"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ({"format": 1, "files": {"net.safetensors": "a checksum"}}, "cannot be read"),
+        ({"format": 1, "files": {"net.safetensors": {"bytes": 8}}}, "cannot be read"),
+        ({"format": 1, "files": {}}, "names no state.json"),
+        ({"format": 2, "files": "in another way"}, "has format 2; this version of sdescore reads 1"),
+        (["format", 1], "cannot be read"),
+    ],
+)
+def test_a_false_manifest_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, manifest: object, message: str
+) -> None:
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / "manifest.json").write_text(json.dumps(manifest))
+    assert newest(tmp_path).name == "step-000001" and message in caplog.text
+
+
+def test_what_the_manifest_does_not_name_is_left_alone(tmp_path: Path) -> None:
+    folder = save(tmp_path, 1)
+    (folder / "mine.safetensors").write_bytes(b"someone's")
+    assert load(newest(tmp_path))[0].keys() == TENSORS.keys()
 
 
 def test_none(tmp_path: Path) -> None:
