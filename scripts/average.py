@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import parse, run, training_of
+from shared import make_folder, parse, run, training_of
 
 from sdescore import Denoiser
 from sdescore.averages import Average, HalfLife, PowerFunction
@@ -56,6 +56,7 @@ class AverageConfig:
 
 def make(config: AverageConfig) -> None:
     """Write the model and say how near it is."""
+    make_folder(Path(config.out).parent)
     average, stored = config.average(), snapshots(Path(config.run) / "snapshots")
     denoiser = Denoiser.from_pretrained(Path(config.run) / "model")
     state, error = reconstruct(stored, average, config.step)

@@ -28,7 +28,18 @@ from typing import Any
 from accelerate import Accelerator
 from features import Features, kept_features
 from neighbours import Neighbourhood, flat
-from shared import Function, features_of, markdown, named_object, open_source, parse, run, write_json, write_whole
+from shared import (
+    Function,
+    features_of,
+    make_folder,
+    markdown,
+    named_object,
+    open_source,
+    parse,
+    run,
+    write_json,
+    write_whole,
+)
 from torch import Tensor
 
 from sdescore.data import Source
@@ -102,8 +113,8 @@ class EvaluateConfig:
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
             raise ValueError(f"metrics has {', '.join(unknown)}; valid are {', '.join(METRICS)}")
-        if self.out is not None and Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; valid is a new folder")
+        if self.out is not None and Path(self.out).is_dir() and any(Path(self.out).iterdir()):
+            raise ValueError(f"out={self.out!r} is not empty; valid is a new folder")
 
 
 class Judge:
@@ -277,6 +288,8 @@ def compare(config: EvaluateConfig) -> None:
     """Print the table; write it, and pictures, if a folder is named."""
     likelihood = None if config.likelihood is None else bits_in(config.likelihood)
     accelerator = launch("no", "none", config.out or ".")
+    if config.out is not None and accelerator.is_main_process:
+        make_folder(Path(config.out))
     table = Table(config, accelerator)
     rows = table.rows()
     if not accelerator.is_main_process:
@@ -287,7 +300,6 @@ def compare(config: EvaluateConfig) -> None:
     print(text)
     if config.out is not None:
         out = Path(config.out)
-        out.mkdir(parents=True)
         table.pictures(out, rows)
         write_whole(out / "table.md", text + "\n")
         known = {} if likelihood is None else {"bits_per_dim": likelihood}

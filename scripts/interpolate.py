@@ -9,10 +9,11 @@ one to the other. Nothing is drawn: the probability-flow ODE takes an image to i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from shared import load_model, open_source, parse, run
+from shared import load_model, make_folder, open_source, parse, run
 
 from sdescore import decode, dequantize, encode, slerp, temper
 from sdescore.pictures import is_image, save_grid
@@ -53,6 +54,7 @@ class InterpolateConfig:
 
 
 def draw(config: InterpolateConfig) -> None:
+    make_folder(Path(config.out).parent)
     denoiser, shape = load_model(config.model)
     source, last = open_source(config.data, denoiser.scaling), config.first + 2 * config.pairs
     if source.shape != shape or not is_image(shape):

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared import markdown, parse, run
+from shared import make_folder, markdown, parse, run
 
 from sdescore.config import TrainConfig
 from sdescore.statistics import measure
@@ -61,6 +61,7 @@ class MeasureConfig:
 
 def make(config: MeasureConfig) -> None:
     """Measure, write and show."""
+    make_folder(Path(config.out).parent)
     found = measure(config.training().build_source(), config.count, progress=True)
     found.write(config.out)
     print(markdown([{"data": name, "value": str(value)} for name, value in asdict(found).items()]))

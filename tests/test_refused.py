@@ -13,6 +13,15 @@ from scripting import NEEDS_SCRIPTS
 from sdescore.pictures import write_picture
 
 EXPERIMENTS = ("animation", "cir", "low_density", "manifold", "objectives", "one_net", "weights")
+# Where each is to write, and what else it must be told.
+OTHERS = {
+    "forecast": ("out", []),
+    "evaluate": ("out", ["--samples", "digits:train"]),
+    "measure": ("out/data.json", ["--data", "digits:train"]),
+    "interpolate": ("out/rows.png", ["--model", "nowhere"]),
+    "average": ("out/model", ["--run", "nowhere", "--width", "0.1"]),
+}
+PROGRAMS = {f"experiment_{each}": ("out", []) for each in EXPERIMENTS} | OTHERS
 
 
 def full(*_: Any) -> None:
@@ -21,7 +30,7 @@ def full(*_: Any) -> None:
 
 @NEEDS_SCRIPTS
 class TestScripts:
-    @pytest.mark.parametrize("name", [*(f"experiment_{each}" for each in EXPERIMENTS), "forecast"])
+    @pytest.mark.parametrize("name", PROGRAMS)
     @pytest.mark.parametrize("what", ["a file", "read only"])
     def test_no_folder_to_write_to(
         self,
@@ -33,6 +42,7 @@ class TestScripts:
     ) -> None:
         """Said before the work, which takes minutes."""
         module, out = script(name), tmp_path / "out"
+        written, arguments = PROGRAMS[name]
         if what == "a file":
             out.write_text("mine")
         else:
@@ -41,9 +51,9 @@ class TestScripts:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir / "tmp"))
 
             monkeypatch.setattr("shared.TemporaryFile", denied)
-        monkeypatch.setattr("sys.argv", [f"{name}.py", "--out", str(out)])
+        monkeypatch.setattr("sys.argv", [f"{name}.py", "--out", str(tmp_path / written), *arguments])
         with pytest.raises(SystemExit) as caught:
-            module.start(module.main)
+            getattr(module, "start", lambda main: main())(module.main)
         message = str(caught.value.code)
         assert message.startswith(f"{name}.py: [Errno ") and str(out) in message and "\n" not in message
         if what == "a file":
