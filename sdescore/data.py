@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -11,9 +12,21 @@ from torch.utils.data import DataLoader
 from sdescore.noise import generator
 from sdescore.scaling import Scaling
 
-__all__ = ["Arrays", "Batch", "Source", "batches", "channels_first", "checked_labels", "order", "share"]
+__all__ = [
+    "Arrays",
+    "Batch",
+    "Source",
+    "batches",
+    "channels_first",
+    "checked_labels",
+    "from_array",
+    "order",
+    "share",
+    "signed",
+]
 
 Batch = tuple[Tensor, Tensor | None]
+WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
 @runtime_checkable
@@ -56,6 +69,7 @@ class Arrays:
         if raw.is_complex() or raw.dtype == torch.bool:
             raise ValueError(f"x has dtype {raw.dtype}; valid are uint8, other integers and floating point")
         _check_finite(raw)
+        raw = signed(raw)
         self.raw = raw.unsqueeze(1) if raw.ndim == 1 else raw
         self.scaling = scaling or _default_scaling(raw)
         low, high = float(raw.min()), float(raw.max())
@@ -75,6 +89,16 @@ class Arrays:
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
         return self.raw[index], None if self.labels is None else self.labels[index]
+
+
+def from_array(array: np.ndarray) -> Tensor:
+    """An array as a tensor: in this machine's order of bytes, and signed where torch needs it; a copy only for that."""
+    return signed(torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False)))
+
+
+def signed(raw: Tensor) -> Tensor:
+    """The same numbers, in a wider type where they are unsigned of 16 bits or more: torch can do little with those."""
+    return raw.to(WIDER.get(raw.dtype, raw.dtype))
 
 
 def _check_finite(raw: Tensor) -> None:
@@ -109,6 +133,7 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
     """Labels as int64. Raises ValueError unless they are `count` integers from 0."""
     if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels have shape {tuple(labels.shape)}, {labels.dtype}; valid are {count} integers")
+    labels = signed(labels)
     if labels.min() < 0:
         raise ValueError(f"labels have {int(labels.min())}; valid are integers from 0")
     return labels.long()

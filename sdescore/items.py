@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdescore.data import Batch, channels_first
+from sdescore.data import Batch, channels_first, signed
 from sdescore.images import to_array
 from sdescore.scaling import Scaling
 
@@ -75,7 +75,7 @@ class Items:
             raw = to_array(sample)
         else:
             array = torch.as_tensor(np.array(sample)) if not isinstance(sample, Tensor) else sample
-            raw = channels_first(array.unsqueeze(0))[0]
+            raw = channels_first(signed(array).unsqueeze(0))[0]
         if raw.is_floating_point() and not bool(raw.isfinite().all()):
             raise ValueError("it is not finite everywhere")
         if label is None or self.classes is None:

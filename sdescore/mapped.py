@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdescore.data import Batch, channels_first, checked_labels
+from sdescore.data import Batch, channels_first, checked_labels, from_array
 from sdescore.scaling import Scaling
 
 __all__ = ["Mapped"]
@@ -38,11 +38,11 @@ class Mapped:
         self.rows = _opened(self.path, "r")
         if self.rows.ndim == 0 or self.rows.size == 0:
             raise ValueError(f"{path} has shape {self.rows.shape}; valid is (n, *shape) with at least one sample")
-        if self.rows.dtype.kind not in "uif":
+        if self.rows.dtype.kind not in "uif" or self.rows.dtype.itemsize > 8:
             raise ValueError(f"{path} has dtype {self.rows.dtype}; valid are uint8, other integers and floating point")
         self.shape = tuple(self._tensor(self.rows[:1]).shape[1:])
         self.scaling = scaling or self._range()
-        self.labels = None if labels is None else checked_labels(torch.from_numpy(_opened(labels)), len(self.rows))
+        self.labels = None if labels is None else checked_labels(from_array(_opened(labels)), len(self.rows))
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
 
     def __reduce__(self) -> tuple[Callable[..., "Mapped"], tuple[Any, ...]]:
@@ -50,8 +50,7 @@ class Mapped:
 
     @staticmethod
     def _tensor(rows: np.ndarray) -> Tensor:
-        native = rows.astype(rows.dtype.newbyteorder("="))  # a copy: what is mapped is not to be written to
-        return channels_first(torch.from_numpy(native))
+        return channels_first(from_array(np.array(rows)))  # a copy: what is mapped is not to be written to
 
     def _range(self) -> Scaling:
         dtype = self.rows.dtype

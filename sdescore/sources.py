@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdescore.data import Arrays, Source, channels_first
+from sdescore.data import Arrays, Source, channels_first, from_array
 from sdescore.idx import idx, is_idx
 from sdescore.images import Images
 from sdescore.items import Items, is_saved_dataset, saved_dataset
@@ -49,7 +49,7 @@ def npz(path: str | Path, key: str = "x", label_key: str = "y", scaling: Scaling
             if key not in file:
                 raise ValueError(f"no array {key!r}; it holds {', '.join(map(repr, file)) or 'nothing'}")
             x, y = file[key], file.get(label_key)
-        return Arrays(channels_first(torch.from_numpy(x)), None if y is None else torch.from_numpy(y), scaling)
+        return Arrays(channels_first(from_array(x)), None if y is None else from_array(y), scaling)
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
     except Exception as error:  # a torn file makes zipfile, zlib or numpy raise whatever they come upon

@@ -12,7 +12,7 @@ from PIL import Image
 
 from sdescore import Scaling
 from sdescore.config import TrainConfig
-from sdescore.data import batches
+from sdescore.data import Arrays, batches
 from sdescore.items import Items
 from sdescore.mapped import Mapped
 from sdescore.sources import load
@@ -31,6 +31,23 @@ def write_images(folder: Path, count: int, size: int = 40) -> np.ndarray:
 def truncate(path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u4", "u8", ">u2", ">i4", ">f4"])
+def test_numbers_that_torch_has_no_arithmetic_for(tmp_path: Path, dtype: str) -> None:
+    """In files, and as someone's items; labels too."""
+    x, y = np.arange(24).reshape(6, 4).astype(dtype), (np.arange(6) % 3).astype(">u2" if dtype[0] == ">" else "u2")
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "x.y.npy", y)
+    scaling, wanted = Scaling(0, 24, 25), torch.arange(24.0).reshape(6, 4) / 12 - 1
+    native = [torch.from_numpy(row.astype(row.dtype.newbyteorder("="))) for row in x]
+    for source in (load(str(tmp_path / "x.npz"), scaling=scaling), load(str(tmp_path / "x.npy"), scaling=scaling)):
+        raw, labels = source.__getitems__([5, 1])
+        torch.testing.assert_close(source.scaling.to_model(raw), wanted[[5, 1]])
+        assert labels is not None and labels.tolist() == [2, 1] and source.classes == 3
+    for own in (Items(native, scaling), Arrays(torch.stack(native), scaling=scaling)):
+        torch.testing.assert_close(own.scaling.to_model(own.__getitems__([5, 1])[0]), wanted[[5, 1]])
 
 
 class TestMapped:
