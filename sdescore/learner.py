@@ -215,7 +215,9 @@ class Learner:
 
     def _data(self) -> dict[str, Any]:
         """What a resumed run must find unchanged of the data."""
-        return {"samples": len(self.source), "shape": list(self.source.shape), "data_std": self.denoiser.data_std}
+        scaling, source = self.source.scaling, self.source
+        known = {"samples": len(source), "shape": list(source.shape), "data_std": self.denoiser.data_std}
+        return known | {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         moments, groups = split_optimizer(self.optimizer.state_dict())
@@ -237,8 +239,9 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint. Raises ValueError if it is that of another run or of other data."""
         tensors, state = checkpoints.load(folder)
-        if state["data"] != self._data():
-            raise ValueError(f"{folder} was made with data {state['data']}; now it is {self._data()}")
+        now = self._data()
+        if now | state["data"] != now:  # older checkpoints say less
+            raise ValueError(f"{folder} was made with data {state['data']}; now it is {now}")
         self.denoiser.load_state_dict(parts(tensors["net"], self.denoiser.state_dict()))
         self.averages.load_state_dicts(tensors)
         saved = join_optimizer(tensors["optimizer"], state["optimizer"])

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,10 @@ def find_std(config: TrainConfig, source: Source, accelerator: Accelerator, new:
     if config.statistics is not None:
         return read_statistics(config.statistics, source).std
     own = Path(config.out) / "statistics.json"
-    try:
-        return read_statistics(own, source).std
-    except ValueError:  # none yet, or those of other data, which only a new run may replace
-        found = measure(source, 4096)
+    if not new:  # what a new run finds may be of other data, even where shape and range are the same
+        with suppress(ValueError):
+            return read_statistics(own, source).std
+    found = measure(source, 4096)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if accelerator.is_main_process and (new or not own.exists()):
         found.write(own)

@@ -146,6 +146,18 @@ class TestResume:
         with pytest.raises(ValueError, match=r"made with data {'samples': 50.*now it is {'samples': 49"):
             train(config, source=Arrays(points[1:]), resume=True)
 
+    def test_another_range_or_number_of_labels_is_named(self, config: TrainConfig) -> None:
+        config = replace(config, flips=False, conditional=False, net="MLP", net_args={}, data_std=0.5)
+        points, labels = torch.randn(50, 2), torch.arange(50) % 3
+        train(replace(config, steps=2), source=Arrays(points, labels))
+        for source, message in (
+            (Arrays(9 * points, labels), "'low': "),
+            (Arrays(points, labels % 2), "'classes': 2}$"),
+        ):
+            with pytest.raises(ValueError, match=rf"'classes': 3}}; now it is .*{message}"):
+                train(config, source=source, resume=True)
+        train(config, source=Arrays(points, labels), resume=True)
+
     def test_nothing_to_resume(self, config: TrainConfig) -> None:
         with pytest.raises(FileNotFoundError, match="there are no checkpoints in"):
             train(config, resume=True)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,21 @@ class TestStatistics:
         assert train(given, source=source).data_std == 0.25
         with pytest.raises(ValueError, match="of other data"):
             train(given, source=Arrays(torch.randn(40, 3)), resume=True)
+
+    def test_a_new_run_measures_even_where_another_left_its_own(self, tmp_path: Path) -> None:
+        """Of one shape and range, so that nothing but the pixels tells them apart."""
+        config = TrainConfig(
+            net="MLP", net_args={"width": 8}, steps=1, batch_size=4, sample_every=0, tracker="none", progress=False,
+            out=str(tmp_path / "run"),
+        )  # fmt: skip
+        draw = torch.Generator().manual_seed(0)
+        narrow, wide = (
+            Arrays(torch.randint(128 - width, 128 + width, (50, 3), generator=draw, dtype=torch.uint8))
+            for width in (8, 120)
+        )
+        train(config, source=narrow)
+        shutil.rmtree(tmp_path / "run/checkpoints")
+        assert train(config, source=wide).data_std == measure(wide).std
 
     @NEEDS_SCRIPTS
     def test_script(self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
