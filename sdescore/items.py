@@ -95,6 +95,10 @@ class Items:
                 shape = tuple(raw.shape)
                 if shape != self.shape or raw.dtype != self.dtype:
                     raise ValueError(f"it has shape {shape}, {raw.dtype}; valid is {self.shape}, {self.dtype}")
+                low, high = float(raw.min()), float(raw.max())
+                if low < self.scaling.low or high > self.scaling.high:
+                    given = f"[{self.scaling.low:g}, {self.scaling.high:g}]"
+                    raise ValueError(f"it spans [{low:g}, {high:g}]; the range given is {given}")
             except Exception as error:  # whatever someone's code raises
                 raise ValueError(f"item {i} cannot be read: {error}") from error
             samples.append(raw)

@@ -159,6 +159,13 @@ class TestItems:
         assert raw.equal(x[[5, 2]]) and labels is not None and labels.tolist() == [5, 2]
         with pytest.raises(ValueError, match=r"float32 and no range; state it \(data_low=0"):
             Items(dataset)
+        x[1, 0, 2, 3], x[4, 0, 1, 1] = 1.5, torch.inf
+        for index, message in (
+            (1, r"it spans .* 1\.5\]; the range given is \[0, 1\]"),
+            (4, "it is not finite everywhere"),
+        ):
+            with pytest.raises(ValueError, match=f"item {index} cannot be read: {message}"):
+                Items(dataset, Scaling(0.0, 1.0, 256)).__getitems__([0, index])
 
     def test_named_in_a_config(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

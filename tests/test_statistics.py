@@ -36,6 +36,8 @@ class TestStatistics:
         found.write(tmp_path / "a.json")
         assert read_statistics(tmp_path / "a.json", source) == found
         assert measure(source, 700).std == pytest.approx(x.std(), rel=0.02)
+        ordered = Arrays(torch.arange(1000.0))  # a part of it is from all over
+        assert measure(ordered, 100).std == pytest.approx(measure(ordered).std, rel=0.02)
 
     def test_of_other_data_or_no_file(self, tmp_path: Path) -> None:
         measure(digits()).write(tmp_path / "a.json")

@@ -70,6 +70,37 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"flips=True, but samples have shape \(2,\)"):
             train(replace(vectors, conditional=False), source=Arrays(torch.randn(9, 2)))
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"seed": 1},
+            {"batch_size": 11},
+            {"flips": False},
+            {"dequantize": True},
+            {"conditional": False},
+            {"label_drop": 0.2},
+            {"times": "uniform"},
+            {"weighting": "edm"},
+            {"sde": "VESDE"},
+            {"predicts": "v"},
+            {"optimizer": "adam"},
+            {"lr": 1e-4},
+            {"betas": (0.9, 0.99)},
+            {"weight_decay": 0.0},
+            {"warmup": 5},
+            {"grad_clip": None},
+            {"ema_halflives": (60,)},
+            {"ema_warmup": 0.0},
+            {"ema_widths": ()},
+            {"data_std": 0.5},
+            {"corrupt": "skip"},
+        ],
+        ids=lambda fields: next(iter(fields)),
+    )
+    def test_what_a_resumed_run_must_not_change(self, config: TrainConfig, fields: dict[str, Any]) -> None:
+        (said,) = replace(config, **fields).conflicts(config.to_json())
+        assert said.startswith(f"{next(iter(fields))} (")
+
     def test_a_loss_that_runs_away(self, plain: TrainConfig) -> None:
         with pytest.raises(FloatingPointError, match=r"in steps \d to \d the loss is .*last checkpoint is from before"):
             train(replace(plain, lr=1e30, warmup=0, steps=40, save_every=1, log_every=1))
