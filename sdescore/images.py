@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Images:
     """A folder of images, read from disk as they are needed: uint8 (channels, height, width).
 
-    Images lie in the folder itself, or in sub-folders, whose names in sorted order are the labels 0, 1, ... All have
-    the size and the channels, 1 (grey) or 3 (colour, palettes too), of the most of them; transparency is dropped.
+    Images lie in the folder itself, or in sub-folders, whose names in sorted order are the labels 0, 1, ...; one that
+    has none itself is no class, which a warning says. All have the size and the channels, 1 (grey) or 3 (colour,
+    palettes too), of the most of them; transparency is dropped.
 
     Args:
         root: The folder.
@@ -45,6 +46,9 @@ class Images:
             raise ValueError(
                 f"{root} has images beside sub-folders of images, such as {loose[0].name}; valid is either"
             )
+        for folder in folders:
+            if folder not in nested and not folder.name.startswith("."):
+                logger.warning("left out: %s has no images itself%s", folder, ", and is no class" * bool(nested))
         listed = [(file, label) for label, files in enumerate(nested.values()) for file in files]
         listed = listed or [(file, -1) for file in loose]
         if not listed:

@@ -156,12 +156,15 @@ class TestImages:
         assert labels is None
         assert raw.equal(torch.from_numpy(np.stack([pixels(2), pixels(0)])).permute(0, 3, 1, 2))
 
-    def test_class_folders(self, tmp_path: Path) -> None:
+    def test_class_folders(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         write_images(tmp_path / "cats", 2)
         write_images(tmp_path / "dogs", 3, first=2)
-        (tmp_path / "empty").mkdir()
+        write_images(tmp_path / "deep/down", 1)
+        (tmp_path / ".cache").mkdir()
         source = Images(tmp_path)
         assert source.classes == 2 and source.labels is not None and source.labels.tolist() == [0, 0, 1, 1, 1]
+        (said,) = caplog.messages
+        assert said == f"left out: {tmp_path / 'deep'} has no images itself, and is no class"
 
     def test_grey_and_palette(self, tmp_path: Path) -> None:
         write_images(tmp_path / "grey", 2, channels=1)
