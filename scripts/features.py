@@ -4,12 +4,14 @@ import hashlib
 import inspect
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from shared import Function, features_of, named_object
@@ -143,12 +145,22 @@ def inception(weights: str | Path) -> nn.Module:
     return Pooled()
 
 
-def data_fingerprint(source: Source) -> str:
-    """What tells two data sets apart: their number, shape and scaling, and 256 samples, evenly spaced."""
+def data_fingerprint(source: Source, name: str) -> str:
+    """What tells two data sets apart: number, shape and scaling, and all samples.
+
+    Of data that is read as it is needed, 256 samples, evenly spaced, and the sizes and times of the files of its name.
+    """
     count = len(source)
     digest = hashlib.sha256(repr((count, tuple(source.shape), asdict(source.scaling))).encode())
-    chosen = sorted({i * (count - 1) // 255 for i in range(256)})
-    digest.update(source.__getitems__(chosen)[0].contiguous().numpy().tobytes())
+    chosen: Sequence[int] = range(count)
+    if source.lazy:
+        chosen = sorted({i * (count - 1) // 255 for i in range(256)})
+        path = Path(name) if Path(name).exists() else Path(name.rpartition(":")[0] or name)
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path] * path.exists():
+            said = file.stat()
+            digest.update(repr((file.relative_to(path).as_posix(), said.st_size, said.st_mtime_ns)).encode())
+    for start in range(0, len(chosen), 256):
+        digest.update(source.__getitems__(chosen[start : start + 256])[0].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -157,11 +169,12 @@ def kept_features(
 ) -> Tensor:
     """Features of a set from a file that an earlier run kept, or computed and kept; the name is that of the data.
 
-    The file is named by a key of the data and the features, so that no change of either finds it.
+    The file is named by a key of the data and the features, so that a change of either does not find it.
     """
     if folder is None:
         return features_of(features, source, f"features of {name}", batch=batch, accelerator=accelerator)
-    key = hashlib.sha256((data_fingerprint(source) + features.identity).encode()).hexdigest()
+    key = hashlib.sha256((data_fingerprint(source, name) + features.identity).encode()).hexdigest()
+    key = broadcast_object_list([key])[0]  # times of copied files differ between machines
     path, found = Path(folder) / f"{key[:24]}.safetensors", None
     try:
         found = load_file(path)["features"]

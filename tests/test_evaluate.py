@@ -17,9 +17,11 @@ from scripting import NEEDS_SCRIPTS, SCRIPTS, refused
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
+from sdescore import Scaling
 from sdescore.data import Arrays
+from sdescore.launch import launch
 from sdescore.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
-from sdescore.sources import digits
+from sdescore.sources import digits, load
 
 pytestmark = NEEDS_SCRIPTS
 Script = Callable[[str], Any]
@@ -221,6 +223,37 @@ class TestFeatures:
         for path in (here / "kept").iterdir():
             path.write_bytes(path.read_bytes()[:100])
         assert frechet() == pytest.approx(4 * first, rel=1e-6) and "is made again" in caplog.text
+
+    @pytest.mark.parametrize("kind", ["npz", "npy", "images"])
+    def test_any_change_of_the_data_is_noticed(self, script: Script, here: Path, kind: str) -> None:
+        """Of one sample of 600 alone, which is not among those that are evenly spaced."""
+        x = np.random.default_rng(0).integers(0, 256, (600, 1, 4, 4), dtype=np.uint8)
+        features, accelerator = script("features").Features("own_judge:embed"), launch("no", "none", ".")
+
+        def kept() -> torch.Tensor:
+            if kind == "npz":
+                np.savez("x.npz", x=x)
+            elif kind == "npy":
+                if not Path("x.npy").exists() or (np.load("x.npy") != x).any():
+                    np.save("x.npy", x)
+            else:
+                Path("x.images").mkdir(exist_ok=True)
+                for i, image in enumerate(x[:, 0]):
+                    path = Path(f"x.images/{i:03d}.bmp")
+                    if not path.exists() or (np.asarray(Image.open(path)) != image).any():
+                        Image.fromarray(image).save(path)
+            name = f"x.{kind}"
+            found: torch.Tensor = script("features").kept_features(
+                "kept", features, load(name), name, batch=100, accelerator=accelerator
+            )
+            return found
+
+        for _ in range(2):
+            assert kept().equal(Scaling().to_model(torch.from_numpy(x)).flatten(1))
+            x[1] = 255 - x[1]
+        x[1] = 255 - x[1]
+        kept()
+        assert len(list(Path("kept").iterdir())) == 2
 
     @pytest.mark.parametrize("count", [1, 2, 7, 10])
     def test_processes_share_them(self, script: Script, count: int) -> None:
