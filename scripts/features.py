@@ -35,7 +35,7 @@ class Features:
             kinds of module; nothing is ever unpickled beyond tensors.
         device: Where modules run.
 
-    `identity` changes with the name, the source file of the function and the content of the files.
+    `identity` changes with the name, the source file of the function, the content of the files and the weights.
 
     Raises ValueError for what cannot be found or loaded.
     """
@@ -56,7 +56,9 @@ class Features:
             found = named_object(name, "features")
             digest.update(_source_of(found))
             if weights is not None or (isinstance(found, type) and issubclass(found, nn.Module)):
-                found = found()
+                with torch.random.fork_rng([]):
+                    torch.manual_seed(0)  # what has no weights of its own is the same in every process and run
+                    found = found()
                 if not isinstance(found, nn.Module):
                     raise ValueError(f"features={name!r} makes a {type(found).__name__}; with weights an nn.Module")
                 if weights is not None:
@@ -64,6 +66,8 @@ class Features:
         if weights is not None:
             digest.update(Path(weights).read_bytes())
         if isinstance(found, nn.Module):
+            for key, value in found.state_dict().items():
+                digest.update(key.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
             found = found.to(device).eval()
         self.function: Function = found
         self.identity = digest.hexdigest()

@@ -30,6 +30,8 @@ OWN = """
 import torch
 from torch import nn
 
+START = None
+
 def embed(x):
     return x.flatten(1)
 
@@ -43,6 +45,8 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(64, 3, bias=False)
+        if START is not None:
+            nn.init.constant_(self.layer.weight, START)
     def forward(self, x):
         return self.layer(x.flatten(1))
 """
@@ -186,6 +190,10 @@ class TestFeatures:
             torch.testing.assert_close(each(x), x.flatten(1) @ weight.T)
             assert not each(x).requires_grad
         assert len({each.identity for each in made}) == 3
+        own, same = (features.Features("own_judge:Small") for _ in range(2))
+        assert own.identity == same.identity and own(x).equal(same(x))  # in every process, and where they are kept
+        script("own_judge").START = 0.0  # weights that a class gets from elsewhere
+        assert features.Features("own_judge:Small").identity != own.identity
 
     def test_are_kept_by_what_they_were_made_from(
         self, script: Script, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
