@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from shared import (
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import Denoiser, DiscreteSDE, sample
+from sdescore import Denoiser, DiscreteSDE, fit_times, sample
 from sdescore.data import Arrays
 from sdescore.metrics import frechet_distance
 from sdescore.noise import White
@@ -49,6 +50,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "UniPC": ("UniPCMultistepScheduler", {}),
     "DDPM": ("DDPMScheduler", {"timestep_spacing": "trailing"}),
 }
+PILOTS = 16  # samples that times are fitted to
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class CompareConfig:
         solvers: Our solvers.
         schedulers: Theirs: DDIM, DPM-Solver++, UniPC, DDPM.
         calls: Net calls per sample.
+        fitted: Which of our solvers to sample by at times fitted to the net too; a fit costs 4,800 samples.
         count: Samples of each.
         data: The real images: their training set, and with :test their test set.
         features: module:function that makes features.
@@ -75,6 +78,7 @@ class CompareConfig:
     solvers: list[str]
     schedulers: list[str]
     calls: list[int]
+    fitted: tuple[str, ...] = ()
     count: int = 2000
     data: str = "/usr/share/datasets/fashion-mnist"
     features: str = "fashion:features"
@@ -96,12 +100,23 @@ Sampler = Callable[[range], Tensor]
 
 def ours(denoiser: Denoiser, solver: str, calls: int, config: CompareConfig) -> Sampler:
     """Samples of these numbers by one of our solvers."""
+    return sampler(denoiser, config, solver=solver, nfe=calls)
+
+
+def fitted(denoiser: Denoiser, solver: str, calls: int, config: CompareConfig) -> Sampler:
+    """The same at times fitted to the net, on pilots of another seed."""
+    shape = (PILOTS, *(denoiser.shape or ()))
+    times = fit_times(denoiser.sde, denoiser, shape, solver=solver, nfe=calls, seed=config.seed + 1, progress=True)
+    return sampler(denoiser, config, solver=solver, times=times)
+
+
+def sampler(denoiser: Denoiser, config: CompareConfig, **settings: Any) -> Sampler:
     assert denoiser.shape is not None
     shape = denoiser.shape
 
     def draw(numbers: range) -> Tensor:
         size, first = (len(numbers), *shape), numbers.start
-        return sample(denoiser.sde, denoiser, size, solver=solver, nfe=calls, seed=config.seed, first=first)
+        return sample(denoiser.sde, denoiser, size, seed=config.seed, first=first, **settings)
 
     return draw
 
@@ -117,7 +132,7 @@ def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> 
     def draw(numbers: range) -> Tensor:
         scheduler = getattr(diffusers, cls)(num_train_timesteps=len(table), beta_schedule="linear", **options)
         scheduler.set_timesteps(calls)
-        white = White(config.seed, numbers, torch.device("cpu"))
+        white = White(config.seed, numbers, use="start")
         x = white.fresh(torch.zeros(len(numbers), *shape)) * scheduler.init_noise_sigma
         generator = torch.Generator().manual_seed(config.seed + numbers.start)
         random = {"generator": generator} if name == "DDPM" else {}
@@ -132,12 +147,16 @@ def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> 
 def jobs(config: CompareConfig) -> dict[tuple[str, str, int], Callable[[], Sampler]]:
     """What is sampled: by whose loop trained, the sampler, its calls, and how."""
     found: dict[tuple[str, str, int], Callable[[], Sampler]] = {}
-    sides = ("sdescore", config.own, config.solvers, ours), ("diffusers", config.theirs, config.schedulers, theirs)
-    for library, model, names, sampler in sides:
+    sides = (
+        ("sdescore", config.own, config.solvers, "", ours),
+        ("sdescore", config.own, config.fitted, ", fitted times", fitted),
+        ("diffusers", config.theirs, config.schedulers, "", theirs),
+    )
+    for library, model, names, kind, make in sides:
         if names:
             denoiser = load_model(model)[0].eval()
-            for calls in config.calls:
-                found |= {(library, name, calls): partial(sampler, denoiser, name, calls, config) for name in names}
+            for name, calls in product(names, config.calls):
+                found[library, name + kind, calls] = partial(make, denoiser, name, calls, config)
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from scripting import NEEDS_SCRIPTS, refused
 
 from sdescore import Denoiser, DiscreteSDE, KarrasSDE, Scaling, sample
+from sdescore.fitting import distances
 from sdescore.nets import UNet
 
 pytestmark = NEEDS_SCRIPTS
@@ -60,6 +62,32 @@ def test_samples_do_not_depend_on_the_batch(script: Callable[[str], Any], tmp_pa
     torch.testing.assert_close(
         loops.ours(own, "heun", 5, config)(range(6)), sample(own.sde, own, (6, 1, 8, 8), solver="heun", nfe=5, seed=0)
     )
+
+
+def test_both_sides_begin_with_one_noise(script: Callable[[str], Any], tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    loops = script("compare_loops")
+    own = saved(tmp_path / "own", KarrasSDE(), "edm")
+    theirs = saved(tmp_path / "theirs", DiscreteSDE.from_betas(torch.linspace(1e-4, 0.02, 1000)), "noise")
+    config, seen = loops.CompareConfig("own", "theirs", "out", [], [], [5]), []
+    for denoiser, make, name in ((own, loops.ours, "heun"), (theirs, loops.theirs, "DDIM")):
+        starts: list[torch.Tensor] = []
+        with denoiser.net.register_forward_pre_hook(lambda _, given, starts=starts: starts.append(given[0])):
+            make(denoiser, name, 5, config)(range(3, 7))
+        seen.append(starts[0])
+    torch.testing.assert_close(*seen, rtol=1e-3, atol=1e-3)
+
+
+def test_fitted_times_are_nearer_to_the_flow(script: Callable[[str], Any], tmp_path: Path) -> None:
+    loops = script("compare_loops")
+    own = saved(tmp_path / "own", KarrasSDE(), "edm")
+    config = loops.CompareConfig("own", "theirs", "out", [], [], [7], fitted=("heun",))
+    assert list(loops.jobs(replace(config, own=str(tmp_path / "own")))) == [("sdescore", "heun, fitted times", 7)]
+    exact = sample(own.sde, own, (8, 1, 8, 8), nfe=200)
+    plain, fitted = (
+        float(distances(make(own, "heun", 7, config)(range(8)), exact).median()) for make in (loops.ours, loops.fitted)
+    )
+    assert fitted < 0.8 * plain
 
 
 def test_a_model_that_is_not_theirs(
