@@ -5,6 +5,7 @@ batch and takes its share. Dropout alone belongs to (seed, step, rank).
 """
 
 import logging
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,6 +23,7 @@ from sdescore.data import Source, share
 from sdescore.denoiser import Denoiser
 from sdescore.noise import generator
 from sdescore.objectives import TIMES, denoising_score_matching
+from sdescore.pretrained import STAGING
 from sdescore.quantised import level_width
 from sdescore.sharding import full, parts, placed, whole
 
@@ -207,6 +209,8 @@ class Learner:
         averaged, folder = self.averaged, Path(self.config.out) / "model"
         if not self.accelerator.is_main_process:
             return
+        for left in folder.glob(f"{STAGING}*"):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
         try:
             averaged.save_pretrained(folder)
         except OSError as error:

@@ -30,6 +30,7 @@ __all__ = ["Pretrained"]
 
 NETS = "sdescore.nets"
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+STAGING = ".saving-"  # what a folder's name begins with while it is written
 MODULE = "module"  # the one key that marks a net among another net's arguments
 FORMAT = 1  # of config.json; a reader refuses the ones that it does not know
 
@@ -86,7 +87,7 @@ class Pretrained(PyTorchModelHubMixin, library_name="sdescore", tags=["sdescore"
         encode(self)
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+        with TemporaryDirectory(prefix=STAGING, dir=folder) as staging:
             super().save_pretrained(staging, model_card_kwargs=hub.get("model_card_kwargs"))
             # The old config goes first: it must never stand beside weights that are not its own.
             (folder / CONFIG).unlink(missing_ok=True)

@@ -103,7 +103,9 @@ class TestResume:
     def test_model_is_there_after_a_kill_before_it_was_written(self, config: TrainConfig) -> None:
         trained = train(config)
         (Path(config.out) / "model/config.json").unlink()
+        (Path(config.out) / "model/.saving-half").mkdir()
         train(config, resume=True)
+        assert not list((Path(config.out) / "model").glob(".*"))
         loaded = Denoiser.from_pretrained(Path(config.out) / "model")
         assert all(a.equal(b) for a, b in zip(trained.parameters(), loaded.parameters(), strict=True))
 
