@@ -243,9 +243,9 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint. Raises ValueError if it is that of another run or of other data."""
         tensors, state = checkpoints.load(folder)
-        now = self._data()
-        if now | state["data"] != now:  # older checkpoints say less
-            raise ValueError(f"{folder} was made with data {state['data']}; now it is {now}")
+        data = self._data()
+        if data | state["data"] != data:  # older checkpoints say less
+            raise ValueError(f"{folder} was made with data {state['data']}; now it is {data}")
         self.denoiser.load_state_dict(parts(tensors["net"], self.denoiser.state_dict()))
         self.averages.load_state_dicts(tensors)
         saved = join_optimizer(tensors["optimizer"], state["optimizer"])
@@ -270,6 +270,10 @@ class Learner:
                 state["processes"],
                 self.accelerator.num_processes,
             )
+        then = {name: state["config"].get(name) for name in ("accumulation", "channels_last", "compile")}
+        now = {name: getattr(self.config, name) for name in then}
+        if then != now:
+            logger.warning("%s was written with %s and goes on with %s: dropout may differ", folder, then, now)
 
 
 def split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

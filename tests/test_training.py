@@ -230,6 +230,15 @@ class TestOutcome:
         assert seen == [torch.bfloat16]
         assert {p.dtype for p in own.denoiser.parameters()} == {torch.float32}
 
+    def test_other_parts_are_named(self, config: TrainConfig, caplog: Any) -> None:
+        """Dropout draws part by part."""
+        train(replace(config, steps=2))
+        saved = checkpoints.newest(Path(config.out) / "checkpoints")
+        learner(config).load(saved)
+        assert not caplog.messages
+        learner(replace(config, accumulation=3)).load(saved)
+        assert "with {'accumulation': 2, " in caplog.text and "dropout may differ" in caplog.text
+
     def test_another_precision_is_named(self, plain: TrainConfig, caplog: Any) -> None:
         train(replace(plain, steps=2, mixed_precision="bf16"))
         AcceleratorState._reset_state(reset_partial_state=True)
