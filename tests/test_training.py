@@ -52,6 +52,28 @@ class TestGradient:
         torch.testing.assert_close(runs[0][0], runs[1][0], rtol=1e-10, atol=0)
         torch.testing.assert_close(runs[0][1], runs[1][1], rtol=1e-8, atol=1e-10 * float(runs[0][1].abs().max()))
 
+    @pytest.mark.parametrize(("name", "cls"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+    def test_goes_into_the_optimizer_that_is_asked_for(
+        self, plain: TrainConfig, float64: None, name: str, cls: type[torch.optim.Adam | torch.optim.AdamW]
+    ) -> None:
+        """Three steps beside torch's own, not fused, on copies."""
+        settings: dict[str, Any] = {"betas": (0.8, 0.95), "weight_decay": 0.3}
+        own = learner(replace(plain, optimizer=name, warmup=0, **settings))
+        weights = [p.detach().clone() for p in own.denoiser.parameters()]
+        other, step = cls(weights, lr=plain.lr, fused=False, **settings), own.optimizer.step
+
+        def noted() -> None:
+            for copy, p in zip(weights, own.denoiser.parameters(), strict=True):
+                assert p.grad is not None
+                copy.grad = p.grad.clone()
+            step()
+
+        own.optimizer.step = noted
+        for _ in range(3):
+            own.update(*next_batch(own))
+            other.step()
+        torch.testing.assert_close(list(own.denoiser.parameters()), weights, check_dtype=False)
+
     def test_clipped(self, plain: TrainConfig) -> None:
         own = learner(replace(plain, grad_clip=1e-3))
         _, norm = own.update(*next_batch(own))
