@@ -11,9 +11,19 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from scipy.optimize import brentq
+from torch.distributions import Normal
 from training_runs import learner, next_batch
 
-from sdescore import VPSDE, Denoiser, GaussianMixture, Scaling, checkpoints, denoising_score_matching, sample
+from sdescore import (
+    VPSDE,
+    Denoiser,
+    GaussianMixture,
+    KarrasSDE,
+    Scaling,
+    checkpoints,
+    denoising_score_matching,
+    sample,
+)
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays
 from sdescore.learner import draw
@@ -39,6 +49,20 @@ class TestGradient:
         moments = [own.optimizer.state[p]["exp_avg"] / 0.1 for p in own.denoiser.parameters()]
         torch.testing.assert_close(moments, list(wanted), rtol=1e-10, atol=1e-14)
         torch.testing.assert_close(norm, torch.cat([g.flatten() for g in wanted]).norm(), rtol=1e-10, atol=0)
+
+    def test_is_edms_where_that_is_asked_for(self, plain: TrainConfig, float64: None) -> None:
+        """(sigma^2 + d^2) / (sigma d)^2 on the data, ln sigma of N(-1.2, 1.2^2) (Karras et al. 2022, eq. 2, table 1)."""
+        own = learner(
+            replace(plain, sde="KarrasSDE", predicts="edm", weighting="edm", times="log-normal", data_std=0.5)
+        )
+        raw, _ = next_batch(own)
+        draws, sde, law = draw(own.config, 0, (1, 8, 8)), KarrasSDE(), Normal(-1.2, 1.2)
+        low, high = law.cdf(torch.tensor([sde.t_min, sde.T]).log())
+        sigma = law.icdf(low + (high - low) * draws.u).exp().reshape(-1, 1, 1, 1)
+        x0 = raw.double() / 8 - 1
+        error = own.denoiser(x0 + sigma * draws.noise, sigma.flatten()) - x0
+        wanted = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error**2).mean()
+        torch.testing.assert_close(own.update(raw, None)[0], wanted.detach(), rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize("parts", [2, 3])
     def test_accumulated_in_parts(self, plain: TrainConfig, float64: None, parts: int) -> None:
