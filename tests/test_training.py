@@ -51,7 +51,7 @@ class TestGradient:
         torch.testing.assert_close(norm, torch.cat([g.flatten() for g in wanted]).norm(), rtol=1e-10, atol=0)
 
     def test_is_edms_where_that_is_asked_for(self, plain: TrainConfig, float64: None) -> None:
-        """(sigma^2 + d^2) / (sigma d)^2 on the data, ln sigma of N(-1.2, 1.2^2) (Karras et al. 2022, eq. 2, table 1)."""
+        """(sigma^2 + d^2) / (sigma d)^2 on the data, ln sigma from N(-1.2, 1.2^2) (Karras et al. 2022)."""
         own = learner(
             replace(plain, sde="KarrasSDE", predicts="edm", weighting="edm", times="log-normal", data_std=0.5)
         )
