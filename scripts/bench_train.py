@@ -115,14 +115,20 @@ def stepper(build: Callable[[], nn.Module], setting: Setting, device: torch.devi
     return step
 
 
-def whole_step(net_args: dict[str, Any], batch: int) -> Callable[[], None]:
+def whole_step(net_args: dict[str, Any], batch: int, setting: Setting) -> Callable[[], None]:
     """The library's own training step with a net, with all that belongs to it."""
     config = TrainConfig(
-        net_args=net_args, batch_size=batch, tracker="none", mixed_precision="no", sample_every=0, flips=True
+        net_args=net_args,
+        batch_size=batch,
+        tracker="none",
+        mixed_precision="bf16" if setting.precision == torch.bfloat16 else "no",
+        compile=setting.compile,
+        sample_every=0,
+        flips=True,
     )
     images = torch.randint(0, 256, (max(batch, 64), 3, 32, 32), dtype=torch.uint8)
-    learner = Learner(config, Arrays(images), launch("no", "none", "."))
-    raw = images[:batch]
+    learner = Learner(config, Arrays(images), launch(config.mixed_precision, "none", "."))
+    raw = images[:batch].pin_memory() if torch.cuda.is_available() else images[:batch]  # as training reads them
 
     def step() -> None:
         learner.update(raw, None)
@@ -179,7 +185,8 @@ def compare(config: BenchConfig) -> list[dict[str, Any]]:
     }
     _, base, multipliers = SIZES[config.size]
     own = {"base_width": base, "multipliers": list(multipliers), "blocks": 2, "attention": [16]}
-    steps["sdescore", "train()", torch.float32] = whole_step(own, config.batch_size)
+    usual = settings(device, config.compile)[-1]  # the last is what train() would be told
+    steps["sdescore", "train()", usual.precision] = whole_step(own, config.batch_size, usual)
     memory = {}
     for key, step in steps.items():
         step()
