@@ -14,14 +14,14 @@ from sdescore.pictures import write_picture
 
 EXPERIMENTS = ("animation", "cir", "low_density", "manifold", "objectives", "one_net", "weights")
 # Where each is to write, and what else it must be told.
-OTHERS = {
+OTHERS: dict[str, tuple[str, list[str]]] = {
     "forecast": ("out", []),
     "evaluate": ("out", ["--samples", "digits:train"]),
     "measure": ("out/data.json", ["--data", "digits:train"]),
     "interpolate": ("out/rows.png", ["--model", "nowhere"]),
     "average": ("out/model", ["--run", "nowhere", "--width", "0.1"]),
 }
-PROGRAMS = {f"experiment_{each}": ("out", []) for each in EXPERIMENTS} | OTHERS
+PROGRAMS: dict[str, tuple[str, list[str]]] = {f"experiment_{each}": ("out", []) for each in EXPERIMENTS} | OTHERS
 
 
 def full(*_: Any) -> None:
