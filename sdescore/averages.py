@@ -43,9 +43,9 @@ class HalfLife:
     warmup: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.images > 0:
+        if not 0 < self.images < np.inf:
             raise ValueError(f"halflife={self.images}; valid are positive numbers of images")
-        if not self.warmup >= 0:
+        if not 0 <= self.warmup < np.inf:
             raise ValueError(f"ema_warmup={self.warmup}; valid are numbers of at least 0")
 
     @property
