@@ -1,5 +1,6 @@
 """The settings of training: what is refused, and the command line."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from training_runs import outcome
 
 from sdescore.config import TrainConfig
 from sdescore.data import Arrays
+from sdescore.learner import Learner
+from sdescore.reports import read_log
 from sdescore.training import train
 
 pytestmark = pytest.mark.usefixtures("afresh")
@@ -33,9 +36,9 @@ class TestBadInput:
             ({"ema_halflives": ()}, r"ema_halflives=\(\); valid are lists of at least one"),
             ({"ema_halflives": (5, 5.0)}, r"valid are lists without repetitions"),
             ({"ema_halflives": (0,)}, "halflife=0; valid are positive numbers of images"),
-            ({"ema_halflives": (float("inf"),)}, "halflife=inf; valid are positive numbers of images"),
+            ({"ema_halflives": (math.inf,)}, "halflife=inf; valid are positive numbers of images"),
             ({"ema_warmup": -1.0}, "ema_warmup=-1.0; valid are"),
-            ({"ema_warmup": float("inf")}, "ema_warmup=inf; valid are"),
+            ({"ema_warmup": math.inf}, "ema_warmup=inf; valid are"),
             ({"ema_widths": (0.3,)}, r"width=0.3; valid are numbers above 0 and below 0.2887"),
             ({"accumulation": 11, "batch_size": 10}, "accumulation=11; valid are at most batch_size=10"),
             ({"betas": (0.9,)}, r"betas=\(0.9,\); valid are two numbers"),
@@ -108,6 +111,37 @@ class TestBadInput:
             train(replace(plain, lr=1e30, warmup=0, steps=40, save_every=1, log_every=1))
         last = outcome(plain.out)
         assert all(bool(value.isfinite().all()) for name, value in last.items() if name.startswith("optimizer"))
+
+
+class TestLog:
+    @pytest.mark.parametrize("at", [0, 1])
+    def test_ends_a_run_whose_loss_or_gradient_is_not_finite(
+        self, plain: TrainConfig, monkeypatch: pytest.MonkeyPatch, at: int
+    ) -> None:
+        said = (torch.tensor([math.nan, 1.0]), torch.tensor([1.0, math.inf]))[at]
+        monkeypatch.setattr(Learner, "update", lambda *_: said.unbind())
+        with pytest.raises(FloatingPointError, match=r"the loss is (nan|1\.0) and the gradient's norm (1\.0|inf)"):
+            train(plain)
+
+    def test_speed_is_that_of_all_images_since_the_last_line(
+        self, plain: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By a clock on which a step of 10 images takes 2 seconds, and nothing else any."""
+        now, update = [0.0], Learner.update
+
+        def timed(self: Learner, *batch: Any) -> Any:
+            now[0] += 2
+            return update(self, *batch)
+
+        monkeypatch.setattr(Learner, "update", timed)
+        monkeypatch.setattr("sdescore.reports.time.perf_counter", lambda: now[0])
+        train(plain)
+        assert [(line["step"], line["images_per_second"]) for line in read_log(plain.out)] == [
+            (2, 5.0),
+            (3, 5.0),
+            (4, 5.0),
+            (6, 5.0),
+        ]
 
 
 class TestCommandLine:
