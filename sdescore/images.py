@@ -1,6 +1,7 @@
 """A folder of images."""
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from sdescore.scaling import Scaling
 __all__ = ["Images", "to_array"]
 
 logger = logging.getLogger(__name__)
+DEEP = re.compile(r"\b(RGB|RGBA|RGBX|LA|CMYK);16[BLN]")  # Pillow's names for such pixels in a file, PNG or TIFF
 
 
 class Images:
@@ -107,6 +109,9 @@ def _header(path: Path) -> tuple[int, int, str] | str:
 
     try:
         with Image.open(path) as image:
+            coded = next((str(part[3]) for part in image.tile if DEEP.search(str(part[3]))), None)
+            if coded is not None:  # of which Pillow would keep the upper half without a word
+                raise ValueError(f"its pixels {coded!r} have more than 8 bits a channel")
             return *image.size, _kind(image.mode)
     except Exception as error:
         return f"{path} is not an image that can be read: {error}"

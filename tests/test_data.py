@@ -1,5 +1,7 @@
 """Data: sources, what they refuse, and which samples each step takes."""
 
+import struct
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -219,6 +221,19 @@ class TestImages:
     def test_sixteen_bits(self, tmp_path: Path) -> None:
         Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
         with pytest.raises(ValueError, match=r"deep\.png .* more than 8 bits"):
+            Images(tmp_path)
+
+    def test_sixteen_bits_of_each_colour(self, tmp_path: Path) -> None:
+        """A PNG of 2 x 1 pixels, by its definition: Pillow writes none, and reads the upper bytes."""
+
+        def chunk(kind: bytes, content: bytes) -> bytes:
+            return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+        header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+        pixels = zlib.compress(b"\0" + np.arange(6, dtype=">u2").tobytes())
+        content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+        (tmp_path / "deep.png").write_bytes(content)
+        with pytest.raises(ValueError, match=r"deep\.png .*RGB;16B.* more than 8 bits"):
             Images(tmp_path)
 
 
