@@ -1,5 +1,6 @@
 """Training data: raw samples by index, how they are scaled, and which of them each step takes."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, cast, runtime_checkable
@@ -20,6 +21,7 @@ __all__ = [
     "channels_first",
     "checked_labels",
     "from_array",
+    "looks",
     "order",
     "share",
     "signed",
@@ -137,6 +139,16 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
     if labels.min() < 0:
         raise ValueError(f"labels have {int(labels.min())}; valid are integers from 0")
     return labels.long()
+
+
+def looks(source: Source) -> str:
+    """A checksum of 16 samples and labels, evenly spaced: other data may be as many, of one shape and range."""
+    last = len(source) - 1
+    raw, labels = source.__getitems__(sorted({i * last // 15 for i in range(16)}))
+    digest = hashlib.sha256(raw.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bf16
+    if labels is not None:
+        digest.update(labels.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=4)

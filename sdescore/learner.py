@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sdescore import checkpoints, posthoc
 from sdescore.averages import Averages
 from sdescore.config import TrainConfig
-from sdescore.data import Source, share
+from sdescore.data import Source, looks, share
 from sdescore.denoiser import Denoiser
 from sdescore.noise import generator
 from sdescore.objectives import TIMES, denoising_score_matching
@@ -101,6 +101,7 @@ class Learner:
         self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
         size = self.share.stop - self.share.start
         self.parts = [share(size, k, config.accumulation) for k in range(config.accumulation)]
+        self.looks = looks(source)
         self._rehearse()
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -232,6 +233,7 @@ class Learner:
             "step": self.step,
             "config": self.config.to_json(),
             "data": self._data(),
+            "looks": self.looks,
             "processes": self.accelerator.num_processes,
             "mixed_precision": self.accelerator.mixed_precision,
             "optimizer": groups,
@@ -259,6 +261,10 @@ class Learner:
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        if state.get("looks", self.looks) != self.looks:
+            logger.warning(
+                "%s was made with other samples: as many, of the same shape and range, but not these", folder
+            )
         precision = self.accelerator.mixed_precision
         if state.get("mixed_precision", precision) != precision:
             logger.warning("%s was computed in %s, and goes on in %s", folder, state["mixed_precision"], precision)

@@ -160,6 +160,16 @@ class TestResume:
                 train(config, source=source, resume=True)
         train(config, source=Arrays(points, labels), resume=True)
 
+    def test_other_samples_are_named(self, config: TrainConfig, caplog: Any) -> None:
+        """A warning alone: what someone's own data set gives may be another each time."""
+        config = replace(config, flips=False, conditional=False, net="MLP", net_args={}, data_std=0.5)
+        points = torch.randint(0, 256, (50, 2), dtype=torch.uint8)
+        train(replace(config, steps=2), source=Arrays(points))
+        train(replace(config, steps=4), source=Arrays(points), resume=True)
+        assert not caplog.messages
+        train(config, source=Arrays(points.flip(0)), resume=True)
+        assert "step-000004 was made with other samples" in caplog.text
+
     def test_nothing_to_resume(self, config: TrainConfig) -> None:
         with pytest.raises(FileNotFoundError, match="there are no checkpoints in"):
             train(config, resume=True)
