@@ -6,7 +6,8 @@
     torchrun --standalone --nproc_per_node 2 scripts/train.py ...           two processes, on CPUs too
     python scripts/train.py --config runs/digits/config.json --resume       go on after an interruption
 
-Afterwards runs/digits/model is all that sampling needs. The result does not depend on the number of processes.
+Afterwards runs/digits/model is all that sampling needs. The result does not depend on the number of processes,
+but for dropout.
 """
 
 import argparse

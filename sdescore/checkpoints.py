@@ -150,20 +150,27 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
         version = manifest["format"]
         said = dict(manifest["files"]) if version == FORMAT else {}
         files = {name: (each["bytes"], each["sha256"]) for name, each in said.items()}
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
     if version != FORMAT:
-        raise CorruptCheckpoint(f"{path} has format {version!r}; this version of sdescore reads {FORMAT}")
+        raise ValueError(f"{path} has format {version!r}; this version of sdescore reads {FORMAT}")
     if STATE not in files:
         raise CorruptCheckpoint(f"{path} names no {STATE}")
     return files
 
 
 def verify(folder: Path) -> None:
-    """Raise CorruptCheckpoint, naming the file, unless every file is the one that was written."""
+    """Raise CorruptCheckpoint, naming the file, unless every file is the one that was written.
+
+    One that may not be read, or is of a format yet unknown, may be sound: PermissionError and ValueError.
+    """
     for name, (size, checksum) in _manifest(folder).items():
         try:
             content = (folder / name).read_bytes()
+        except PermissionError:
+            raise
         except OSError as error:
             raise CorruptCheckpoint(f"{folder / name} cannot be read: {error}") from error
         if hashlib.sha256(content).hexdigest() != checksum:
@@ -174,7 +181,8 @@ def verify(folder: Path) -> None:
 def newest(root: Path) -> Path:
     """The folder of the newest checkpoint that verifies; newer ones are skipped with a warning that says why.
 
-    Raises FileNotFoundError if there is none.
+    Raises FileNotFoundError if there is none, and PermissionError or ValueError as verify(): a run that went on from an
+    earlier one would replace what may be sound.
     """
     found = steps(root)
     for step in reversed(found):

@@ -36,10 +36,13 @@ CHOICES = {
 AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
 AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay", "snapshot_every")
 
-# What a resumed run may change: where it writes, how often, how far it goes; and how a step is computed, on which the
-# weights depend in their last bits alone, but for dropout, of which a warning tells.
+# What a resumed run may change: where it reads (its data are compared themselves) and writes, how often, how far it
+# goes; and how a step is computed, on which the weights depend in their last bits alone, but for dropout, of which a
+# warning tells.
 FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
 FREE |= {
+    "data",
+    "data_args",
     "channels_last",
     "minutes",
     "statistics",

@@ -46,7 +46,6 @@ def test_newest_by_number(tmp_path: Path) -> None:
         ({"format": 1, "files": {"net.safetensors": "a checksum"}}, "cannot be read"),
         ({"format": 1, "files": {"net.safetensors": {"bytes": 8}}}, "cannot be read"),
         ({"format": 1, "files": {}}, "names no state.json"),
-        ({"format": 2, "files": "in another way"}, "has format 2; this version of sdescore reads 1"),
         (["format", 1], "cannot be read"),
     ],
 )
@@ -158,8 +157,27 @@ def test_a_later_corrupt_one_pushes_nothing_out(tmp_path: Path) -> None:
     assert newest(tmp_path).name == "step-000002"
 
 
-def test_unknown_format(tmp_path: Path) -> None:
-    manifest = save(tmp_path, 1) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CorruptCheckpoint, match="format 2"):
-        verify(manifest.parent)
+def test_one_of_a_later_version_is_not_passed_over(tmp_path: Path) -> None:
+    """A run that went on from an earlier one would replace it."""
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / "manifest.json").write_text(json.dumps({"format": 2, "files": "in another way"}))
+    with pytest.raises(ValueError, match="has format 2; this version of sdescore reads 1") as caught:
+        newest(tmp_path)
+    assert not isinstance(caught.value, CorruptCheckpoint)
+
+
+@pytest.mark.parametrize("denied", ["manifest.json", "net.safetensors"])
+def test_one_that_may_not_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: str
+) -> None:
+    save(tmp_path, 1)
+    path, read = save(tmp_path, 2) / denied, Path.read_bytes
+
+    def refusing(self: Path) -> bytes:
+        if self == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    with pytest.raises(PermissionError, match=denied):
+        newest(tmp_path)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_runs import WORKER, assert_close, assert_same_bits, learner, next_batch, outcome, run
@@ -169,6 +170,15 @@ class TestResume:
         assert not caplog.messages
         train(config, source=Arrays(points.flip(0)), resume=True)
         assert "step-000004 was made with other samples" in caplog.text
+
+    def test_moved_data(self, config: TrainConfig, caplog: Any, tmp_path: Path) -> None:
+        config = replace(config, flips=False, conditional=False, net="MLP", net_args={}, data_std=0.5)
+        here, there = tmp_path / "here.npz", tmp_path / "there.npz"
+        np.savez(here, x=np.random.default_rng(0).integers(0, 256, (50, 2), np.uint8))
+        train(replace(config, data=str(here), steps=2))
+        here.rename(there)
+        train(replace(config, data=str(there), steps=4), resume=True)
+        assert not caplog.messages
 
     def test_nothing_to_resume(self, config: TrainConfig) -> None:
         with pytest.raises(FileNotFoundError, match="there are no checkpoints in"):
