@@ -191,7 +191,7 @@ def test_script_makes_models_of_a_run(
         batch_size=10,
         lr=1e-2,
         warmup=0,
-        ema_warmup=0.0,
+        ema_warmup=0.3,
         ema_widths=(0.05, 0.1),
         snapshot_every=5,
         save_every=60,
@@ -203,12 +203,12 @@ def test_script_makes_models_of_a_run(
     source = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
     train(replace(config, steps=30), source=source)
     train(config, resume=True, source=source)
-    wanted = train(replace(config, out=str(tmp_path / "other"), ema_halflives=(250,)), source=source)
+    wanted = train(replace(config, out=str(tmp_path / "other"), ema_halflives=(120,)), source=source)
     first = Denoiser.from_pretrained(tmp_path / "run/model")
-    for flag, value in (("--width", "0.07"), ("--halflife", "250"), ("--halflife", "100000")):
+    for flag, value in (("--width", "0.07"), ("--halflife", "120"), ("--halflife", "100000")):
         average.main(["--run", config.out, flag, value, "--out", str(tmp_path / value)])
     assert "from 36 snapshots; its profile is met to 0.00%" in capsys.readouterr().out
-    made = [Denoiser.from_pretrained(tmp_path / value) for value in ("0.07", "250", "100000")]
+    made = [Denoiser.from_pretrained(tmp_path / value) for value in ("0.07", "120", "100000")]
     assert all(a.equal(b) for a, b in zip(made[2].parameters(), first.parameters(), strict=True))
 
     def distance(one: Denoiser, two: Denoiser) -> float:
@@ -221,7 +221,7 @@ def test_script_makes_models_of_a_run(
     for arguments, message in (
         (["--width", "0.01", "--out", str(tmp_path / "narrow")], "miss the profile of width-0.01"),
         (["--width", "0.1", "--halflife", "3", "--out", "x"], "valid is one of them"),
-        (["--width", "0.1", "--out", str(tmp_path / "250")], "exists; valid is a new folder"),
+        (["--width", "0.1", "--out", str(tmp_path / "120")], "exists; valid is a new folder"),
     ):
         with pytest.raises(SystemExit) as caught:
             average.main(["--run", config.out, *arguments])

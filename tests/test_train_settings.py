@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from training_runs import outcome
 
 from sdescore.config import TrainConfig
@@ -142,6 +143,15 @@ class TestLog:
             (4, 5.0),
             (6, 5.0),
         ]
+
+
+def test_a_process_whose_time_is_not_over_stops_with_those_whose_is(
+    plain: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reduce = Accelerator.reduce
+    monkeypatch.setattr(Accelerator, "reduce", lambda self, x, *given, **named: reduce(self, x, *given, **named) + 1)
+    train(replace(plain, minutes=60.0))
+    assert int(outcome(plain.out)["step"]) == plain.log_every < plain.steps
 
 
 class TestCommandLine:
