@@ -15,8 +15,8 @@ from typing import Any
 
 import digits as judges
 import torch
-from evaluate import Judge
 from figures import draw_loss, draw_overview, draw_quality, draw_trajectory
+from judge import Judge
 from likelihood import mean_and_error, measure
 from neighbours import flat
 from shared import markdown, model_values, parse, run, write_json, write_whole

@@ -1,4 +1,4 @@
-"""Training: gradients, draws, and what comes of a run."""
+"""Training: gradients, and what comes of a run."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from scipy.optimize import brentq
@@ -168,38 +167,6 @@ def _distance_to_line(y: torch.Tensor, noise: torch.Tensor, x0: torch.Tensor) ->
     flat = y.flatten(1).double()
     inside = (basis @ (basis.mT @ flat.unsqueeze(2))).squeeze(2)
     return (flat - inside).norm(dim=1)
-
-
-class TestDraws:
-    def test_each_setting_draws_for_itself(self, config: TrainConfig) -> None:
-        a = draw(config, 3, (1, 8, 8))
-        b = draw(replace(config, flips=False, label_drop=0.0, dequantize=True), 3, (1, 8, 8))
-        assert a.u.equal(b.u) and a.noise.equal(b.noise) and not b.flip.any() and not b.drop.any()
-        assert not a.shift.any() and b.shift.all()
-
-    def test_nothing_drawn_tells_of_anything_else(self, config: TrainConfig) -> None:
-        config = replace(config, batch_size=4000, times="uniform", label_drop=0.5, dequantize=True)
-        draws = draw(config, 0, (1,))
-        assert (
-            torch.corrcoef(torch.stack([each.flatten().double() for each in draws])).sub_(torch.eye(5)).abs().max()
-            < 0.08
-        )
-
-    def test_dropout_is_anothers_in_each_step_and_process(
-        self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        own, seeds = learner(config), []
-        own.denoiser.net.register_forward_pre_hook(lambda *_: seeds.append(torch.initial_seed()))
-        for rank in (0, 1):
-            monkeypatch.setattr(Accelerator, "process_index", rank)
-            for own.step in (0, 1):
-                own.update(*next_batch(own))
-        assert len(set(seeds)) == 4
-
-    def test_steps_and_seeds_differ(self, config: TrainConfig) -> None:
-        first = draw(config, 0, (2,))
-        for other in (draw(config, 1, (2,)), draw(replace(config, seed=1), 0, (2,))):
-            assert not first.u.equal(other.u) and not first.noise.equal(other.noise)
 
 
 class TestOutcome:
