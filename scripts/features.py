@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from shared import Function, features_of, named_object
+from shared import Function, features_of, fingerprint, named_object
 from torch import Tensor, nn
 
 from sdescore.checkpoints import replace_file
-from sdescore.data import Source
+from sdescore.data import Source, evenly_spaced
 
 __all__ = ["Features", "data_fingerprint", "inception", "kept_features", "load_weights"]
 
@@ -66,8 +66,7 @@ class Features:
         if weights is not None:
             digest.update(Path(weights).read_bytes())
         if isinstance(found, nn.Module):
-            for key, value in found.state_dict().items():
-                digest.update(key.encode() + value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(fingerprint(found).encode())
             found = found.to(device).eval()
         self.function: Function = found
         self.identity = digest.hexdigest()
@@ -158,7 +157,7 @@ def data_fingerprint(source: Source, name: str) -> str:
     digest = hashlib.sha256(repr((count, tuple(source.shape), asdict(source.scaling))).encode())
     chosen: Sequence[int] = range(count)
     if source.lazy:
-        chosen = sorted({i * (count - 1) // 255 for i in range(256)})
+        chosen = evenly_spaced(count, 256)
         path = Path(name) if Path(name).exists() else Path(name.rpartition(":")[0] or name)
         for file in sorted(path.rglob("*")) if path.is_dir() else [path] * path.exists():
             said = file.stat()

@@ -15,8 +15,7 @@ from typing import Any
 
 import matplotlib
 import torch
-from sample import fingerprint
-from shared import build_solver, load_model, make_folder, parse, run, save_figure, write_json
+from shared import build_solver, fingerprint, load_model, make_folder, parse, run, save_figure, write_json
 from torch import Tensor
 
 from sdescore import LinearSDE, fit_times, sample

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sample import claim, fingerprint
-from shared import load_model, markdown, model_values, open_source, parse, run, write_json
+from sample import claim
+from shared import fingerprint, load_model, markdown, model_values, open_source, parse, run, write_json
 from torch import Tensor
 from tqdm.auto import tqdm
 

@@ -12,7 +12,6 @@ processes together) and, for images, images/000000.png ... and grid.png.
 The same command goes on after an interruption; samples of other settings are never overwritten.
 """
 
-import hashlib
 import json
 import shutil
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from shared import build_solver, load_model, npz_bytes, parse, read_times, run, write_json, write_whole
+from shared import build_solver, fingerprint, load_model, npz_bytes, parse, read_times, run, write_json, write_whole
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -115,15 +114,6 @@ class SampleConfig:
             valid = "none, since the model has no classes" if classes is None else f"-1 to {classes - 1}"
             raise ValueError(f"label={self.label}; valid are {valid}")
         return torch.arange(first, first + count) % classes if self.label == -1 else torch.full((count,), self.label)
-
-
-def fingerprint(denoiser: Denoiser) -> str:
-    """What tells two models' weights apart."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(denoiser.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """What the scripts share: the command line, names of objects and data, tables and files."""
 
 import argparse
+import hashlib
 import io
 import json
 import logging
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling, Solver, find_solver
@@ -30,6 +31,7 @@ __all__ = [
     "build_solver",
     "clock",
     "features_of",
+    "fingerprint",
     "load_model",
     "make_folder",
     "markdown",
@@ -155,6 +157,15 @@ def features_of(
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
+def fingerprint(module: nn.Module) -> str:
+    """What tells two modules' weights apart."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
     """The installed solver of a name, or module:name in a Python file of the user's, with these arguments."""
     found = named_object(name, "solver") if ":" in name else find_plugin("sdescore.solvers", name, "solver")
@@ -167,7 +178,7 @@ def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
 
 def read_times(path: str, solver: str, arguments: Mapping[str, Any], weights: str) -> Tensor:
     """The times that fit_times.py wrote for this solver. Raises ValueError for another's, or another file; warns of
-    other weights, as those of the same net trained on: times that serve one serve the other."""
+    other weights, which may be those of the same net trained on: the times serve it still."""
     try:
         known = json.loads(Path(path).read_text())
         times, fitted = torch.tensor(known["times"], dtype=torch.float64), (known["solver"], known["solver_args"])

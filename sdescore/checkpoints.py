@@ -142,17 +142,26 @@ def prune(root: Path, step: int, keep: int) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _read(path: Path) -> bytes:
+    """The content of a checkpoint's file."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
+
+
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """The size and checksum of each file of a checkpoint."""
     path = folder / MANIFEST
+    content = _read(path)
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(content)
         version = manifest["format"]
         said = dict(manifest["files"]) if version == FORMAT else {}
         files = {name: (each["bytes"], each["sha256"]) for name, each in said.items()}
-    except PermissionError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version of sdescore reads {FORMAT}")
@@ -167,12 +176,7 @@ def verify(folder: Path) -> None:
     One that may not be read, or is of a format yet unknown, may be sound: PermissionError and ValueError.
     """
     for name, (size, checksum) in _manifest(folder).items():
-        try:
-            content = (folder / name).read_bytes()
-        except PermissionError:
-            raise
-        except OSError as error:
-            raise CorruptCheckpoint(f"{folder / name} cannot be read: {error}") from error
+        content = _read(folder / name)
         if hashlib.sha256(content).hexdigest() != checksum:
             what = f"{len(content)} of {size} bytes"
             raise CorruptCheckpoint(f"{folder / name} ({what}) does not match its checksum")

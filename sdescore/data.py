@@ -20,6 +20,7 @@ __all__ = [
     "batches",
     "channels_first",
     "checked_labels",
+    "evenly_spaced",
     "from_array",
     "looks",
     "order",
@@ -141,10 +142,14 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
     return labels.long()
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most so many numbers below `count`, from the first to the last."""
+    return sorted({i * (count - 1) // (most - 1) for i in range(most)})
+
+
 def looks(source: Source) -> str:
     """A checksum of 16 samples and labels, evenly spaced: other data may be as many, of one shape and range."""
-    last = len(source) - 1
-    raw, labels = source.__getitems__(sorted({i * last // 15 for i in range(16)}))
+    raw, labels = source.__getitems__(evenly_spaced(len(source), 16))
     digest = hashlib.sha256(raw.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bf16
     if labels is not None:
         digest.update(labels.cpu().numpy().tobytes())
