@@ -65,16 +65,16 @@ class BrownianPath:
         ends = torch.tensor([source.sde.T, source.sde.t_min], dtype=torch.float64)
         self._first, self._last = source.sde.lam(ends).tolist()
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         w, _, width = self._between(x, t, s)
-        return (w / math.sqrt(width)).to(x.dtype)
+        return (w * (std / math.sqrt(width))).to(x.dtype)
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         w, area, width = self._between(x, t, s)
         return ((area / width - w / 2) * math.sqrt(12 / width)).to(x.dtype)
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return self._white.fresh(x)
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return self._white.fresh(x, std)
 
     def take(self, index: Tensor) -> "BrownianPath":
         chosen = BrownianPath(self._source, self._seed, [self._indices[i] for i in index.tolist()], self._device)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from sdescore.checks import check_returned
 from sdescore.pretrained import Pretrained
 from sdescore.scaling import Scaling
-from sdescore.sde import LinearSDE, expand
+from sdescore.sde import LinearSDE
+from sdescore.terms import Coefficient, Term, scaled, total
 
 __all__ = ["PREDICTIONS", "BareDenoiser", "Denoiser", "convert", "state_like"]
 
-Coefficient = Tensor | float
 Pair = tuple[Coefficient, Coefficient]
 
 
@@ -52,20 +52,6 @@ def _change(given: Pair, wanted: Pair, alpha: Tensor, sigma: Tensor) -> Pair:
     return (p1 * q0 - q1 * p0) / determinant, (alpha * q1 - sigma * p1) / determinant
 
 
-def scaled(b: Coefficient, y: Tensor) -> Tensor:
-    """b y, sample by sample; y itself for the number 1."""
-    return y if not isinstance(b, Tensor) and b == 1 else expand(b, y) * y
-
-
-def linear(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    """a x + b y, sample by sample; with numbers, not tensors, in as few passes over memory as can be."""
-    if not isinstance(a, Tensor) and a == 0:
-        return scaled(b, y)
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return expand(a, x) * x + expand(b, y) * y
-    return torch.add(x, y, alpha=b) if abs(a - 1) < 1e-15 else (a * x).add_(y, alpha=b)
-
-
 def convert(
     prediction: Tensor, x: Tensor, t: Tensor, sde: LinearSDE, given: str, wanted: str, data_std: float = 0.5
 ) -> Tensor:
@@ -78,13 +64,13 @@ def convert(
         for argument, name in (("given", given), ("wanted", wanted))
     ]
     of_x, of_prediction = _change(pairs[0], pairs[1], sde.alpha(t), sde.sigma(t))
-    return linear(of_x, x, of_prediction, prediction)
+    return total([(x, of_x), (prediction, of_prediction)])
 
 
 def per_sample(t: Coefficient, x: Tensor) -> Tensor:
     """t, a number or of shape () or (batch,), as (batch,) like x, without waiting for its device."""
     if not isinstance(t, Tensor):
-        return x.new_full((len(x),), t)
+        return x.new_full(x.shape[:1], t)
     return t.to(x.device, x.dtype, non_blocking=True).expand(len(x))
 
 
@@ -147,12 +133,12 @@ class Denoiser(nn.Module, Pretrained):
         return scale, -self.sde.lam(t) / 4
 
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
-        """All of combination(x, t, p, q) that does not depend on x, of the shape of t, for evaluate()."""
+        """All of combination(x, t, p, q) that does not depend on x, of the shape of t, for terms()."""
         given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
         return Coefficients(*self.inputs(t), *_change(given, (p, q), self.sde.alpha(t), self.sde.sigma(t)))
 
-    def evaluate(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> Tensor:
-        """The combination that coefficients() prepared, at x; one net call."""
+    def terms(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Term]:
+        """The combination that coefficients() prepared, at x, as what there is to add up; one net call."""
         scale, level, of_x, of_raw = coefficients
         like = state_like(self.net)
         y = scaled(scale, x if like is None else x.to(like.dtype))
@@ -160,11 +146,12 @@ class Denoiser(nn.Module, Pretrained):
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
             raise ValueError("net returned what has no derivative by x; valid is a net that detaches nothing")
-        return linear(of_x, x, of_raw, output.to(x.dtype))
+        of_net = output.to(x.dtype), of_raw
+        return [of_net] if not isinstance(of_x, Tensor) and of_x == 0 else [(x, of_x), of_net]
 
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
-        return self.evaluate(self.coefficients(t, p, q), x, **condition)
+        return total(self.terms(self.coefficients(t, p, q), x, **condition))
 
     def check(self, x: Tensor, t: Tensor) -> None:
         """Raise ValueError for a time or a shape that does not fit; times on a GPU are not read, as that would wait."""

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sdescore.checks import check_returned
 from sdescore.denoiser import per_sample
 from sdescore.noise import Noise, White, generator
-from sdescore.reverse import Euler
+from sdescore.reverse import Step
 from sdescore.sde import SDE, expand
 from sdescore.solver import OneStep, Solver, find_solver
 
@@ -181,13 +181,15 @@ class GeneralReverse:
         """The drift of the reverse-time SDE, f - div(g g^T) - g g^T score (Anderson 1982; Song et al. 2021, eq. 16)."""
         return self.sde.drift(x, t) - self._pull(x, t)
 
-    def euler(self, t: Tensor, s: Tensor) -> Euler:
-        """x - (t - s) drift, and diffusion sqrt(t - s), at each of a grid of times t, as functions (i, x)."""
-        width = t - s
-        return (
-            lambda i, x: x - width[i] * self.drift(x, t[i]),
-            lambda i, x: self.sde.diffusion(x, t[i]) * width[i].sqrt(),
-        )
+    def euler(self, t: Tensor, s: Tensor) -> Step:
+        """Euler-Maruyama's steps from t[i] to s[i]: x - (t - s) drift + diffusion sqrt(t - s) z."""
+
+        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
+            width = t[i] - s[i]
+            spread = self.sde.diffusion(x, t[i]) * width.sqrt()
+            return noise(x, t[i], s[i]).mul_(spread).add_(x - width * self.drift(x, t[i]))
+
+        return go
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt of the probability-flow ODE, f - (div(g g^T) + g g^T score) / 2 (Song et al. 2021, eq. 17)."""

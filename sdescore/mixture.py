@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sdescore.denoiser import Coefficient, Denoiser
+from sdescore.denoiser import Denoiser
 from sdescore.noise import generator
 from sdescore.sde import LinearSDE, expand
+from sdescore.terms import Coefficient, Term
 
 __all__ = ["GaussianMixture"]
 
@@ -116,7 +117,7 @@ class MixtureDenoiser(Denoiser):
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
         return self.sde.alpha(t), self.sde.sigma(t), p, q
 
-    def evaluate(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> Tensor:
+    def terms(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Term]:
         at = x.unsqueeze(1)
         alpha, sigma, p, q = (expand(c, at) for c in coefficients)
         variance = alpha**2 * self.stds.square() + sigma**2
@@ -124,4 +125,4 @@ class MixtureDenoiser(Denoiser):
         joint = self.log_weights - (gap.square() / variance + variance.log()).flatten(2).sum(2) / 2
         own = joint.softmax(1).reshape(*joint.shape, *(1,) * (x.ndim - 1))
         of_gap = (p * alpha * self.stds.square() + q * sigma) / variance
-        return (own * (p * self.means + of_gap * gap)).sum(1).to(x.dtype)
+        return [((own * (p * self.means + of_gap * gap)).sum(1).to(x.dtype), 1.0)]

@@ -28,9 +28,9 @@ def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Gene
 
 
 class Noise(Protocol):
-    """Unit normals of the shape of x (batch, *shape) for a solver, which may overwrite them."""
+    """Normals of the shape of x (batch, *shape) for a solver, which may overwrite them; of unit variance, times std."""
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         """The path's noise for the interval from t to s, divided by the square root of its length."""
         ...
 
@@ -38,7 +38,7 @@ class Noise(Protocol):
         """What the path's integral over that interval adds to its increment: (integral / h - w / 2) / sqrt(h / 12)."""
         ...
 
-    def fresh(self, x: Tensor) -> Tensor:
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
         """A draw that belongs to no path."""
         ...
 
@@ -69,18 +69,18 @@ class White:
         self._generators: dict[int, torch.Generator] = {}
         self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.fresh(x)
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return self.fresh(x, std)
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.fresh(x)
 
-    def fresh(self, x: Tensor) -> Tensor:
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
         if self._rows is None:
             self._open(x[0].numel())
         drawn = x.new_empty(len(self._generators) * self._size, *x.shape[1:])
         for own, part in zip(self._generators.values(), drawn.chunk(len(self._generators)), strict=True):
-            part.normal_(generator=own)
+            part.normal_(0, std, generator=own)
         return drawn[self._rows]
 
     def _open(self, elements: int) -> None:

@@ -6,13 +6,18 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sdescore.denoiser import PREDICTIONS, Coefficient, Denoiser, Pair, check_prediction, scaled
+from sdescore.denoiser import PREDICTIONS, Denoiser, Pair, check_prediction
+from sdescore.noise import Noise
 from sdescore.sde import LinearSDE
+from sdescore.terms import Coefficient, Term, scaled, total
 
-__all__ = ["Along", "Calls", "Euler", "Reverse"]
+__all__ = ["Along", "Calls", "Reverse", "Step", "TermsAlong"]
 
-Along = Callable[[int, Tensor], Tensor]  # of the number of a time of a grid, and the state there
-Euler = tuple[Along, Callable[[int, Tensor], Coefficient]]
+# Of the number of a time of a grid, and the state there.
+Along = Callable[[int, Tensor], Tensor]
+TermsAlong = Callable[[int, Tensor], list[Term]]
+# The state after step i from x, with a noise for it to draw from.
+Step = Callable[[int, Tensor, Noise], Tensor]
 
 
 @dataclass
@@ -50,7 +55,12 @@ class Reverse:
         return self.denoiser.combination(scaled(factor, x), own_t, p, q, **self.condition)
 
     def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Along:
-        """combination() on a grid of times, with p and q of its shape or numbers, as a function (i, x).
+        """combination() on a grid of times, with p and q of its shape or numbers, as a function (i, x)."""
+        terms = self.terms(times, p, q)
+        return lambda i, x: total(terms(i, x))
+
+    def terms(self, times: Tensor, p: Coefficient, q: Coefficient) -> TermsAlong:
+        """along() as what there is to add up, such as x and what the net returned: to be added to more of the kind.
 
         Every coefficient is computed here, in float64 on the CPU: a call costs the net and little else.
         """
@@ -58,20 +68,11 @@ class Reverse:
         factors = _rows((factor,), len(times))
         rows = _rows(self.denoiser.coefficients(own_times, p, q), len(times))
 
-        def at(i: int, x: Tensor) -> Tensor:
+        def at(i: int, x: Tensor) -> list[Term]:
             self.calls.count += 1
-            return self.denoiser.evaluate(rows[i], scaled(factors[i][0], x), **self.condition)
+            return self.denoiser.terms(rows[i], scaled(factors[i][0], x), **self.condition)
 
         return at
-
-    def in_units(self, times: Tensor, p: Coefficient, q: Coefficient) -> tuple[Along, Tensor]:
-        """along() in units that save a pass over the state, and the units: their product is p x0 + q eps.
-
-        A unit is what the combination multiplies x by, if not 0, so that the net's output is added to x as it is.
-        """
-        factor = torch.as_tensor(self.denoiser.coefficients(self._own(times)[0], p, q)[2], dtype=torch.float64)
-        units = torch.where(factor == 0, 1.0, factor).expand(len(times))
-        return self.along(times, p / units, q / units), units
 
     def predict(self, kind: str, x: Tensor, t: Tensor) -> Tensor:
         """The prediction of the named kind."""
@@ -103,11 +104,12 @@ class Reverse:
         """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
         return self.combination(x, t, *self._drift(t))
 
-    def euler(self, t: Tensor, s: Tensor) -> Euler:
-        """x - (t - s) drift, and g sqrt(t - s), on a grid of times t, as along()."""
+    def euler(self, t: Tensor, s: Tensor) -> Step:
+        """Euler-Maruyama's steps from t[i] to s[i]: x - (t - s) drift + g sqrt(t - s) z."""
         (p, q), width = self._drift(t), t - s
         spread = (self.sde.g(t) * width.sqrt()).tolist()
-        return self.along(t, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q), lambda i, x: spread[i]
+        mean = self.terms(t, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q)
+        return lambda i, x, noise: total(mean(i, x), noise(x, t[i], s[i], spread[i]))
 
     def take(self, index: Tensor) -> "Reverse":
         """The same for a selection of the samples; net calls are counted together."""

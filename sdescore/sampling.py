@@ -138,7 +138,6 @@ class _Run:
         predicts: str | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
-        grad: bool,
         noise: MakeNoise,
         first: int = 0,
     ) -> None:
@@ -151,7 +150,7 @@ class _Run:
             raise TypeError(f"dtype={dtype}; valid are floating-point types")
         if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)):
             raise TypeError(f"shape={shape!r}; valid is (n, *sample_shape), all integers")
-        self.sde, self.solver, self.grad, self.seed, self.first = sde, find_solver(solver), grad, seed, first
+        self.sde, self.solver, self.seed, self.first = sde, find_solver(solver), seed, first
         self.noise = noise
         self.name = solver if isinstance(solver, str) else repr(solver)
         self.denoiser = as_denoiser(net, sde, predicts)
@@ -188,7 +187,7 @@ class _Run:
         reverse = Reverse(self.sde, self.denoiser, {name: value[index] for name, value in self.condition.items()})
         noise = self.noise(self.seed, numbers, self.device)
         with evaluating(self.denoiser):
-            yield from torch.set_grad_enabled(self.grad)(_states)(reverse, self.solver, x, self.times, noise)
+            yield from _states(reverse, self.solver, x, self.times, noise)
 
     def explain(self, start: int, stop: int) -> str:
         """Run a batch again to say where its values stopped being finite."""
@@ -226,8 +225,8 @@ def trajectory(
     Arguments are those of sample(), and so are the errors but one: states that are not finite are yielded as they are.
     All samples are in one batch.
     """
-    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, noise)
-    return run.states(0, len(run))
+    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, noise)
+    return torch.set_grad_enabled(grad)(run.states)(0, len(run))
 
 
 def sample(
@@ -279,18 +278,17 @@ def sample(
         TypeError, ValueError: For arguments that are unknown, contradictory or out of range, before any net call.
         FloatingPointError: If the result is not finite; says which solver, and where it began.
     """
-    run = _Run(
-        sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, grad, noise, first
-    )
+    run = _Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, noise, first)
     size = len(run) if batch_size is None else batch_size
     check_count("batch_size", size)
     starts = range(0, len(run), size)
     done = []
-    with tqdm(
+    bar = tqdm(
         total=len(starts) * len(run.times),
         disable=not progress,
         desc=run.name if isinstance(solver, str) else type(solver).__name__,
-    ) as bar:
+    )
+    with bar, torch.set_grad_enabled(grad):
         for start in starts:
             for step, x in enumerate(run.states(start, start + size)):  # noqa: B007
                 bar.update(step > 0)

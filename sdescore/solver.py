@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdescore.noise import Noise
 from sdescore.plugins import find_plugin
-from sdescore.reverse import Reverse
+from sdescore.reverse import Reverse, Step
 
 __all__ = ["OneStep", "Solver", "Step", "calls_of", "find_solver"]
 
@@ -31,10 +31,6 @@ class Solver(Protocol):
         device synchronisation. A yielded tensor is never written again.
         """
         ...
-
-
-# The state after step i from x, with a noise for it to draw from.
-Step = Callable[[int, Tensor, Noise], Tensor]
 
 
 class OneStep(ABC):

@@ -1,22 +1,22 @@
 """Checks for authors of solvers: does a method have its order, and do its samples follow the right law?"""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sdescore.denoiser import Coefficient
 from sdescore.mixture import GaussianMixture
 from sdescore.noise import White, generator
 from sdescore.ode import integrate
 from sdescore.processes import VPSDE
-from sdescore.reverse import Reverse
+from sdescore.reverse import Reverse, TermsAlong
 from sdescore.sampling import sample
 from sdescore.sde import LinearSDE, expand
 from sdescore.solver import Solver, find_solver
+from sdescore.terms import Coefficient
 
 __all__ = ["check_ode_order", "check_sde_law", "exact_flow", "measured_order", "two_sample"]
 
@@ -61,8 +61,8 @@ class _WithHistory(Reverse):
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         return super().combination(self.exact.get(float(t), x), t, p, q)
 
-    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Callable[[int, Tensor], Tensor]:
-        at = super().along(times, p, q)
+    def terms(self, times: Tensor, p: Coefficient, q: Coefficient) -> TermsAlong:
+        at = super().terms(times, p, q)
         return lambda i, x: at(i, self.exact.get(float(times[i]), x))
 
 

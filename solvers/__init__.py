@@ -3,7 +3,7 @@
 from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
-from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, EULER_ANCESTRAL, Ancestral
+from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, Ancestral
 from .churn import Churn
 from .ending import DPM_FAST, Ending
 from .euler_maruyama import EulerMaruyama
@@ -85,7 +85,6 @@ __all__ = [
     "DPM_FAST",
     "ER_SDE",
     "EULER",
-    "EULER_ANCESTRAL",
     "HEUN",
     "INDEX",
     "IN_LAM",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdescore import LinearSDE, Noise, OneStep, Reverse, karras
 from sdescore.grids import Grid
+from sdescore.terms import Term, in_one, total, weighted
 
 from .exponential import Tau, interval, lagrange, points, tau_squared
 from .targets import DATA, Target
@@ -56,7 +57,7 @@ class _Table:
     kept: list[float]
     spread: list[float]
     predict: list[list[float]]  # weights of the newest target, the one before, ...
-    correct: list[list[float]]  # the same with the predicted target first
+    correct: list[list[float]]  # what is added to the prediction: the same with the target there first
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,11 @@ class Adams(OneStep):
             measure = measure.sum(1, keepdim=True) * weights
         else:
             q_inside = self.coordinate.q(sde, sde.time(inside))
-        return _Table(
-            kept.tolist(),
-            spread.tolist(),
-            self._weights(q, q_inside, measure, end, ahead=0),
-            self._weights(q, q_inside, measure, end, ahead=1) if self.corrector else [],
-        )
+        predict = self._weights(q, q_inside, measure, end, ahead=0)
+        correct = self._weights(q, q_inside, measure, end, ahead=1) if self.corrector else []
+        for row, before in zip(correct, predict, strict=False):
+            row[1:] = [a - b for a, b in zip(row[1:], before, strict=True)]
+        return _Table(kept.tolist(), spread.tolist(), predict, correct)
 
     def _weights(self, q: Tensor, q_inside: Tensor, measure: Tensor, end: Tensor, ahead: int) -> list[list[float]]:
         """The weights of each step over its nodes: `ahead` in front, then as many as there are, newest first."""
@@ -128,35 +128,39 @@ class Adams(OneStep):
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        target, units = reverse.in_units(times, *self.target.pair(reverse.sde.lam(times)))
-        unit = units.tolist()
+        target = reverse.terms(times, *self.target.pair(reverse.sde.lam(times)))
         ending, last = self._ending_at(reverse.sde, times), len(times) - 2
-        targets, ends = [(target(0, x), unit[0])], {}
-        kept = self.order - (not self.corrector)  # earlier targets that a step looks back at
+        looks_back = self.order - (not self.corrector)  # at so many earlier targets
+        again = self.corrector or looks_back > 1  # after the next call, which may write over the output of this one
+
+        def rest(i: int, older: list[list[Term]]) -> Tensor | None:
+            """What step i adds to its start and newest target."""
+            drawn = noise(x, levels[i], levels[i + 1], table.spread[i]) if table.spread[i] > 0 else None
+            terms = weighted(table.predict[i][1:], older)
+            return total(terms, drawn) if terms else drawn
+
+        newest, known, ends = target(0, x), rest(0, []), {}
+        older: list[list[Term]] = []
         for i in range(last + 1):
+            if again or i in ending:
+                newest = [in_one(newest)]
             if i in ending:
-                ends[i] = (x, 1.0), targets[0]
-            if table.spread[i] > 0:
-                base = noise(x, levels[i], levels[i + 1]).mul_(table.spread[i]).add_(x, alpha=table.kept[i])
-            else:
-                base = table.kept[i] * x
-            x = _add(base.clone() if self.corrector else base, targets, table.predict[i])
+                ends[i] = [(x, 1.0)], newest
+            x = total([(x, table.kept[i]), *weighted(table.predict[i], [newest])], known)
+            older = [newest, *older][:looks_back]
+            known = rest(i + 1, older) if i < last else None
             correct = self.corrector and i < last
             if not correct:
                 yield x
             if i == last and self.end == 1:
                 return  # sample() denoises
-            del targets[kept:]
-            targets.insert(0, (target(i + 1, x), unit[i + 1]))
+            newest = target(i + 1, x)
             if correct:
-                x = _add(base, targets, table.correct[i])
+                x = total([(x, 1.0), *weighted(table.correct[i], [newest, *older])])
                 yield x
-        ends[last + 1] = (x, 1.0), targets[0]
-        yield _add(
-            torch.zeros_like(x),
-            [ends[i][part] for part in (0, 1) for i in ending],
-            self._ending(reverse.sde, times[ending]),
-        )
+        ends[last + 1] = [(x, 1.0)], newest
+        parts = [ends[i][part] for part in (0, 1) for i in ending]
+        yield total(weighted(self._ending(reverse.sde, times[ending]), parts))
 
     def _ending_at(self, sde: LinearSDE, times: Tensor) -> list[int]:
         """Which times the end extrapolates from, newest first; a factor 2 in rho^2 apart: errors stay small."""
@@ -179,10 +183,3 @@ class Adams(OneStep):
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """One step without history, of order 1."""
         return next(iter(self.solve(reverse, x, torch.stack([t, s]), noise)))
-
-
-def _add(base: Tensor, terms: list[tuple[Tensor, float]], weights: list[float]) -> Tensor:
-    """base with the terms added, each a tensor and its unit; base is overwritten."""
-    for (term, unit), weight in zip(terms, weights, strict=False):
-        base.add_(term, alpha=weight * unit)
-    return base

@@ -12,7 +12,7 @@ from sdescore.solver import Step
 from .renoise import at_rho, renoising
 from .runge_kutta import DPM_2, DPMPP_2S, EULER
 
-__all__ = ["CONSISTENCY", "DPMPP_2S_ANCESTRAL", "DPM_2_ANCESTRAL", "EULER_ANCESTRAL", "Ancestral"]
+__all__ = ["CONSISTENCY", "DPMPP_2S_ANCESTRAL", "DPM_2_ANCESTRAL", "Ancestral"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Ancestral(OneStep):
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
             down = step(i, x, noise)
-            return noise(x, t[i], s[i]).mul_(added[i]).add_(down, alpha=kept[i])
+            return noise(x, t[i], s[i], added[i]).add_(down, alpha=kept[i])
 
         return go
 
@@ -50,7 +50,6 @@ class Ancestral(OneStep):
         return self.method.calls(steps)
 
 
-EULER_ANCESTRAL = Ancestral(EULER)
 DPM_2_ANCESTRAL = Ancestral(DPM_2)
 DPMPP_2S_ANCESTRAL = Ancestral(DPMPP_2S)
 # Song et al. 2023, algorithm 1: to the data and back with fresh noise, for nets whose prediction is a sample of it.

@@ -38,7 +38,7 @@ class Churn:
         step, factors = self.method.prepare(reverse, u, times[1:]), zip(kept.tolist(), added.tolist(), strict=True)
         for i, (share, spread) in enumerate(factors):
             if spread > 0:
-                x = (share * x).add_(noise.fresh(x), alpha=self.inflation * spread)
+                x = noise.fresh(x, self.inflation * spread).add_(x, alpha=share)
             x = step(i, x, noise)
             yield x
 

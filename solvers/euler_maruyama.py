@@ -20,5 +20,4 @@ class EulerMaruyama(OneStep):
         return x - width * reverse.drift(x, t) + reverse.sde.diffusion(x, t) * width**0.5 * noise(x, t, s)
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
-        mean, spread = reverse.euler(t, s)
-        return lambda i, x, noise: noise(x, t[i], s[i]).mul_(spread(i, x)).add_(mean(i, x))
+        return reverse.euler(t, s)

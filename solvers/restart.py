@@ -47,7 +47,7 @@ class Restart:
                     down = self.method.prepare(reverse, grid[:-1], grid[1:])
                     kept, added = map(float, renoising(sde, grid[-1], grid[0]))
                     for _ in range(repeats):
-                        x = (kept * x).add_(noise.fresh(x), alpha=added)
+                        x = noise.fresh(x, added).add_(x, alpha=kept)
                         for j in range(len(grid) - 1):
                             x = down(j, x, noise)
             yield x

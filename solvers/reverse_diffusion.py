@@ -7,6 +7,7 @@ from torch import Tensor
 from sdescore import LinearSDE, Noise, OneStep, Reverse
 from sdescore.sde import expand
 from sdescore.solver import Step
+from sdescore.terms import total
 
 __all__ = ["ReverseDiffusion"]
 
@@ -21,8 +22,8 @@ class ReverseDiffusion(OneStep):
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
         p, q, spread = _parts(reverse.sde, t, s)
-        mean, added = reverse.along(t, p, q), spread.tolist()
-        return lambda i, x, noise: noise(x, t[i], s[i]).mul_(added[i]).add_(mean(i, x))
+        mean, std = reverse.terms(t, p, q), spread.tolist()
+        return lambda i, x, noise: total(mean(i, x), noise(x, t[i], s[i], std[i]))
 
 
 def _parts(sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

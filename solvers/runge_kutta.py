@@ -3,7 +3,6 @@
 To add one: its stages, a line here, its name in __init__.py, and a line in pyproject.toml.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sdescore import LinearSDE, Noise, OneStep, Reverse
-from sdescore.denoiser import Coefficient
-from sdescore.sde import expand
+from sdescore.reverse import TermsAlong
 from sdescore.solver import Step
+from sdescore.terms import Coefficient, Term, in_one, total, weighted
 
 from .exponential import Interval, Tau, interval, lagrange, tau_squared
 from .targets import DATA, IN_LAM, NOISE, Spacing, Target
@@ -145,8 +144,7 @@ class RungeKutta(OneStep):
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
         count, nodes = len(self.stages.c), self.nodes(reverse.sde, t, s)
         flat, coefficients = nodes[:, :-1].flatten(), self.rows(reverse.sde, nodes)
-        target, units = reverse.in_units(flat, *self.target.pair(reverse.sde.lam(flat)))
-        coefficients[:, :, 1 : 1 + count] *= units.reshape(-1, 1, count)
+        target = reverse.terms(flat, *self.target.pair(reverse.sde.lam(flat)))
         rows = coefficients.tolist()
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
@@ -159,9 +157,9 @@ class RungeKutta(OneStep):
         coefficients = self.rows(sde, nodes)
         rows = [list(row.T) for row in coefficients.unbind(1)] if t.ndim else coefficients[0].tolist()
 
-        def target(j: int, state: Tensor) -> Tensor:
+        def target(j: int, state: Tensor) -> list[Term]:
             at = nodes[:, j].reshape(t.shape)
-            return reverse.combination(state, at, *self.target.pair(sde.lam(at)))
+            return [(reverse.combination(state, at, *self.target.pair(sde.lam(at))), 1.0)]
 
         return _through(rows, x, self._normals(x, t, s, noise), target)
 
@@ -175,20 +173,14 @@ class RungeKutta(OneStep):
         return len(self.stages.c) * (steps - 1) + 1
 
 
-def _through(
-    rows: list[list[Coefficient]], x: Tensor, normals: list[Tensor], target: Callable[[int, Tensor], Tensor]
-) -> Tensor:
+def _through(rows: list[list[Coefficient]], x: Tensor, normals: list[Tensor], target: TermsAlong) -> Tensor:
     """The state at the end of a step that begins at x."""
-    state, targets = x, []
+    state, targets, noises = x, [], [[(z, 1.0)] for z in normals]
     for j, (kept, *rest) in enumerate(rows):
         targets.append(target(j, state))
-        state = expand(kept, x) * x
-        noises = zip(rest[len(rows) :], normals, strict=False)
-        for factor, term in [*noises, *zip(rest, targets, strict=False)]:
-            if isinstance(factor, Tensor):
-                state = state + expand(factor, term) * term
-            elif factor:
-                state.add_(term, alpha=factor)
+        state = total([(x, kept), *weighted(rest[len(rows) :], noises), *weighted(rest, targets)])
+        if any(isinstance(row[1 + j], Tensor) or row[1 + j] for row in rows[j + 1 :]):
+            targets[j] = [in_one(targets[j])]  # the next call may write over the output of this one
     return state
 
 

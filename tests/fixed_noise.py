@@ -15,14 +15,14 @@ class Constant:
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return torch.full_like(x, self.value)
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return torch.full_like(x, std * self.value)
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return torch.full_like(x, self.value)
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return torch.full_like(x, self.value)
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return torch.full_like(x, std * self.value)
 
     def take(self, index: Tensor) -> "Constant":
         return self
@@ -34,14 +34,14 @@ class Replay:
     def __init__(self, draws: Sequence[Tensor]) -> None:
         self.draws = iter(draws)
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return next(self.draws).clone()
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return std * next(self.draws)
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return next(self.draws).clone()
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return next(self.draws).clone()
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return std * next(self.draws)
 
     def take(self, index: Tensor) -> "Replay":
         raise NotImplementedError
@@ -53,14 +53,14 @@ class Louder:
     def __init__(self, noise: Noise, factor: float) -> None:
         self.noise, self.factor = noise, factor
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.factor * self.noise(x, t, s)
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return self.factor * self.noise(x, t, s, std)
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.factor * self.noise.area(x, t, s)
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return self.factor * self.noise.fresh(x)
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return self.factor * self.noise.fresh(x, std)
 
     def take(self, index: Tensor) -> "Louder":
         return Louder(self.noise.take(index), self.factor)

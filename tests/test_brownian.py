@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reverse, Solver, find_solver, sample
 from sdescore.brownian import Brownian, BrownianPath, snr_clock, time_clock
+from sdescore.general import GeneralReverse
 from sdescore.noise import White
 from sdescore.solvers import DATA, IN_LAM, MIDDLE, SRA, Adams, EulerMaruyama, Milstein, RungeKutta
 
@@ -140,11 +141,12 @@ def test_wrong_areas_are_seen(fine: dict[str, Tensor]) -> None:
 def test_strong_order_where_the_noise_depends_on_the_state(solver: OneStep, order: float) -> None:
     """dx = a x dt + b x dw, whose solution is known (Kloeden & Platen 1992, section 4.4), run as a reverse process."""
     a, b, n = 0.5, 0.8, 4096
-    reverse: Any = SimpleNamespace(
-        sde=SimpleNamespace(diffusion=lambda x, t: b * x, diffusion_divergence=lambda x, t: 2 * b**2 * x),
-        drift=lambda x, t: -a * x,
-        euler=lambda t, s: (lambda i, x: x + (t[i] - s[i]) * a * x, lambda i, x: b * x * (t[i] - s[i]) ** 0.5),
+    sde: Any = SimpleNamespace(
+        drift=lambda x, t: (2 * b**2 - a) * x,  # so that with a score of 0 the reverse drift is -a x
+        diffusion=lambda x, t: b * x,
+        diffusion_divergence=lambda x, t: 2 * b**2 * x,
     )
+    reverse: Any = GeneralReverse(sde, lambda x, t: torch.zeros_like(x))
     z = torch.randn(256, n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 16
     exact, steps, errors = torch.exp(a - b**2 / 2 + b * z.sum(0)), (16, 32, 64, 128), []
     for count in steps:

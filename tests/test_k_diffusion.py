@@ -72,8 +72,8 @@ class ThroughTheMiddle:
     def __init__(self, path: Noise) -> None:
         self.path = path
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.path(x, t, s)
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return self.path(x, t, s, std)
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         middle = SDE.time((SDE.lam(t) + SDE.lam(s)) / 2)
@@ -81,8 +81,8 @@ class ThroughTheMiddle:
         share = (between - start) / (end - start)
         return (self.path(x, t, middle) - share**0.5 * self.path(x, t, s)) / (1 - share) ** 0.5
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return self.path.fresh(x)
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return self.path.fresh(x, std)
 
     def take(self, index: Tensor) -> "ThroughTheMiddle":
         return ThroughTheMiddle(self.path.take(index))

@@ -35,6 +35,15 @@ def test_what_is_drawn_may_be_overwritten(source: Callable[[int, Sequence[int]],
             found.zero_()
 
 
+@pytest.mark.parametrize("source", [White, Brownian(VPSDE())])
+def test_a_spread_multiplies_it(source: Callable[[int, Sequence[int]], Noise]) -> None:
+    x, (t, s) = torch.zeros(20, 40), torch.tensor([0.5, 0.25], dtype=torch.float64)
+    unit, louder = source(0, range(20)), source(0, range(20))
+    torch.testing.assert_close(louder(x, t, s, 2.5), 2.5 * unit(x, t, s))
+    torch.testing.assert_close(louder.fresh(x, 0.3), 0.3 * unit.fresh(x))
+    assert torch.equal(louder(x, t, s, 0.0), torch.zeros_like(x))
+
+
 def test_a_selection_goes_on_and_the_whole_begins_anew() -> None:
     x = torch.zeros(6, 4, dtype=torch.float64)
     plain = White(0, range(6))

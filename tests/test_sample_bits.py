@@ -141,9 +141,9 @@ def test_a_start_handed_back_draws_none_of_its_numbers_again(name: str, oracle2:
     sde, seen = VPSDE(), []
 
     class Seen(White):
-        def fresh(self, x: torch.Tensor) -> torch.Tensor:
+        def fresh(self, x: torch.Tensor, std: float = 1.0) -> torch.Tensor:
             seen.append(super().fresh(x).clone())
-            return seen[-1].clone()
+            return std * seen[-1]
 
     net = oracle2.denoiser(sde)
     start, *_, end = trajectory(sde, net, shape=(5, 2), solver=name, steps=4, seed=3)

@@ -3,7 +3,6 @@
 Errors are root mean squares over 64 starts on lam in [-1, 1.5]; single starts scatter.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -16,9 +15,10 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, Reverse, Solver, SubVPSDE, find_solver
-from sdescore.denoiser import Coefficient
 from sdescore.noise import White
+from sdescore.reverse import TermsAlong
 from sdescore.solvers import DATA, DIFFERENCE, IN_LAM, NOISE, SIMPSON, THIRDS, TRAPEZOID, RungeKutta, Spacing, Stages, V
+from sdescore.terms import Coefficient
 from sdescore.testing import exact_flow, measured_order
 
 FIRST, LAST, STARTS = -1.0, 1.5, 64
@@ -114,8 +114,8 @@ class ExactHistory(Reverse):
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         return super().combination(self.known.get(float(t), x), t, p, q)
 
-    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Callable[[int, Tensor], Tensor]:
-        at = super().along(times, p, q)
+    def terms(self, times: Tensor, p: Coefficient, q: Coefficient) -> TermsAlong:
+        at = super().terms(times, p, q)
         return lambda i, x: at(i, self.known.get(float(times[i]), x))
 
 

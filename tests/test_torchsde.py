@@ -65,14 +65,14 @@ class Path:
         self.cells, self.w = cells, h.sqrt() * z[0]
         self.u = h**1.5 * (z[0] / 2 + z[1] / math.sqrt(12))
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         inside = (self.cells[:-1] <= t + 1e-12) & (self.cells[1:] >= s - 1e-12)
         h, w, u = t - s, self.w[inside], self.u[inside]
         widths = -self.cells.diff()[inside][:, None, None]
         before = w.cumsum(0) - w
         self.z = w.sum(0) / h.sqrt()
         self.integral = (u + widths * before).sum(0) / h**1.5  # the integral of W over the interval, scaled to length 1
-        return self.z.clone()
+        return std * self.z
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return (self.integral - self.z / 2) * math.sqrt(12)

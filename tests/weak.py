@@ -17,14 +17,14 @@ class Given:
     def __init__(self, z: Tensor, area: Tensor, fresh: Iterable[Tensor] = ()) -> None:
         self.z, self.second, self.draws = z, area, iter(fresh)
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.z.clone()
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return std * self.z
 
     def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.second.clone()
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return next(self.draws).clone()
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return std * next(self.draws)
 
     def take(self, index: Tensor) -> "Given":
         raise NotImplementedError

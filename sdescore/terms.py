@@ -1,0 +1,57 @@
+"""Sums of tensors times factors, in as few passes over memory as can be: beside a small net, passes are the cost."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, add
+
+from sdescore.sde import expand
+
+__all__ = ["Coefficient", "Term", "in_one", "scaled", "total", "weighted"]
+
+Coefficient = Tensor | float  # a number, or () or (batch,) for a factor of each sample
+Term = tuple[Tensor, Coefficient]
+
+
+def scaled(b: Coefficient, y: Tensor) -> Tensor:
+    """b y, sample by sample; y itself for the number 1."""
+    return y if not isinstance(b, Tensor) and b == 1 else expand(b, y) * y
+
+
+def total(terms: Sequence[Term], onto: Tensor | None = None) -> Tensor:
+    """The sum of tensors (batch, *shape) times their factors: new, or added to `onto`, which is overwritten.
+
+    There is one term at least. A tensor that comes first and comes again is added once.
+    """
+    (x, a), *rest = terms
+    a = sum((b for y, b in rest if y is x), start=a)
+    rest = [(y, b) for y, b in rest if y is not x]
+    if onto is not None:
+        rest.insert(0, (x, a))
+    elif not rest:
+        return expand(a, x) * x
+    else:
+        (y, b), *rest = rest
+        onto = _two(a, x, b, y)
+    for y, b in rest:
+        if isinstance(b, Tensor):
+            onto = onto + expand(b, y) * y
+        elif b:
+            onto.add_(y, alpha=b)
+    return onto
+
+
+def _two(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return expand(a, x) * x + expand(b, y) * y
+    return add(x, y, alpha=b) if abs(a - 1) < 1e-15 else (a * x).add_(y, alpha=b)
+
+
+def weighted(weights: Sequence[Coefficient], sums: Sequence[Sequence[Term]]) -> list[Term]:
+    """The terms of a weighted sum of sums. Where there are more weights than sums, or fewer, the rest is left out."""
+    return [(x, weight * a) for weight, terms in zip(weights, sums, strict=False) for x, a in terms]
+
+
+def in_one(terms: Sequence[Term]) -> Term:
+    """The sum as one new tensor and its factor, which is the first one's: a pass less."""
+    (x, a), *rest = terms
+    return total([(x, 1.0), *((y, b / a) for y, b in rest)]), a
