@@ -22,16 +22,20 @@ def total(terms: Sequence[Term], onto: Tensor | None = None) -> Tensor:
 
     There is one term at least. A tensor that comes first and comes again is added once.
     """
-    (x, a), *rest = terms
-    a = sum((b for y, b in rest if y is x), start=a)
-    rest = [(y, b) for y, b in rest if y is not x]
+    (x, a), *others = terms
+    rest = []
+    for y, b in others:
+        if y is x:
+            a = a + b
+        else:
+            rest.append((y, b))
     if onto is not None:
-        rest.insert(0, (x, a))
-    elif not rest:
-        return expand(a, x) * x
-    else:
-        (y, b), *rest = rest
+        rest.append((x, a))
+    elif rest:
+        y, b = rest.pop(0)
         onto = _two(a, x, b, y)
+    else:
+        return expand(a, x) * x
     for y, b in rest:
         if isinstance(b, Tensor):
             onto = onto + expand(b, y) * y
