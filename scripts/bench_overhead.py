@@ -5,18 +5,17 @@
 
 Beside it the schedulers of diffusers, if it is installed (pip install "sdescore[bench]"), in the loop of its own
 pipelines, and what no loop can do without: an in-place update, and one draw of noise. On a CPU times are those that the
-process itself computed, so that what else the machine does counts little; all take turns, and the least of the rounds
-is kept. What is done once, before the first call, drops out: a call is what twice as many take more. Leaves table.md
-and results.json.
+process itself computed, so that what else the machine does counts little; all take turns, and of all blocks of ten
+steps the least is kept. What is done before the first block drops out. Leaves table.md and results.json.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from sdescore import VPSDE, find_solver, sample
+from sdescore import VPSDE, Noise, Reverse, Solver, find_solver, sample
+from sdescore.solver import calls_of
 
-Loop = Callable[[int], float]  # net calls -> seconds
+Stamp = tuple[int, float]  # net calls so far, and the time
+Loop = Callable[[], list[Stamp]]
+BLOCK = 10  # steps between stamps
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class BenchConfig:
     Args:
         out: Folder of the results.
         shape: Of the state.
-        calls: Net calls of a loop.
+        calls: Net calls of a loop, at least 40.
         rounds: Turns of each loop.
         threads: Of a CPU.
         device: Where the state is.
@@ -47,11 +49,15 @@ class BenchConfig:
 
     out: str = "runs/bench_overhead"
     shape: tuple[int, ...] = (64, 3, 32, 32)
-    calls: int = 60
+    calls: int = 120
     rounds: int = 20
     threads: int = 1
     device: str = "cpu"
     peers: bool = True
+
+    def __post_init__(self) -> None:
+        if self.calls < 4 * BLOCK:
+            raise ValueError(f"calls={self.calls}; valid are integers from {4 * BLOCK} on")
 
 
 OURS = {
@@ -100,76 +106,79 @@ class Allocations(TorchDispatchMode):
         return found
 
 
-def timed(task: Callable[[], Any], device: torch.device) -> float:
-    since = clock(device)
-    task()
-    return clock(device) - since
+def stamped(step: Callable[[int], Any], calls: int, device: torch.device) -> list[Stamp]:
+    """Take steps of one net call each."""
+    stamps = []
+    for i in range(calls):
+        if i % BLOCK == 0:
+            stamps.append((i, clock(device)))
+        step(i)
+    return stamps
 
 
-def our_loop(name: str, x: Tensor) -> Loop:
-    solver, sde, output = find_solver(name), VPSDE(), torch.randn_like(x)
+@dataclass
+class Stamped:
+    """A solver that takes the time every few steps."""
 
-    def net(x: Tensor, t: Tensor) -> Tensor:
-        return output
+    solver: Solver
+    stamps: list[Stamp]
 
-    def loop(calls: int) -> float:
-        return timed(partial(sample, sde, net, x=x, solver=solver, nfe=calls, predicts="noise"), x.device)
+    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+        for i, state in enumerate(self.solver.solve(reverse, x, times, noise)):
+            if i % BLOCK == 0:
+                self.stamps.append((reverse.calls.count, clock(x.device)))
+            yield state
 
-    return loop
+    def calls(self, steps: int) -> int:
+        return calls_of(self.solver)(steps)
 
 
-def their_loop(scheduler: str, options: dict[str, Any], x: Tensor) -> Loop:
+def our_sample(solver: Solver, x: Tensor, calls: int) -> None:
+    output = torch.randn_like(x)
+    sample(VPSDE(), lambda x, t: output, x=x, solver=solver, nfe=calls, predicts="noise")
+
+
+def our_loop(name: str, x: Tensor, calls: int) -> list[Stamp]:
+    solver = Stamped(find_solver(name), [])
+    our_sample(solver, x, calls)
+    return solver.stamps
+
+
+def their_loop(scheduler: str, options: dict[str, Any], x: Tensor, calls: int) -> list[Stamp]:
     import diffusers
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-    made, output = getattr(diffusers, scheduler)(**options), torch.randn_like(x)
+    made, output, state = getattr(diffusers, scheduler)(**options), torch.randn_like(x), [x]
+    made.set_timesteps(calls, device=x.device)
 
-    def loop(calls: int) -> float:
-        made.set_timesteps(calls, device=x.device)
+    def step(i: int) -> None:
+        t = made.timesteps[i]
+        made.scale_model_input(state[0], t)
+        state[0] = made.step(output, t, state[0]).prev_sample
 
-        def task() -> None:
-            y = x
-            for t in made.timesteps[:calls]:
-                made.scale_model_input(y, t)
-                y = made.step(output, t, y).prev_sample
-
-        return timed(task, x.device)
-
-    return loop
+    return stamped(step, calls, x.device)
 
 
-def bare_loop(x: Tensor) -> Loop:
-    output = torch.randn_like(x)
-
-    def loop(calls: int) -> float:
-        y = x.clone()
-
-        def task() -> None:
-            for _ in range(calls):
-                y.mul_(0.99).add_(output, alpha=0.01)
-
-        return timed(task, x.device)
-
-    return loop
+def bare_loop(x: Tensor, calls: int) -> list[Stamp]:
+    y, output = x.clone(), torch.randn_like(x)
+    return stamped(lambda i: y.mul_(0.99).add_(output, alpha=0.01), calls, x.device)
 
 
-def noise_loop(x: Tensor) -> Loop:
-    def loop(calls: int) -> float:
-        def task() -> None:
-            for _ in range(calls):
-                torch.randn_like(x)
+def noise_loop(x: Tensor, calls: int) -> list[Stamp]:
+    return stamped(lambda i: torch.randn_like(x), calls, x.device)
 
-        return timed(task, x.device)
 
-    return loop
+def least(stamps: list[Stamp]) -> float:
+    """Seconds a call in the fastest block after the first."""
+    return min((end - since) / (after - before) for (before, since), (after, end) in pairwise(stamps[1:]))
 
 
 def allocations(name: str, x: Tensor, calls: int = 40) -> float:
     """New tensors of the state's size for each net call, the set-up and the last step left out."""
-    loop, counts = our_loop(name, x), []
+    counts = []
     for n in (calls, 2 * calls):
         with Allocations(x.numel()) as found:
-            loop(n)
+            our_sample(find_solver(name), x, n)
         counts.append(found.count)
     return (counts[1] - counts[0]) / calls
 
@@ -177,18 +186,21 @@ def allocations(name: str, x: Tensor, calls: int = 40) -> float:
 def bench(config: BenchConfig) -> None:
     torch.set_num_threads(config.threads)
     x = torch.randn(config.shape, device=config.device)
-    loops: dict[str, Loop] = {"in-place update": bare_loop(x), "one draw of noise": noise_loop(x)}
+    turn = {"x": x, "calls": config.calls}
+    loops: dict[str, Loop] = {
+        "in-place update": partial(bare_loop, **turn),
+        "one draw of noise": partial(noise_loop, **turn),
+    }
     for names in OURS.values():
-        loops |= {f"sdescore {name}": our_loop(name, x) for name in names}
+        loops |= {f"sdescore {name}": partial(our_loop, name, **turn) for name in names}
     if config.peers and find_spec("diffusers"):
-        loops |= {f"diffusers {name}": their_loop(*spec[:2], x) for name, spec in DIFFUSERS.items()}
-    lengths = config.calls, 2 * config.calls
-    least: dict[tuple[str, int], float] = {}
+        loops |= {f"diffusers {name}": partial(their_loop, *spec[:2], **turn) for name, spec in DIFFUSERS.items()}
+    best = dict.fromkeys(loops, math.inf)
     for _ in tqdm(range(config.rounds), desc="rounds"):
-        for (name, loop), calls in product(loops.items(), lengths):
-            least[name, calls] = min(loop(calls), least.get((name, calls), math.inf))
-    best = {name: 1e6 * (least[name, lengths[1]] - least[name, lengths[0]]) / config.calls for name in loops}
+        for name, loop in loops.items():
+            best[name] = min(best[name], 1e6 * least(loop()))
     leanest = min((value for name, value in best.items() if name.startswith("diffusers")), default=None)
+    draw = best["one draw of noise"]
     counterparts = {f"sdescore {ours}": f"diffusers {name}" for name, (_, _, ours) in DIFFUSERS.items()}
     kinds = {f"sdescore {name}": kind for kind, names in OURS.items() for name in names}
     rows = []
@@ -200,6 +212,9 @@ def bench(config: BenchConfig) -> None:
                 "kind": kinds.get(name),
                 "µs a call": f"{value:.0f}",
                 "÷ leanest peer": f"{value / leanest:.2f}" if leanest and name in kinds else None,
+                "÷ half of it + draw": f"{value / (leanest / 2 + draw):.2f}"
+                if leanest and kinds.get(name) == "stochastic"
+                else None,
                 "÷ counterpart": f"{value / beside:.2f}" if beside else None,
                 "allocations": f"{allocations(name.removeprefix('sdescore '), x):.1f}" if name in kinds else None,
             }
