@@ -18,7 +18,7 @@ def scaled(b: Coefficient, y: Tensor) -> Tensor:
 
 
 def total(terms: Sequence[Term], onto: Tensor | None = None) -> Tensor:
-    """The sum of tensors (batch, *shape) times their factors: new, or added to `onto`, which is overwritten.
+    """The sum of tensors (batch, *shape) times their factors: new, or added to `onto`, which may be overwritten.
 
     There is one term at least. A tensor that comes first and comes again is added once.
     """

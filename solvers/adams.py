@@ -106,8 +106,8 @@ class Adams(OneStep):
             q_inside = self.coordinate.q(sde, sde.time(inside))
         predict = self._weights(q, q_inside, measure, end, ahead=0)
         correct = self._weights(q, q_inside, measure, end, ahead=1) if self.corrector else []
-        for row, before in zip(correct, predict, strict=False):
-            row[1:] = [a - b for a, b in zip(row[1:], before, strict=True)]
+        for i, (ahead, *row) in enumerate(correct):
+            correct[i] = [ahead, *(a - b for a, b in zip(row, predict[i], strict=True))]
         return _Table(kept.tolist(), spread.tolist(), predict, correct)
 
     def _weights(self, q: Tensor, q_inside: Tensor, measure: Tensor, end: Tensor, ahead: int) -> list[list[float]]:
@@ -128,22 +128,24 @@ class Adams(OneStep):
 
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        target = reverse.terms(times, *self.target.pair(reverse.sde.lam(times)))
+        terms = reverse.terms(times, *self.target.pair(reverse.sde.lam(times)))
         ending, last = self._ending_at(reverse.sde, times), len(times) - 2
         looks_back = self.order - (not self.corrector)  # at so many earlier targets
         again = self.corrector or looks_back > 1  # after the next call, which may write over the output of this one
 
+        def target(i: int, x: Tensor) -> list[Term]:
+            found = terms(i, x)
+            return [in_one(found)] if again or i in ending else found
+
         def rest(i: int, older: list[list[Term]]) -> Tensor | None:
             """What step i adds to its start and newest target."""
             drawn = noise(x, levels[i], levels[i + 1], table.spread[i]) if table.spread[i] > 0 else None
-            terms = weighted(table.predict[i][1:], older)
-            return total(terms, drawn) if terms else drawn
+            history = weighted(table.predict[i][1:], older)
+            return total(history, drawn) if history else drawn
 
         newest, known, ends = target(0, x), rest(0, []), {}
         older: list[list[Term]] = []
         for i in range(last + 1):
-            if again or i in ending:
-                newest = [in_one(newest)]
             if i in ending:
                 ends[i] = [(x, 1.0)], newest
             x = total([(x, table.kept[i]), *weighted(table.predict[i], [newest])], known)

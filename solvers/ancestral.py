@@ -32,7 +32,7 @@ class Ancestral(OneStep):
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
         sde, ratio = reverse.sde, reverse.sde.rho(s) / reverse.sde.rho(t)
-        below = (self.eta**2 * (1 - ratio**2)).clamp(max=1)
+        below = torch.where(ratio < 1, self.eta**2 * (1 - ratio**2), 0.0).clamp(max=1)  # eta may be infinite
         down = torch.where(below > 0, at_rho(sde, sde.rho(s) * (1 - below).sqrt()), s)
         step, pair = self.method.prepare(reverse, t, down), renoising(sde, down, s)
         kept, added = (factor.tolist() for factor in pair)

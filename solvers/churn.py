@@ -28,6 +28,11 @@ class Churn:
     high: float = 50.0
     inflation: float = 1.003
 
+    def __post_init__(self) -> None:
+        for name, value in (("amount", self.amount), ("inflation", self.inflation)):
+            if not value >= 0:
+                raise ValueError(f"{name}={value}; valid are numbers from 0 on")
+
     def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, t = reverse.sde, times[:-1]
         rho, gamma = sde.rho(t), min(self.amount / len(times), math.sqrt(2) - 1)

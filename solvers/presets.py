@@ -37,7 +37,7 @@ __all__ = [
 ADAMS = Adams(order=4, target=DATA, coordinate=CUBE_ROOT_RHO, corrector=True, end=3, grid=approaching())
 # Song, Meng & Ermon 2021, eq. 12 at eta = 0: Euler's method in rho.
 DDIM = Adams(order=1, target=NOISE)
-# Ho et al. 2020, eq. 6-7, the posterior variance: ancestral sampling, and Crowson's Euler ancestral to rounding.
+# Ho et al. 2020, eq. 6-7, the posterior variance: ancestral sampling. It is the step of Crowson's Euler ancestral too.
 DDPM = Adams(order=1, target=DATA, tau=1.0)
 # Karras et al. 2022 as implemented by Crowson: linear multistep in sigma.
 LMS = Adams(order=4, target=NOISE, coordinate=RHO)

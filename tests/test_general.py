@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from fixed_noise import Constant as ConstantNoise
 from scipy import stats
 from torch import Tensor
 
@@ -106,6 +107,17 @@ def test_a_linear_process_is_a_special_case() -> None:
     general, linear = GeneralReverse(sde, denoiser.score), Reverse(sde, denoiser)
     torch.testing.assert_close(general.drift(x, t), linear.drift(x, t))
     torch.testing.assert_close(general.velocity(x, t), linear.velocity(x, t))
+
+
+def test_a_step_of_euler_maruyama() -> None:
+    """On CIR, whose diffusion depends on the state: x - h (f - d(g^2)/dx - g^2 score) + g sqrt(h) z, by hand."""
+    sde, x, z = CIRSDE(), torch.tensor([[0.4], [2.5]], dtype=torch.float64), 0.7
+    t, s = torch.tensor([0.5, 0.3], dtype=torch.float64)
+    reverse = GeneralReverse(sde, lambda x, t: -x)
+    found = reverse.euler(t[None], s[None])(0, x, ConstantNoise(z))
+    square = sde.diffusion(x, t).square()
+    drift = sde.drift(x, t) - square / x + square * x  # g^2 is proportional to x
+    torch.testing.assert_close(found, x - 0.2 * drift + (0.2 * square).sqrt() * z, rtol=1e-12, atol=0)
 
 
 def test_the_flow_stands_still_in_the_stationary_law() -> None:

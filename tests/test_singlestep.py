@@ -167,6 +167,8 @@ def test_restart_as_published() -> None:
         (lambda: Stages((0.0, 1.0), ((1,), (0, 0))), "rows="),
         (lambda: RungeKutta(Stages((0.0,), ((1,),)), tau=-1.0), "tau=-1.0"),
         (lambda: Ancestral(HEUN, -1.0), "eta=-1.0"),
+        (lambda: Churn(inflation=-1.0), "inflation=-1.0"),
+        (lambda: Churn(amount=-1.0), "amount=-1.0"),
         (lambda: Restart(HEUN, (Again(0.5, 0.1, 1, 4),)), "low < high"),
     ],
 )

@@ -1,13 +1,15 @@
 """Sums of tensors with factors, and whose memory they may write to."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
 from sampled import FIXED
 from torch import Tensor, nn
 
-from sdescore import VPSDE, Denoiser, Reverse, sample
+from sdescore import VPSDE, Denoiser, Reverse, Solver, sample, trajectory
+from sdescore.solvers import Adams
 from sdescore.terms import Coefficient, Term, in_one, total, weighted
 
 X, Y, Z = torch.randn(3, 5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -84,12 +86,23 @@ class Reusing(nn.Module):
         return self.output.copy_(found)
 
 
-@pytest.mark.parametrize("predicts", ["noise", "data", "v", "score", "velocity"])
-@pytest.mark.parametrize("name", FIXED)
+PREDICTS = pytest.mark.parametrize("predicts", ["noise", "data", "v", "score", "velocity"])
+SOLVERS: dict[str, str | Solver] = {
+    **{name: name for name in FIXED},
+    **{f"order {order}, end 3": Adams(order, end=3) for order in (1, 2, 3)},
+    "order 1, corrected": Adams(1, corrector=True),
+}
+
+
+@PREDICTS
+@pytest.mark.parametrize("name", SOLVERS)
 def test_a_net_may_return_the_same_memory_again(name: str, predicts: str) -> None:
-    sde = VPSDE()
-    both = [
-        sample(sde, Denoiser(net, sde, predicts), (6, 2), solver=name, steps=5, batch_size=3, dtype=torch.float64)
-        for net in (Bending(), Reusing(Bending()))
-    ]
-    assert torch.equal(*both)
+    """Within a run, and between the steps of two that take turns."""
+    sde, found = VPSDE(), []
+    for net in (Bending(), Reusing(Bending())):
+        denoiser = Denoiser(net, sde, predicts)
+        run: dict[str, Any] = dict(solver=SOLVERS[name], steps=6, dtype=torch.float64)
+        turns = zip(*(trajectory(sde, denoiser, (3, 2), seed=seed, **run) for seed in (0, 1)), strict=True)
+        *_, last = [[state.clone() for state in states] for states in turns]
+        found.append([sample(sde, denoiser, (6, 2), batch_size=3, **run), *last])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
