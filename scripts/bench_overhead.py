@@ -29,7 +29,7 @@ from sdescore import VPSDE, Noise, Reverse, Solver, find_solver, sample
 from sdescore.solver import calls_of
 
 Stamp = tuple[int, float]  # net calls so far, and the time
-Loop = Callable[[], list[Stamp]]
+Loop = Callable[[Tensor, int], list[Stamp]]  # of a state and the number of net calls
 BLOCK = 10  # steps between stamps
 
 
@@ -186,19 +186,15 @@ def allocations(name: str, x: Tensor, calls: int = 40) -> float:
 def bench(config: BenchConfig) -> None:
     torch.set_num_threads(config.threads)
     x = torch.randn(config.shape, device=config.device)
-    turn = {"x": x, "calls": config.calls}
-    loops: dict[str, Loop] = {
-        "in-place update": partial(bare_loop, **turn),
-        "one draw of noise": partial(noise_loop, **turn),
-    }
+    loops: dict[str, Loop] = {"in-place update": bare_loop, "one draw of noise": noise_loop}
     for names in OURS.values():
-        loops |= {f"sdescore {name}": partial(our_loop, name, **turn) for name in names}
+        loops |= {f"sdescore {name}": partial(our_loop, name) for name in names}
     if config.peers and find_spec("diffusers"):
-        loops |= {f"diffusers {name}": partial(their_loop, *spec[:2], **turn) for name, spec in DIFFUSERS.items()}
+        loops |= {f"diffusers {name}": partial(their_loop, *spec[:2]) for name, spec in DIFFUSERS.items()}
     best = dict.fromkeys(loops, math.inf)
     for _ in tqdm(range(config.rounds), desc="rounds"):
         for name, loop in loops.items():
-            best[name] = min(best[name], 1e6 * least(loop()))
+            best[name] = min(best[name], 1e6 * least(loop(x, config.calls)))
     leanest = min((value for name, value in best.items() if name.startswith("diffusers")), default=None)
     draw = best["one draw of noise"]
     counterparts = {f"sdescore {ours}": f"diffusers {name}" for name, (_, _, ours) in DIFFUSERS.items()}

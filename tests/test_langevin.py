@@ -20,8 +20,8 @@ class Draws(White):
     def __init__(self, z: Tensor) -> None:
         self.z = z
 
-    def fresh(self, x: Tensor) -> Tensor:
-        return self.z
+    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return std * self.z
 
 
 def stationary(snr: float, sigma: float, variance: float) -> float:
