@@ -146,7 +146,7 @@ class Denoiser(nn.Module, Pretrained):
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
             raise ValueError("net returned what has no derivative by x; valid is a net that detaches nothing")
-        of_net = output if output.dtype == x.dtype else output.to(x.dtype), of_raw
+        of_net = output.to(x.dtype), of_raw
         return [of_net] if not isinstance(of_x, Tensor) and of_x == 0 else [(x, of_x), of_net]
 
     def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:

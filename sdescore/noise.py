@@ -68,7 +68,6 @@ class White:
         self._size = 0  # samples that share a generator, once their shape is known
         self._generators: dict[int, torch.Generator] = {}
         self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn
-        self._all = False  # that are drawn are asked for, in their order
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return self.fresh(x, std)
@@ -82,7 +81,7 @@ class White:
         drawn = x.new_empty(len(self._generators) * self._size, *x.shape[1:])
         for own, part in zip(self._generators.values(), drawn.chunk(len(self._generators)), strict=True):
             part.normal_(0, std, generator=own)
-        return drawn if self._all else drawn[self._rows]
+        return drawn[self._rows]
 
     def _open(self, elements: int) -> None:
         """Make the generators, and keep those that there are."""
@@ -92,7 +91,6 @@ class White:
         self._generators = {k: self._generators.get(k) or generator(*self._key, k, device=self._device) for k in groups}
         places = {group: place for place, group in enumerate(groups)}
         rows = [places[i // size] * size + i % size for i in self._indices]
-        self._all = rows == list(range(size * len(groups)))
         in_a_row = range(rows[0], rows[0] + len(rows))
         self._rows = slice(in_a_row.start, in_a_row.stop)
         if rows != list(in_a_row):

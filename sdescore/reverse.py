@@ -104,12 +104,16 @@ class Reverse:
         """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
         return self.combination(x, t, *self._drift(t))
 
+    def affine(self, t: Tensor, s: Tensor, p: Coefficient, q: Coefficient, spread: Tensor) -> Step:
+        """Steps from t[i] to s[i]: p x0 + q eps + spread z, with coefficients as of terms()."""
+        mean, stds = self.terms(t, p, q), spread.tolist()
+        return lambda i, x, noise: total(mean(i, x), noise(x, t[i], s[i], stds[i]))
+
     def euler(self, t: Tensor, s: Tensor) -> Step:
         """Euler-Maruyama's steps from t[i] to s[i]: x - (t - s) drift + g sqrt(t - s) z."""
         (p, q), width = self._drift(t), t - s
-        spread = (self.sde.g(t) * width.sqrt()).tolist()
-        mean = self.terms(t, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q)
-        return lambda i, x, noise: total(mean(i, x), noise(x, t[i], s[i], spread[i]))
+        spread = self.sde.g(t) * width.sqrt()
+        return self.affine(t, s, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q, spread)
 
     def take(self, index: Tensor) -> "Reverse":
         """The same for a selection of the samples; net calls are counted together."""

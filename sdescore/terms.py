@@ -31,23 +31,17 @@ def total(terms: Sequence[Term], onto: Tensor | None = None) -> Tensor:
             rest.append((y, b))
     if onto is not None:
         rest.append((x, a))
-    elif rest:
+    elif rest and not isinstance(a, Tensor) and abs(a - 1) < 1e-15:
         y, b = rest.pop(0)
-        onto = _two(a, x, b, y)
+        onto = x + expand(b, y) * y if isinstance(b, Tensor) else add(x, y, alpha=b)
     else:
-        return expand(a, x) * x
+        onto = expand(a, x) * x
     for y, b in rest:
         if isinstance(b, Tensor):
             onto = onto + expand(b, y) * y
         elif b:
             onto.add_(y, alpha=b)
     return onto
-
-
-def _two(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return expand(a, x) * x + expand(b, y) * y
-    return add(x, y, alpha=b) if abs(a - 1) < 1e-15 else (a * x).add_(y, alpha=b)
 
 
 def weighted(weights: Sequence[Coefficient], sums: Sequence[Sequence[Term]]) -> list[Term]:

@@ -7,7 +7,6 @@ from torch import Tensor
 from sdescore import LinearSDE, Noise, OneStep, Reverse
 from sdescore.sde import expand
 from sdescore.solver import Step
-from sdescore.terms import total
 
 __all__ = ["ReverseDiffusion"]
 
@@ -21,9 +20,7 @@ class ReverseDiffusion(OneStep):
         return reverse.combination(x, t, p, q) + expand(spread, x) * noise(x, t, s)
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
-        p, q, spread = _parts(reverse.sde, t, s)
-        mean, std = reverse.terms(t, p, q), spread.tolist()
-        return lambda i, x, noise: total(mean(i, x), noise(x, t[i], s[i], std[i]))
+        return reverse.affine(t, s, *_parts(reverse.sde, t, s))
 
 
 def _parts(sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:

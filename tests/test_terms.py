@@ -86,7 +86,6 @@ class Reusing(nn.Module):
         return self.output.copy_(found)
 
 
-PREDICTS = pytest.mark.parametrize("predicts", ["noise", "data", "v", "score", "velocity"])
 SOLVERS: dict[str, str | Solver] = {
     **{name: name for name in FIXED},
     **{f"order {order}, end 3": Adams(order, end=3) for order in (1, 2, 3)},
@@ -94,7 +93,7 @@ SOLVERS: dict[str, str | Solver] = {
 }
 
 
-@PREDICTS
+@pytest.mark.parametrize("predicts", ["noise", "data", "v", "score", "velocity"])
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_net_may_return_the_same_memory_again(name: str, predicts: str) -> None:
     """Within a run, and between the steps of two that take turns."""
