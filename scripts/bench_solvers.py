@@ -44,7 +44,7 @@ from sdescore import (
 )
 from sdescore.fitting import distances
 from sdescore.grids import Grid
-from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, Adams, Coordinate
+from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, NOISE_SHARE, Adams
 from sdescore.testing import exact_flow
 
 
@@ -106,12 +106,11 @@ GRIDS: dict[str, Grid] = {
     "t": leading,
     "approaching": approaching(),
 }
-MU = Coordinate("mu", lambda sde, times: DIFFERENCE.mu(sde.lam(times)))
 APPROACHING = "approaching"  # the only one that no peer has
 OURS: dict[str, Solver] = {
     **{name: find_solver(name) for name in ("adams", "ddim", "heun", "dpm++", "dpm++3m", "deis", "unipc")},
-    "adams: d, 2, mu, end 3": Adams(2, DIFFERENCE, MU, end=3),
-    "adams: d, 3, mu, end 3": Adams(3, DIFFERENCE, MU, end=3),
+    "adams: d, 2, mu, end 3": Adams(2, DIFFERENCE, NOISE_SHARE, end=3),
+    "adams: d, 3, mu, end 3": Adams(3, DIFFERENCE, NOISE_SHARE, end=3),
     "adams: d, 3, lam, end 3": Adams(3, DIFFERENCE, LAM, end=3),
     "adams: d, 4, lam, end 3": Adams(4, DIFFERENCE, LAM, end=3),
     "adams: eps, 4, lam, end 3": Adams(4, NOISE, LAM, end=3),

@@ -1,6 +1,6 @@
 """The numerical methods. To add one: a file here, its name below, and a line under sdescore.solvers in pyproject."""
 
-from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME, Adams, Coordinate, Tau
+from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, NOISE_SHARE, RHO, TIME, Adams, Coordinate, Tau
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, Ancestral
@@ -94,6 +94,7 @@ __all__ = [
     "MIDDLE",
     "MIDPOINT",
     "NOISE",
+    "NOISE_SHARE",
     "RALSTON",
     "RHO",
     "RK4",

@@ -15,9 +15,9 @@ from sdescore.grids import Grid
 from sdescore.terms import Term, in_one, total, weighted
 
 from .exponential import Tau, interval, lagrange, points, tau_squared
-from .targets import DATA, Target
+from .targets import DATA, DIFFERENCE, Target
 
-__all__ = ["BH1", "BH2", "CUBE_ROOT_RHO", "INDEX", "LAM", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
+__all__ = ["BH1", "BH2", "CUBE_ROOT_RHO", "INDEX", "LAM", "NOISE_SHARE", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Coordinate:
 LAM = Coordinate("lam", lambda sde, times: sde.lam(times))
 RHO = Coordinate("rho", lambda sde, times: sde.rho(times))
 CUBE_ROOT_RHO = Coordinate("rho^1/3", lambda sde, times: sde.rho(times) ** (1 / 3))
+NOISE_SHARE = Coordinate("sigma/(alpha+sigma)", lambda sde, times: DIFFERENCE.mu(sde.lam(times)))
 TIME = Coordinate("t", lambda sde, times: times)
 INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
 

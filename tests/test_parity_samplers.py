@@ -25,12 +25,12 @@ from sdescore.solvers import (
     LAM,
     LMS,
     NOISE,
+    NOISE_SHARE,
     SDE_DPMPP_2M,
     SEEDS,
     Adams,
     Ancestral,
     Churn,
-    Coordinate,
     ddim_eta,
     k_diffusion_eta,
 )
@@ -67,7 +67,6 @@ K_DIFFUSION = {
         replace(SDE_DPMPP_2M, tau=k_diffusion_eta(0.5)), KDiffusion("dpmpp_2m_sde", {"eta": 0.5})
     ),
 }
-MU = Coordinate("mu", lambda sde, times: DIFFERENCE.mu(sde.lam(times)))
 AZULA = {
     "DDPM": Pair(DDPM, Azula("DDPM")),
     # Its eta multiplies a variance where the paper's multiplies a standard deviation.
@@ -76,7 +75,7 @@ AZULA = {
     "Heun": Pair(HEUN, Azula("Heun")),
     "Itô": Pair(SEEDS, Azula("Ito")),
     "zAB 4": Pair(LMS, Azula("zAB", {"order": 4})),
-    "vAB 3": Pair(Adams(3, DIFFERENCE, MU), Azula("vAB", {"order": 3})),
+    "vAB 3": Pair(Adams(3, DIFFERENCE, NOISE_SHARE), Azula("vAB", {"order": 3})),
     "zEAB 3": Pair(Adams(3, NOISE, LAM), Azula("zEAB", {"order": 3})),
     "xEAB 2": Pair(Adams(2, DATA, LAM), Azula("xEAB", {"order": 2})),
     "xEAB 3": Pair(DPMPP_3M, Azula("xEAB", {"order": 3})),
