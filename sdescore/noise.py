@@ -67,7 +67,7 @@ class White:
         self._indices, self._device = list(indices), device
         self._size = 0  # samples that share a generator, once their shape is known
         self._generators: dict[int, torch.Generator] = {}
-        self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn
+        self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn, unless all are
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return self.fresh(x, std)
@@ -76,21 +76,22 @@ class White:
         return self.fresh(x)
 
     def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
-        if self._rows is None:
-            self._open(x[0].numel())
+        if not self._generators:
+            self._open(self._size or _group(x[0].numel()))
         drawn = x.new_empty(len(self._generators) * self._size, *x.shape[1:])
         for own, part in zip(self._generators.values(), drawn.chunk(len(self._generators)), strict=True):
             part.normal_(0, std, generator=own)
-        return drawn[self._rows]
+        return drawn if self._rows is None else drawn[self._rows]
 
-    def _open(self, elements: int) -> None:
-        """Make the generators, and keep those that there are."""
-        # Up to 2^16 numbers at a time, beside which a call costs little; a power of 2, so that few batches split one.
-        size = self._size = self._size or 1 << (min(max(2**16 // max(elements, 1), 1), 256).bit_length() - 1)
+    def _open(self, size: int) -> None:
+        """Make the generators, each of `size` samples, and keep those that there are."""
         groups = sorted({i // size for i in self._indices})
         self._generators = {k: self._generators.get(k) or generator(*self._key, k, device=self._device) for k in groups}
         places = {group: place for place, group in enumerate(groups)}
         rows = [places[i // size] * size + i % size for i in self._indices]
+        self._size, self._rows = size, None
+        if rows == list(range(len(groups) * size)):
+            return
         in_a_row = range(rows[0], rows[0] + len(rows))
         self._rows = slice(in_a_row.start, in_a_row.stop)
         if rows != list(in_a_row):
@@ -99,7 +100,18 @@ class White:
     def take(self, index: Tensor) -> "White":
         """The same noise for a selection, which goes on with it: later draws for the whole are of another kind."""
         chosen = copy(self)
-        chosen._indices, chosen._rows = [self._indices[i] for i in index.tolist()], None
+        chosen._indices = [self._indices[i] for i in index.tolist()]
+        if self._size:
+            chosen._open(self._size)
         # Each sample may stop at a number of draws of its own, so that the whole cannot go on from where they are.
-        self._key, self._generators, self._rows = (*self._key, "after"), {}, None
+        self._key, self._generators = (*self._key, "after"), {}
         return chosen
+
+
+def _group(elements: int) -> int:
+    """How many samples of so many elements share a generator: a power of 2, so that few batches split a group.
+
+    They have at most 2^18 numbers: a GPU draws each group by one kernel, a CPU's core in a millisecond, which is what a
+    smaller batch may waste.
+    """
+    return 1 << (min(max(2**18 // max(elements, 1), 1), 256).bit_length() - 1)

@@ -23,6 +23,18 @@ def test_neighbours_share_generators_but_no_numbers(shape: tuple[int, ...]) -> N
     assert not torch.equal(White(1, [70]).fresh(drawn[:1])[0], drawn[0])
 
 
+@pytest.mark.parametrize("numbers", [range(128), range(64, 128), range(60, 70), range(64, 65)])
+def test_groups_and_parts_of_them(numbers: range) -> None:
+    """64 of these samples share a generator."""
+    x, index = torch.zeros(200, 3, 32, 32), torch.tensor(numbers)
+    plain, whole, part = White(0, range(200)), White(0, range(200)), White(0, numbers)
+    first, second = plain.fresh(x), plain.fresh(x)
+    assert torch.equal(part.fresh(x[index]), first[index])
+    whole.fresh(x)
+    assert torch.equal(whole.take(index).fresh(x[index]), second[index])
+    assert torch.equal(part.fresh(x[index]), second[index])
+
+
 @pytest.mark.parametrize("source", [White, Brownian(VPSDE())])
 def test_what_is_drawn_may_be_overwritten(source: Callable[[int, Sequence[int]], Noise]) -> None:
     x, times = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([1.0, 0.5, 0.25, 0.1], dtype=torch.float64)
