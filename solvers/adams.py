@@ -12,9 +12,11 @@ from torch import Tensor
 
 from sdescore import LinearSDE, Noise, OneStep, Reverse, karras
 from sdescore.grids import Grid
+from sdescore.solver import Step
 from sdescore.terms import Term, in_one, total, weighted
 
 from .exponential import Tau, interval, lagrange, points, tau_squared
+from .runge_kutta import ONE, RungeKutta
 from .targets import DATA, DIFFERENCE, Target
 
 __all__ = ["BH1", "BH2", "CUBE_ROOT_RHO", "INDEX", "LAM", "NOISE_SHARE", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
@@ -185,4 +187,11 @@ class Adams(OneStep):
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """One step without history, of order 1."""
-        return next(iter(self.solve(reverse, x, torch.stack([t, s]), noise)))
+        return self._alone.step(reverse, x, t, s, noise)
+
+    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+        return self._alone.prepare(reverse, t, s)
+
+    @property
+    def _alone(self) -> OneStep:
+        return RungeKutta(ONE, self.target, tau=self.tau)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
+from sdescore import LinearSDE, Noise, OneStep, Reverse
 from sdescore.solver import Step
+from sdescore.terms import total
 
 from .renoise import at_rho, renoising
 from .runge_kutta import DPM_2, DPMPP_2S, EULER
@@ -31,20 +32,20 @@ class Ancestral(OneStep):
             raise ValueError(f"eta={self.eta}; valid are numbers from 0 on")
 
     def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
-        sde, ratio = reverse.sde, reverse.sde.rho(s) / reverse.sde.rho(t)
-        below = torch.where(ratio < 1, self.eta**2 * (1 - ratio**2), 0.0).clamp(max=1)  # eta may be infinite
-        down = torch.where(below > 0, at_rho(sde, sde.rho(s) * (1 - below).sqrt()), s)
-        step, pair = self.method.prepare(reverse, t, down), renoising(sde, down, s)
-        kept, added = (factor.tolist() for factor in pair)
-
-        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
-            down = step(i, x, noise)
-            return noise(x, t[i], s[i], added[i]).add_(down, alpha=kept[i])
-
-        return go
+        down, *pair = self._parts(reverse.sde, t, s)
+        step, (kept, added) = self.method.prepare(reverse, t, down), (factor.tolist() for factor in pair)
+        return lambda i, x, noise: total([(step(i, x, noise), kept[i])], noise(x, t[i], s[i], added[i]))
 
     def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        return self.prepare(reverse, t[None], s[None])(0, x, noise)
+        down, kept, added = self._parts(reverse.sde, t, s)
+        return total([(self.method.step(reverse, x, t, down, noise), kept), (noise(x, t, s), added)])
+
+    def _parts(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        """The time that the method goes to, and the factors of the state there and of the noise that leads back."""
+        ratio = sde.rho(s) / sde.rho(t)
+        below = torch.where(ratio < 1, self.eta**2 * (1 - ratio**2), 0.0).clamp(max=1)  # eta may be infinite
+        down = torch.where(below > 0, at_rho(sde, sde.rho(s) * (1 - below).sqrt()), s)
+        return down, *renoising(sde, down, s)
 
     def calls(self, steps: int) -> int:
         return self.method.calls(steps)

@@ -89,15 +89,22 @@ def test_singlestep_as_published(
     torch.testing.assert_close(found, paper(main_sde, getattr(reverse, kind), x, t, s), rtol=1e-9, atol=1e-9)
 
 
-def test_a_step_takes_times_of_each_sample(main_sde: LinearSDE) -> None:
+ALONE = (
+    *("heun", "dpm3", "rk4", "sra", "ddim", "ddpm", "adams", "er-sde"),
+    *("dpm2-ancestral", "consistency", "euler-maruyama", "reverse-diffusion", "milstein"),
+)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_step_takes_times_of_each_sample_and_is_that_of_a_grid(name: str, main_sde: LinearSDE) -> None:
     oracle = GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
     reverse, x = Reverse(main_sde, oracle.denoiser(main_sde)), torch.randn(3, 2, dtype=torch.float64)
     t, s = main_sde.time(double(-1.0, 0.0, 0.3)), main_sde.time(double(0.5, 0.6, 0.7))
-    for name in ("heun", "dpm3", "rk4", "sra"):
-        z = Given(torch.ones_like(x), torch.ones_like(x))
-        each = one_step(name).step(reverse, x, t, s, z)
-        alone = [one_step(name).step(reverse, x, a, b, z)[i] for i, (a, b) in enumerate(zip(t, s, strict=True))]
-        torch.testing.assert_close(each, torch.stack(alone), rtol=1e-12, atol=1e-12)
+    z, method = Given(torch.ones_like(x), torch.ones_like(x)), one_step(name)
+    each = method.step(reverse, x, t, s, z)
+    for i, times in enumerate(torch.stack([t, s], 1)):
+        for alone in (method.step(reverse, x, *times, z), next(iter(method.solve(reverse, x, times, z)))):
+            torch.testing.assert_close(each[i], alone[i], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0, 3.0])
