@@ -64,6 +64,7 @@ class BenchConfig:
         model: Folder of a saved denoiser to follow instead of a mixture.
         peers: Run the other libraries that are installed.
         fitted: Which of our solvers to fit times for, by their names in this file; a fit costs 19,200 samples.
+        farthest: Which to fit times for that keep the farthest samples near; a fit costs 42,496 samples.
     """
 
     out: str = "runs/bench_solvers"
@@ -77,13 +78,15 @@ class BenchConfig:
     model: str | None = None
     peers: bool = True
     fitted: tuple[str, ...] = ("adams", "dpm++", "heun", "adams: x0, 5, rho^1/3, corrected, end 2")
+    farthest: tuple[str, ...] = ("adams", "adams: x0, 5, rho^1/3, corrected, end 2")
 
     def __post_init__(self) -> None:
         if self.process not in ("VP", "VE"):
             raise ValueError(f"process={self.process!r}; valid are 'VP', 'VE'")
-        for name in self.fitted:
-            if name not in OURS:
-                raise ValueError(f"fitted={self.fitted}; valid are {', '.join(OURS)}")
+        for argument in ("fitted", "farthest"):
+            given = getattr(self, argument)
+            if not set(given) <= set(OURS):
+                raise ValueError(f"{argument}={given}; valid are {', '.join(OURS)}")
 
     def sde(self) -> LinearSDE:
         return DiscreteSDE.from_betas(VPSDE().betas(1000)) if self.process == "VP" else VESDE()
@@ -119,6 +122,7 @@ OURS: dict[str, Solver] = {
     "adams: x0, 5, rho^1/3, corrected, end 2": Adams(5, DATA, CUBE_ROOT_RHO, corrector=True, end=2),
 }
 PILOTS = 64
+FARTHEST, DRAWN = 128, 4096  # pilots for the root mean square, and those that they are chosen from
 BATCH = 500  # a mixture's denoiser then works in the cache
 
 
@@ -173,7 +177,10 @@ def methods(
 
 @dataclass(frozen=True)
 class Problem:
-    """Starting states x at T, and where the exact flow takes them; and both for pilots, to which times are fitted."""
+    """Starting states x at T, and where the exact flow takes them; and both for pilots, to which times are fitted.
+
+    The pilots are for the typical distance, and the farthest of `many` for the root mean square.
+    """
 
     text: str
     sde: LinearSDE
@@ -181,11 +188,24 @@ class Problem:
     x: Tensor
     exact: Tensor
     pilots: tuple[Tensor, Tensor]
+    many: tuple[Tensor, Tensor]
 
     def fitted(self, solver: Solver) -> Grid:
         """The times that suit a solver here."""
         x, exact = self.pilots
         return lambda sde, steps: fit_times(sde, self.denoiser, solver=solver, steps=steps, x=x, exact=exact)
+
+    def farthest(self, solver: Solver) -> Grid:
+        """The times that keep a solver's farthest samples near."""
+        (x, exact), start = self.many, GRIDS[APPROACHING]
+
+        def grid(sde: LinearSDE, steps: int) -> Tensor:
+            given: dict[str, Any] = dict(solver=solver, times=start, steps=steps)
+            found = sample(sde, self.denoiser, x=x, batch_size=BATCH, **given)
+            chosen = distances(found, exact).argsort(descending=True)[:FARTHEST]
+            return fit_times(sde, self.denoiser, x=x[chosen], exact=exact[chosen], power=2.0, **given)
+
+        return grid
 
 
 def of_mixture(config: BenchConfig) -> Problem:
@@ -199,8 +219,9 @@ def of_mixture(config: BenchConfig) -> Problem:
         return x, exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
 
     text = f"{config.components} Gaussians of std {config.std} in {config.dims} dimensions, seed {config.seed}"
-    both = ends(config.count, config.seed), ends(PILOTS, config.seed + 1)
-    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), *both[0], both[1])
+    counts = config.count, PILOTS, DRAWN if config.farthest else 1
+    own, *pilots = (ends(count, config.seed + i) for i, count in enumerate(counts))
+    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), *own, *pilots)
 
 
 def of_model(config: BenchConfig, folder: str) -> Problem:
@@ -212,13 +233,21 @@ def of_model(config: BenchConfig, folder: str) -> Problem:
     x = denoiser.sde.prior_sample((config.count + PILOTS, *denoiser.shape), generator=own)
     exact = sample(denoiser.sde, denoiser, x=x, solver="rk4", steps=200, times=karras(), progress=True)
     text, count = f"{folder}, {type(denoiser.sde).__name__}", config.count
-    return Problem(text, denoiser.sde, denoiser, x[:count], exact[:count], (x[count:], exact[count:]))
+    pilots = x[count:], exact[count:]
+    return Problem(text, denoiser.sde, denoiser, x[:count], exact[:count], pilots, many=pilots)
 
 
 def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
     """A row for each method: its median and root-mean-square distance per root dimension at each budget."""
     rows = []
-    fitted = [(f"sdescore {name}, fitted", OURS[name], problem.fitted(OURS[name])) for name in config.fitted]
+    fitted = [
+        (f"sdescore {name}, fitted{how}", OURS[name], fit(OURS[name]))
+        for names, how, fit in (
+            (config.fitted, "", problem.fitted),
+            (config.farthest, " to the farthest", problem.farthest),
+        )
+        for name in names
+    ]
     for name, solver, grid in tqdm(methods(OURS, PEERS if config.peers else {}, GRIDS) + fitted, desc="methods"):
         row: dict[str, Any] = {"method": name}
         for nfe in config.budgets:
@@ -240,7 +269,7 @@ def table(config: BenchConfig, problem: Problem, rows: list[dict[str, Any]]) -> 
     everywhere = [row for row in rows if row not in mine]
     groups = {
         "our best setting": mine,
-        "our best setting without fitted times": [row for row in mine if not row["method"].endswith("fitted")],
+        "our best setting without fitted times": [row for row in mine if ", fitted" not in row["method"]],
         "adams with fitted times": [row for row in mine if row["method"] == "sdescore adams, fitted"],
         "adams as it is": [row for row in mine if row["method"] == f"sdescore adams, {APPROACHING}"],
     }
@@ -266,7 +295,7 @@ def draw(path: Path, config: BenchConfig, text: str, rows: list[dict[str, Any]])
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     groups: dict[str, list[list[float]]] = {}
     for row in rows:
-        package, fitted = row["method"].split(" ")[0], row["method"].endswith(", fitted")
+        package, fitted = row["method"].split(" ")[0], ", fitted" in row["method"]
         medians = [row[str(nfe)]["median"] for nfe in config.budgets]
         groups.setdefault(f"{package}, fitted times" if fitted else package, []).append(medians)
         if row["method"] == f"sdescore adams, {APPROACHING}":

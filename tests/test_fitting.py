@@ -49,6 +49,32 @@ def test_fitted_times_halve_the_distance_on_other_noises(name: str, sde: LinearS
     assert times[0] == sde.T and times[-1] >= sde.t_min and bool((times.diff() < 0).all())
 
 
+def distance(sde: LinearSDE, x: Tensor, **grid: Any) -> Tensor:
+    return (sample(sde, MODES.denoiser(sde), x=x, **grid) - endpoints(sde, x)).square().mean(1).sqrt()
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
+def test_times_for_the_farthest_keep_other_noises_from_going_astray(sde: LinearSDE) -> None:
+    x, other = MODES.at(sde, sde.T).sample(1000, 1), MODES.at(sde, sde.T).sample(1000, 2)
+    far = x[distance(sde, x, nfe=9).argsort(descending=True)[:64]]
+    typical = fit_times(sde, MODES.denoiser(sde), x=x[:64], nfe=9)
+    square = fit_times(sde, MODES.denoiser(sde), x=far, nfe=9, power=2.0)
+    before, after = (float(distance(sde, other, times=times).square().mean()) for times in (typical, square))
+    assert after < before / 2
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 2.0])
+def test_the_mean_that_falls_is_that_of_the_power(power: float, capsys: pytest.CaptureFixture[str]) -> None:
+    sde = VPSDE()
+    x = MODES.at(sde, sde.T).sample(20, 1)
+    times = fit_times(
+        sde, MODES.denoiser(sde), x=x, exact=endpoints(sde, x), nfe=9, power=power, runs=40, progress=True
+    )
+    found = distance(sde, x, times=times)
+    mean = found.pow(power).mean() ** (1 / power) if power else found.log().mean().exp()
+    assert f"distance {float(mean):.3g}]" in capsys.readouterr().err
+
+
 def test_pilots_of_a_seed_are_those_of_sample_and_the_flow_is_found_where_it_is_not_told() -> None:
     sde = VPSDE()
     denoiser, seen = MODES.denoiser(sde), []
@@ -92,6 +118,8 @@ def test_where_all_times_are_as_good_the_moves_stay_small_and_the_grid_as_it_is(
         ({"exact": torch.zeros(3, 16)}, ValueError, r"exact is \(3, 16\); valid are the finite endpoints .* \(8, 16\)"),
         ({"exact": torch.full((8, 16), math.nan)}, ValueError, r"exact is \(8, 16\); valid are the finite endpoints"),
         ({"runs": 0}, ValueError, "runs=0; valid are positive integers"),
+        ({"power": -1.0}, ValueError, "power=-1.0; valid are numbers from 0 on"),
+        ({"power": math.inf}, ValueError, "power=inf; valid are numbers from 0 on"),
         ({"nfe": 1}, ValueError, "nfe=1 is too small"),
         ({"solver": "nosuch"}, ValueError, "nosuch"),
     ],

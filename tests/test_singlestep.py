@@ -102,8 +102,9 @@ def test_a_step_takes_times_of_each_sample_and_is_that_of_a_grid(name: str, main
     t, s = main_sde.time(double(-1.0, 0.0, 0.3)), main_sde.time(double(0.5, 0.6, 0.7))
     z, method = Given(torch.ones_like(x), torch.ones_like(x)), one_step(name)
     each = method.step(reverse, x, t, s, z)
-    for i, times in enumerate(torch.stack([t, s], 1)):
-        for alone in (method.step(reverse, x, *times, z), next(iter(method.solve(reverse, x, times, z)))):
+    for i, (a, b) in enumerate(zip(t, s, strict=True)):
+        on_grid = next(iter(method.solve(reverse, x, torch.stack([a, b]), z)))
+        for alone in (method.step(reverse, x, a, b, z), on_grid):
             torch.testing.assert_close(each[i], alone[i], rtol=1e-12, atol=1e-12)
 
 
