@@ -42,7 +42,7 @@ from sdescore import (
     sample,
     uniform_lambda,
 )
-from sdescore.fitting import distances
+from sdescore.fitting import REFERENCE, distances
 from sdescore.grids import Grid
 from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, NOISE_SHARE, Adams
 from sdescore.testing import exact_flow
@@ -219,9 +219,11 @@ def of_mixture(config: BenchConfig) -> Problem:
         return x, exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
 
     text = f"{config.components} Gaussians of std {config.std} in {config.dims} dimensions, seed {config.seed}"
-    counts = config.count, PILOTS, DRAWN if config.farthest else 1
-    own, *pilots = (ends(count, config.seed + i) for i, count in enumerate(counts))
-    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), *own, *pilots)
+    both = ends(config.count, config.seed), ends(PILOTS, config.seed + 1)
+    many = mixture.at(sde, sde.T).sample(DRAWN if config.farthest else 1, config.seed + 2)
+    # To fit to, a good approximation does.
+    near = many, sample(sde, mixture.denoiser(sde), x=many, solver="adams", nfe=REFERENCE, batch_size=BATCH)
+    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), *both[0], both[1], near)
 
 
 def of_model(config: BenchConfig, folder: str) -> Problem:
