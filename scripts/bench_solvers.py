@@ -64,7 +64,7 @@ class BenchConfig:
         model: Folder of a saved denoiser to follow instead of a mixture.
         peers: Run the other libraries that are installed.
         fitted: Which of our solvers to fit times for, by their names in this file; a fit costs 19,200 samples.
-        farthest: Which to fit times for that keep the farthest samples near; a fit costs 42,496 samples.
+        farthest: Which to fit times for that keep the farthest samples near; a fit costs at most 42,496 samples.
     """
 
     out: str = "runs/bench_solvers"
@@ -235,7 +235,7 @@ def of_model(config: BenchConfig, folder: str) -> Problem:
     x = denoiser.sde.prior_sample((config.count + PILOTS, *denoiser.shape), generator=own)
     exact = sample(denoiser.sde, denoiser, x=x, solver="rk4", steps=200, times=karras(), progress=True)
     text, count = f"{folder}, {type(denoiser.sde).__name__}", config.count
-    pilots = x[count:], exact[count:]
+    pilots = x[count:], exact[count:]  # of which all count as the farthest: to follow more would cost too much
     return Problem(text, denoiser.sde, denoiser, x[:count], exact[:count], pilots, many=pilots)
 
 

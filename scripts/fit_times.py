@@ -35,7 +35,6 @@ class FitConfig:
         steps: Steps of the solver.
         nfe: Net calls per sample, instead of steps.
         pilots: Samples that the times are fitted to; as many others judge them.
-        power: Which mean of the distances is to fall: 0 for the geometric, the typical, 2 for the root mean square.
         runs: How often the solver runs on the pilots.
         seed: Of the pilots and of the search.
     """
@@ -47,7 +46,6 @@ class FitConfig:
     steps: int | None = None
     nfe: int | None = None
     pilots: int = 32
-    power: float = 0.0
     runs: int = 300
     seed: int = 0
 
@@ -87,7 +85,6 @@ def fit(config: FitConfig) -> None:
         nfe=config.nfe,
         x=x[:count],
         seed=config.seed,
-        power=config.power,
         runs=config.runs,
         progress=True,
     )

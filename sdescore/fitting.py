@@ -90,8 +90,8 @@ def fit_times(
     check_linear(sde)
     chosen = find_solver(solver)
     check_count("runs", runs)
-    if not 0 <= power < math.inf:
-        raise ValueError(f"power={power}; valid are numbers from 0 on")
+    if not isinstance(power, float | int) or not (power == 0 or 0.01 <= power < math.inf):
+        raise ValueError(f"power={power!r}; valid are 0 and numbers from 0.01 on")
     if isinstance(times, Tensor):
         raise TypeError("times is a tensor; valid is a grid (sde, steps) -> times to begin with")
     start = time_grid(sde, chosen, steps, nfe, times)

@@ -111,7 +111,7 @@ class White:
 def _group(elements: int) -> int:
     """How many samples of so many elements share a generator: a power of 2, so that few batches split a group.
 
-    They have at most 2^18 numbers: a GPU draws each group by one kernel, a CPU's core in a millisecond, which is what a
-    smaller batch may waste.
+    They have at most 2^18 numbers, which a GPU draws by one kernel and a core of a CPU in one to five milliseconds: so
+    much a call of fewer samples wastes for each group that it has a part in.
     """
     return 1 << (min(max(2**18 // max(elements, 1), 1), 256).bit_length() - 1)

@@ -148,7 +148,9 @@ class RungeKutta(OneStep):
         rows = coefficients.tolist()
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
-            return _through(rows[i], x, self._normals(x, t[i], s[i], noise), lambda j, at: target(count * i + j, at))
+            return _through(
+                rows[i], x, self._normals(rows[i], x, t[i], s[i], noise), lambda j, at: target(count * i + j, at)
+            )
 
         return go
 
@@ -161,10 +163,11 @@ class RungeKutta(OneStep):
             at = nodes[:, j].reshape(t.shape)
             return [(reverse.combination(state, at, *self.target.pair(sde.lam(at))), 1.0)]
 
-        return _through(rows, x, self._normals(x, t, s, noise), target)
+        return _through(rows, x, self._normals(rows, x, t, s, noise), target)
 
-    def _normals(self, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> list[Tensor]:
-        if not callable(self.tau) and self.tau == 0:
+    def _normals(self, rows: list[list[Coefficient]], x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> list[Tensor]:
+        factors = (factor for row in rows for factor in row[1 + len(rows) :])
+        if self.tau == 0 or all(isinstance(factor, float) and factor == 0 for factor in factors):
             return []
         inside = len({*self.stages.c[1:], 1.0}) - 1
         return [noise(x, t, s), *(noise.fresh(x) if k else noise.area(x, t, s) for k in range(inside))]

@@ -23,8 +23,10 @@ def test_neighbours_share_generators_but_no_numbers(shape: tuple[int, ...]) -> N
     assert not torch.equal(White(1, [70]).fresh(drawn[:1])[0], drawn[0])
 
 
-@pytest.mark.parametrize("numbers", [range(128), range(64, 128), range(60, 70), range(64, 65)])
-def test_groups_and_parts_of_them(numbers: range) -> None:
+@pytest.mark.parametrize(
+    "numbers", [range(128), range(64, 128), range(60, 70), range(64, 65), range(63, -1, -1), [5] * 64]
+)
+def test_groups_and_parts_of_them(numbers: Sequence[int]) -> None:
     """64 of these samples share a generator."""
     x, index = torch.zeros(200, 3, 32, 32), torch.tensor(numbers)
     plain, whole, part = White(0, range(200)), White(0, range(200)), White(0, numbers)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from fixed_noise import Replay
 from numeric import double, fitted_order
 from sampled import one_step
 from torch import Tensor
@@ -13,7 +14,7 @@ from weak import Given, weak_errors
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, Reverse, karras, sample
 from sdescore.noise import White
-from sdescore.solvers import DDPM, DPM_2, EULER, HEUN, Again, Ancestral, Churn, Restart, RungeKutta, Stages
+from sdescore.solvers import DDPM, DPM_2, EULER, HEUN, Adams, Again, Ancestral, Churn, Restart, RungeKutta, Stages
 
 Eps = Callable[[Tensor, Tensor], Tensor]
 
@@ -106,6 +107,16 @@ def test_a_step_takes_times_of_each_sample_and_is_that_of_a_grid(name: str, main
         on_grid = next(iter(method.solve(reverse, x, torch.stack([a, b]), z)))
         for alone in (method.step(reverse, x, a, b, z), on_grid):
             torch.testing.assert_close(each[i], alone[i], rtol=1e-12, atol=1e-12)
+
+
+def test_no_noise_is_drawn_for_a_step_that_has_none() -> None:
+    """tau may be 0 over a step alone: the noises of the others are then those of solve()."""
+    sde, oracle = VPSDE(), GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
+    reverse, x, (t, s) = Reverse(sde, oracle.denoiser(sde)), torch.randn(3, 2).double(), sde.time(double(-1.0, 0.5))
+    still, none = Adams(1, tau=lambda lam, h: torch.where(lam > 1, 1.0, torch.zeros_like(lam))), Replay([])
+    expected = Adams(1).step(reverse, x, t, s, none)
+    torch.testing.assert_close(still.step(reverse, x, t, s, none), expected)
+    torch.testing.assert_close(next(iter(still.solve(reverse, x, torch.stack([t, s]), none))), expected)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0, 3.0])
