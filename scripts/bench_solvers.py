@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from flows import BATCH, Problem, of_mixture, of_model
 from peers import Azula, Diffusers, KDiffusion
 from shared import make_folder, markdown, parse, run, save_figure, write_json, write_whole
 from torch import Tensor
@@ -29,23 +30,19 @@ from tqdm.auto import tqdm
 from sdescore import (
     VESDE,
     VPSDE,
-    Denoiser,
     DiscreteSDE,
     GaussianMixture,
-    KarrasSDE,
     LinearSDE,
     Solver,
     approaching,
     find_solver,
-    fit_times,
     karras,
     sample,
     uniform_lambda,
 )
-from sdescore.fitting import REFERENCE, distances
+from sdescore.fitting import distances
 from sdescore.grids import Grid
 from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, NOISE_SHARE, Adams
-from sdescore.testing import exact_flow
 
 
 @dataclass(frozen=True)
@@ -121,9 +118,6 @@ OURS: dict[str, Solver] = {
     "adams: x0, 4, lam, corrected, end 3": Adams(4, DATA, LAM, corrector=True, end=3),
     "adams: x0, 5, rho^1/3, corrected, end 2": Adams(5, DATA, CUBE_ROOT_RHO, corrector=True, end=2),
 }
-PILOTS = 64
-FARTHEST, DRAWN = 128, 4096  # pilots for the root mean square, and those that they are chosen from
-BATCH = 500  # a mixture's denoiser then works in the cache
 
 
 # The peers' own code on the same grids; each package takes part if it is installed.
@@ -175,68 +169,12 @@ def methods(
     ]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Starting states x at T, and where the exact flow takes them; and both for pilots, to which times are fitted.
-
-    The pilots are for the typical distance, and the farthest of `many` for the root mean square.
-    """
-
-    text: str
-    sde: LinearSDE
-    denoiser: Denoiser
-    x: Tensor
-    exact: Tensor
-    pilots: tuple[Tensor, Tensor]
-    many: tuple[Tensor, Tensor]
-
-    def fitted(self, solver: Solver) -> Grid:
-        """The times that suit a solver here."""
-        x, exact = self.pilots
-        return lambda sde, steps: fit_times(sde, self.denoiser, solver=solver, steps=steps, x=x, exact=exact)
-
-    def farthest(self, solver: Solver) -> Grid:
-        """The times that keep a solver's farthest samples near."""
-        (x, exact), start = self.many, GRIDS[APPROACHING]
-
-        def grid(sde: LinearSDE, steps: int) -> Tensor:
-            given: dict[str, Any] = dict(solver=solver, times=start, steps=steps)
-            found = sample(sde, self.denoiser, x=x, batch_size=BATCH, **given)
-            chosen = distances(found, exact).argsort(descending=True)[:FARTHEST]
-            return fit_times(sde, self.denoiser, x=x[chosen], exact=exact[chosen], power=2.0, **given)
-
-        return grid
-
-
-def of_mixture(config: BenchConfig) -> Problem:
-    """The flow of a mixture, down to noise-to-signal 1e-7."""
-    sde, mixture = config.sde(), config.mixture()
-    start = torch.tensor(sde.T, dtype=torch.float64)
-    lams = torch.tensor([float(sde.lam(start)), math.log(1e7)], dtype=torch.float64)
-
-    def ends(count: int, seed: int) -> tuple[Tensor, Tensor]:
-        x = mixture.at(sde, sde.T).sample(count, seed)
-        return x, exact_flow(KarrasSDE(1e-8, 1e4), mixture, x / sde.alpha(start), lams)[1]
-
-    text = f"{config.components} Gaussians of std {config.std} in {config.dims} dimensions, seed {config.seed}"
-    both = ends(config.count, config.seed), ends(PILOTS, config.seed + 1)
-    many = mixture.at(sde, sde.T).sample(DRAWN if config.farthest else 1, config.seed + 2)
-    # To fit to, a good approximation does.
-    near = many, sample(sde, mixture.denoiser(sde), x=many, solver="adams", nfe=REFERENCE, batch_size=BATCH)
-    return Problem(f"{config.process}, {text}", sde, mixture.denoiser(sde), *both[0], both[1], near)
-
-
-def of_model(config: BenchConfig, folder: str) -> Problem:
-    """The flow of a saved net, by 200 steps of the classic Runge-Kutta method."""
-    denoiser = Denoiser.from_pretrained(folder)
-    if denoiser.shape is None:
-        raise ValueError(f"model={folder!r} does not say the shape of its samples")
-    own = torch.Generator().manual_seed(config.seed)
-    x = denoiser.sde.prior_sample((config.count + PILOTS, *denoiser.shape), generator=own)
-    exact = sample(denoiser.sde, denoiser, x=x, solver="rk4", steps=200, times=karras(), progress=True)
-    text, count = f"{folder}, {type(denoiser.sde).__name__}", config.count
-    pilots = x[count:], exact[count:]  # of which all count as the farthest: to follow more would cost too much
-    return Problem(text, denoiser.sde, denoiser, x[:count], exact[:count], pilots, many=pilots)
+def find_problem(config: BenchConfig) -> Problem:
+    """The flow of the saved net, or of the mixture."""
+    if config.model:
+        return of_model(config.model, config.count, config.seed)
+    own = f"{config.components} Gaussians of std {config.std} in {config.dims} dimensions, seed {config.seed}"
+    return of_mixture(f"{config.process}, {own}", config.sde(), config.mixture(), config.count, config.seed)
 
 
 def measure(config: BenchConfig, problem: Problem) -> list[dict[str, Any]]:
@@ -317,7 +255,7 @@ def draw(path: Path, config: BenchConfig, text: str, rows: list[dict[str, Any]])
 
 def bench(config: BenchConfig) -> None:
     out = make_folder(Path(config.out))
-    problem = of_model(config, config.model) if config.model else of_mixture(config)
+    problem = find_problem(config)
     rows = measure(config, problem)
     write_json(out / "results.json", {"problem": problem.text, "rows": rows})
     text = table(config, problem, rows)

@@ -14,8 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench_solvers import BATCH, BenchConfig, methods
 from bench_solvers import GRIDS as ALL_GRIDS
+from bench_solvers import BenchConfig, methods
+from flows import BATCH
 from peers import Diffusers, KDiffusion
 from shared import make_folder, markdown, parse, run, write_json, write_whole
 from torch import Tensor
@@ -60,7 +61,7 @@ PEERS: dict[str, dict[str, Solver]] = {
 
 @dataclass(frozen=True)
 class StochasticConfig(BenchConfig):
-    """Settings of the comparison: those of bench_solvers.py, without its `model` and `fitted`."""
+    """Settings of the comparison: those of bench_solvers.py, without its `model`, `fitted` and `farthest`."""
 
     out: str = "runs/bench_stochastic"
     count: int = 8000

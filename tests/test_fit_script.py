@@ -117,7 +117,7 @@ def test_the_benchmark_of_solvers_ranks_and_compares(script: Callable[[str], Any
     module.bench(config)
     rows = {row["method"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
     assert rows["sdescore adams, fitted"]["5"]["median"] < rows["sdescore adams, approaching"]["5"]["median"]
-    problem = module.of_mixture(config)
+    problem = module.find_problem(config)
     for name, nfe in (("ddim", 8), ("heun", 5)):
         solver, grid = module.OURS[name], module.GRIDS["lam"]
         found = sample(problem.sde, problem.denoiser, x=problem.x, solver=solver, nfe=nfe, times=grid)
