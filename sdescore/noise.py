@@ -89,12 +89,12 @@ class White:
         self._generators = {k: self._generators.get(k) or generator(*self._key, k, device=self._device) for k in groups}
         places = {group: place for place, group in enumerate(groups)}
         rows = [places[i // size] * size + i % size for i in self._indices]
-        self._size, self._rows = size, None
+        self._size = size
         if rows == list(range(len(groups) * size)):
-            return
-        in_a_row = range(rows[0], rows[0] + len(rows))
-        self._rows = slice(in_a_row.start, in_a_row.stop)
-        if rows != list(in_a_row):
+            self._rows = None
+        elif rows == list(range(rows[0], rows[0] + len(rows))):
+            self._rows = slice(rows[0], rows[0] + len(rows))
+        else:
             self._rows = torch.tensor(rows, device=self._device)
 
     def take(self, index: Tensor) -> "White":

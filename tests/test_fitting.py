@@ -34,32 +34,30 @@ def endpoints(sde: LinearSDE, x: Tensor) -> Tensor:
     return exact_flow(KarrasSDE(1e-8, 1e4), MODES, x / sde.alpha(start), lams)[1]
 
 
+def distance(sde: LinearSDE, x: Tensor, exact: Tensor, **grid: Any) -> Tensor:
+    return (sample(sde, MODES.denoiser(sde), x=x, **grid) - exact).square().mean(1).sqrt()
+
+
 @pytest.mark.parametrize("name", ["adams", "dpm++", "heun"])
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
 def test_fitted_times_halve_the_distance_on_other_noises(name: str, sde: LinearSDE) -> None:
     x = MODES.at(sde, sde.T).sample(160, 1)
-    exact, denoiser = endpoints(sde, x), MODES.denoiser(sde)
-    times = fit_times(sde, denoiser, solver=name, nfe=9, x=x[:32], exact=exact[:32])
+    exact = endpoints(sde, x)
+    times = fit_times(sde, MODES.denoiser(sde), solver=name, nfe=9, x=x[:32], exact=exact[:32])
 
-    def median(**grid: Any) -> float:
-        found = sample(sde, denoiser, x=x[32:], solver=name, **grid)
-        return float((found - exact[32:]).square().mean(1).sqrt().median())
-
-    assert median(times=times) < median(nfe=9) / 2
+    own, fitted = (distance(sde, x[32:], exact[32:], solver=name, **grid) for grid in ({"nfe": 9}, {"times": times}))
+    assert fitted.median() < own.median() / 2
     assert times[0] == sde.T and times[-1] >= sde.t_min and bool((times.diff() < 0).all())
-
-
-def distance(sde: LinearSDE, x: Tensor, **grid: Any) -> Tensor:
-    return (sample(sde, MODES.denoiser(sde), x=x, **grid) - endpoints(sde, x)).square().mean(1).sqrt()
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
 def test_times_for_the_farthest_keep_other_noises_from_going_astray(sde: LinearSDE) -> None:
     x, other = MODES.at(sde, sde.T).sample(1000, 1), MODES.at(sde, sde.T).sample(1000, 2)
-    far = x[distance(sde, x, nfe=9).argsort(descending=True)[:64]]
+    far = x[distance(sde, x, endpoints(sde, x), nfe=9).argsort(descending=True)[:64]]
     typical = fit_times(sde, MODES.denoiser(sde), x=x[:64], nfe=9)
     square = fit_times(sde, MODES.denoiser(sde), x=far, nfe=9, power=2.0)
-    before, after = (float(distance(sde, other, times=times).square().mean()) for times in (typical, square))
+    exact = endpoints(sde, other)
+    before, after = (float(distance(sde, other, exact, times=times).square().mean()) for times in (typical, square))
     assert after < before / 2
 
 
@@ -67,10 +65,9 @@ def test_times_for_the_farthest_keep_other_noises_from_going_astray(sde: LinearS
 def test_the_mean_that_falls_is_that_of_the_power(power: float, capsys: pytest.CaptureFixture[str]) -> None:
     sde = VPSDE()
     x = MODES.at(sde, sde.T).sample(20, 1)
-    times = fit_times(
-        sde, MODES.denoiser(sde), x=x, exact=endpoints(sde, x), nfe=9, power=power, runs=40, progress=True
-    )
-    found = distance(sde, x, times=times)
+    exact = endpoints(sde, x)
+    times = fit_times(sde, MODES.denoiser(sde), x=x, exact=exact, nfe=9, power=power, runs=40, progress=True)
+    found = distance(sde, x, exact, times=times)
     mean = found.pow(power).mean() ** (1 / power) if power else found.log().mean().exp()
     assert f"distance {float(mean):.3g}]" in capsys.readouterr().err
 
