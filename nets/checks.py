@@ -12,24 +12,24 @@ def positive(name: str, value: int) -> int:
     except TypeError:
         number = 0
     if number < 1:
-        raise ValueError(f"{name} has {value!r}; valid are integers of at least 1")
+        raise ValueError(f"{name} has {value!r}; expected integers of at least 1")
     return number
 
 
 def probability(name: str, value: float) -> float:
     """The value as a float in [0, 1), or ValueError naming the argument."""
     if not 0 <= value < 1:
-        raise ValueError(f"{name}={value!r}; valid are numbers in [0, 1)")
+        raise ValueError(f"{name}={value!r}; expected numbers in [0, 1)")
     return float(value)
 
 
 def check_input(x: Tensor, axes: dict[str, int]) -> None:
     """Raise ValueError unless x is floating point and has the named axes, of these sizes, after the batch."""
-    valid = f"valid is (batch, {', '.join(f'{size} {name}' for name, size in axes.items())})"
+    expected = f"expected (batch, {', '.join(f'{size} {name}' for name, size in axes.items())})"
     if x.ndim != 1 + len(axes):
-        raise ValueError(f"x has shape {tuple(x.shape)}, {x.ndim} axes; {valid}")
+        raise ValueError(f"x has shape {tuple(x.shape)}, {x.ndim} axes; {expected}")
     for (name, size), given in zip(axes.items(), x.shape[1:], strict=True):
         if given != size:
-            raise ValueError(f"x has shape {tuple(x.shape)}, {given} for {name}; {valid}")
+            raise ValueError(f"x has shape {tuple(x.shape)}, {given} for {name}; {expected}")
     if not x.is_floating_point():
-        raise ValueError(f"x has dtype {x.dtype}; valid are floating-point types")
+        raise ValueError(f"x has dtype {x.dtype}; expected floating-point types")

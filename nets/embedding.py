@@ -37,15 +37,15 @@ class Conditioning(nn.Module):
         """Raise ValueError unless c_noise and label fit the batch of x; labels' values are not read."""
         if c_noise.shape != x.shape[:1] or not c_noise.is_floating_point():
             raise ValueError(
-                f"c_noise has shape {tuple(c_noise.shape)}, {c_noise.dtype}; valid is ({len(x)},), floating point"
+                f"c_noise has shape {tuple(c_noise.shape)}, {c_noise.dtype}; expected ({len(x)},), floating point"
             )
         if label is None:
             return
         if self.classes is None:
-            raise ValueError("label was given to a net without classes; valid is None")
+            raise ValueError("label was given to a net without classes; expected None")
         if label.shape != x.shape[:1] or label.dtype != torch.long:
             raise ValueError(
-                f"label has shape {tuple(label.shape)}, {label.dtype}; valid is ({len(x)},), torch.int64, "
+                f"label has shape {tuple(label.shape)}, {label.dtype}; expected ({len(x)},), torch.int64, "
                 f"0 to {self.classes - 1}, or {self.classes} for no label"
             )
 

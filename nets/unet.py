@@ -61,7 +61,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if dims not in CONVS:
-            raise ValueError(f"dims={dims!r}; valid are {', '.join(map(str, CONVS))}")
+            raise ValueError(f"dims={dims!r}; expected {', '.join(map(str, CONVS))}")
         self.config: dict[str, Any] = {
             "channels": positive("channels", channels),
             "image_size": _spatial(image_size, dims),
@@ -134,7 +134,7 @@ def _spatial(image_size: int | Sequence[int], dims: int) -> list[int]:
     """One size per spatial axis."""
     sizes = list(image_size) if isinstance(image_size, Sequence) else [image_size] * dims
     if len(sizes) != dims:
-        raise ValueError(f"image_size={image_size!r} for dims={dims}; valid are an integer or {dims} of them")
+        raise ValueError(f"image_size={image_size!r} for dims={dims}; expected an integer or {dims} of them")
     return [positive("image_size", size) for size in sizes]
 
 
@@ -143,7 +143,7 @@ def _level_sizes(image_size: list[int], levels: int) -> list[tuple[int, ...]]:
     sizes = [tuple(-(-size // 2**level) for size in image_size) for level in range(levels)]
     most = 1 + (max(image_size) - 1).bit_length()
     if not 1 <= levels <= most:
-        raise ValueError(f"multipliers has {levels} levels; valid for image_size={image_size} is 1 to {most}")
+        raise ValueError(f"multipliers has {levels} levels; expected for image_size={image_size} 1 to {most}")
     return sizes
 
 
@@ -152,11 +152,11 @@ def _level_heads(attention: list[int] | None, heads: int, sizes: list[tuple[int,
     resolutions = [max(size) for size in sizes]
     for resolution in attention or ():
         if resolution not in resolutions:
-            raise ValueError(f"attention={attention}; valid are resolutions of levels, {resolutions}")
+            raise ValueError(f"attention={attention}; expected resolutions of levels, {resolutions}")
     level_heads = []
     for resolution, size, width in zip(resolutions, sizes, widths, strict=True):
         attends = prod(size) <= AFFORDABLE if attention is None else resolution in attention
         if attends and width % heads:
-            raise ValueError(f"heads={heads} for {width} channels at resolution {resolution}; valid are divisors")
+            raise ValueError(f"heads={heads} for {width} channels at resolution {resolution}; expected divisors")
         level_heads.append(heads if attends else 0)
     return level_heads

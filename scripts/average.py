@@ -16,8 +16,8 @@ from pathlib import Path
 from shared import make_folder, parse, run, training_of
 
 from sdescore import Denoiser
-from sdescore.averages import Average, HalfLife, PowerFunction
-from sdescore.posthoc import reconstruct, snapshots
+from sdescore.training.averages import Average, HalfLife, PowerFunction
+from sdescore.training.posthoc_averages import reconstruct, snapshots
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class AverageConfig:
 
     def __post_init__(self) -> None:
         if (self.width is None) == (self.halflife is None):
-            raise ValueError(f"width={self.width}, halflife={self.halflife}; valid is one of them")
+            raise ValueError(f"width={self.width}, halflife={self.halflife}; expected one of them")
         if Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; valid is a new folder")
+            raise ValueError(f"out={self.out!r} exists; expected a new folder")
 
     def average(self) -> Average:
         """The average that is wanted; the warm-up of a half-life is the run's."""

@@ -26,12 +26,12 @@ from shared import markdown, parse, run, write_json
 from torch import Tensor
 from torchdiffeq import odeint
 
-from sdescore import VPSDE, Denoiser, GaussianMixture, LinearSDE, Reverse, denoising_score_matching, likelihood
-from sdescore.flow import Flow
-from sdescore.likelihood import Density, Prior, frozen
+from sdescore import VPSDE, Denoiser, GaussianMixture, LinearSDE, ReverseProcess, denoising_score_matching, likelihood
+from sdescore.density.flow import Flow
+from sdescore.density.likelihood import Density, Prior, frozen
+from sdescore.density.traces import DERIVATIVES, TRACES, quadratic
 from sdescore.nets import UNet
-from sdescore.sampling import evaluating
-from sdescore.traces import DERIVATIVES, TRACES, quadratic
+from sdescore.sampling.sample import evaluating
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         if self.problem not in PROBLEMS:
-            raise ValueError(f"problem={self.problem!r}; valid are {', '.join(PROBLEMS)}")
+            raise ValueError(f"problem={self.problem!r}; expected {', '.join(PROBLEMS)}")
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Problem:
     def __post_init__(self) -> None:
         self.vectors = TRACES[self.trace].vectors(0, 0, self.x, 1)
         self.rows = torch.arange(len(self.x))
-        self.reverse = Reverse(self.sde, self.denoiser)
+        self.reverse = ReverseProcess(self.sde, self.denoiser)
         self.flow = Flow(self.reverse)
         self.ends = torch.tensor([self.sde.t_min, self.sde.T], dtype=torch.float64)
 
@@ -230,7 +230,7 @@ def net_problem(config: BenchConfig) -> Problem:
 
     for step in range(config.training):
         optimizer.zero_grad()
-        denoising_score_matching(denoiser, data(step, 32).float(), times="importance").mean().backward()
+        denoising_score_matching(denoiser, data(step, 32).float(), time_distribution="importance").mean().backward()
         optimizer.step()
     x, prior = data(10**6, config.count), Prior(sde)
     exact = copy.deepcopy(denoiser).double()

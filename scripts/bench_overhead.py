@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm.auto import tqdm
 
-from sdescore import VPSDE, Noise, Reverse, Solver, find_solver, sample
-from sdescore.solver import calls_of
+from sdescore import VPSDE, Noise, ReverseProcess, Solver, find_solver, sample
+from sdescore.sampling.solver import calls_of
 
 Stamp = tuple[int, float]  # net calls so far, and the time
 Loop = Callable[[Tensor, int], list[Stamp]]  # of a state and the number of net calls
@@ -57,7 +57,7 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         if self.calls < 4 * BLOCK:
-            raise ValueError(f"calls={self.calls}; valid are integers from {4 * BLOCK} on")
+            raise ValueError(f"calls={self.calls}; expected integers from {4 * BLOCK} on")
 
 
 OURS = {
@@ -123,7 +123,7 @@ class Stamped:
     solver: Solver
     stamps: list[Stamp]
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i, state in enumerate(self.solver.solve(reverse, x, times, noise)):
             if i % BLOCK == 0:
                 self.stamps.append((reverse.calls.count, clock(x.device)))

@@ -27,21 +27,10 @@ from shared import make_folder, markdown, parse, run, save_figure, write_json, w
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import (
-    VESDE,
-    VPSDE,
-    DiscreteSDE,
-    GaussianMixture,
-    LinearSDE,
-    Solver,
-    approaching,
-    find_solver,
-    karras,
-    sample,
-    uniform_lambda,
-)
-from sdescore.fitting import distances
-from sdescore.grids import Grid
+from sdescore import VESDE, VPSDE, DiscreteSDE, GaussianMixture, LinearSDE, Solver, find_solver, karras, sample
+from sdescore.sampling import approaching, uniform_lambda
+from sdescore.sampling.fitting import distances
+from sdescore.sampling.grids import Grid
 from sdescore.solvers import CUBE_ROOT_RHO, DATA, DIFFERENCE, LAM, NOISE, NOISE_SHARE, Adams
 
 
@@ -79,11 +68,11 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         if self.process not in ("VP", "VE"):
-            raise ValueError(f"process={self.process!r}; valid are 'VP', 'VE'")
+            raise ValueError(f"process={self.process!r}; expected 'VP', 'VE'")
         for argument in ("fitted", "farthest"):
             given = getattr(self, argument)
             if not set(given) <= set(OURS):
-                raise ValueError(f"{argument}={given}; valid are {', '.join(OURS)}")
+                raise ValueError(f"{argument}={given}; expected {', '.join(OURS)}")
 
     def sde(self) -> LinearSDE:
         return DiscreteSDE.from_betas(VPSDE().betas(1000)) if self.process == "VP" else VESDE()

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore import GaussianMixture, Solver, find_solver, sample
-from sdescore.metrics import sliced_wasserstein
+from sdescore.evaluation.metrics import sliced_wasserstein
 from sdescore.solvers import CUBE_ROOT_RHO, DATA, LAM, Adams
 
 GRIDS = {name: ALL_GRIDS[name] for name in ("karras", "lam", "approaching")}

@@ -31,11 +31,11 @@ from shared import clock, markdown, npz_bytes, parse, run, write_json
 from torch import nn
 from tqdm.auto import tqdm
 
-from sdescore.config import TrainConfig
-from sdescore.data import Arrays
-from sdescore.launch import keep_memory, launch
-from sdescore.learner import Learner
-from sdescore.reports import read_log
+from sdescore.data.source import Arrays
+from sdescore.training.accelerator import keep_memory, launch
+from sdescore.training.config import TrainConfig
+from sdescore.training.run_log import read_log
+from sdescore.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class BenchConfig:
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
-            raise ValueError(f"size={self.size!r}; valid are {', '.join(SIZES)}")
+            raise ValueError(f"size={self.size!r}; expected {', '.join(SIZES)}")
         for name in ("batch_size", "rounds", "threads"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")
         if self.weak_scaling is not None and self.weak_scaling < 2:
-            raise ValueError(f"weak_scaling={self.weak_scaling}; valid are integers of at least 2")
+            raise ValueError(f"weak_scaling={self.weak_scaling}; expected integers of at least 2")
         if self.out is not None and Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; valid is a new file")
+            raise ValueError(f"out={self.out!r} exists; expected a new file")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def whole_step(net_args: dict[str, Any], batch: int, setting: Setting) -> Callab
         flips=True,
     )
     images = torch.randint(0, 256, (max(batch, 64), 3, 32, 32), dtype=torch.uint8)
-    learner = Learner(config, Arrays(images), launch(config.mixed_precision, "none", "."))
+    learner = Trainer(config, Arrays(images), launch(config.mixed_precision, "none", "."))
     raw = images[:batch].pin_memory() if torch.cuda.is_available() else images[:batch]  # as training reads them
 
     def step() -> None:

@@ -39,9 +39,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, DiscreteSDE, fit_times, sample
-from sdescore.data import Arrays
-from sdescore.metrics import frechet_distance
-from sdescore.noise import White
+from sdescore.data.source import Arrays
+from sdescore.evaluation.metrics import frechet_distance
+from sdescore.sampling.noise import WhiteNoise
 
 # Samplers of diffusers, with what its documentation advises for few steps where the default is another.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -88,11 +88,9 @@ class CompareConfig:
     def __post_init__(self) -> None:
         for name in self.schedulers:
             if name not in SCHEDULERS:
-                raise ValueError(f"schedulers={self.schedulers}; valid are {', '.join(SCHEDULERS)}")
+                raise ValueError(f"schedulers={self.schedulers}; expected {', '.join(SCHEDULERS)}")
         if self.count < 2 or self.batch_size < 1 or any(calls < 1 for calls in self.calls):
-            raise ValueError(
-                f"count={self.count}, batch_size={self.batch_size}, calls={self.calls}; valid are positive"
-            )
+            raise ValueError(f"count={self.count}, batch_size={self.batch_size}, calls={self.calls}; expected positive")
 
 
 Sampler = Callable[[range], Tensor]
@@ -116,7 +114,7 @@ def sampler(denoiser: Denoiser, config: CompareConfig, **settings: Any) -> Sampl
 
     def draw(numbers: range) -> Tensor:
         size, first = (len(numbers), *shape), numbers.start
-        return sample(denoiser.sde, denoiser, size, seed=config.seed, first=first, **settings)
+        return sample(denoiser.sde, denoiser, size, seed=config.seed, index_offset=first, **settings)
 
     return draw
 
@@ -132,8 +130,8 @@ def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> 
     def draw(numbers: range) -> Tensor:
         scheduler = getattr(diffusers, cls)(num_train_timesteps=len(table), beta_schedule="linear", **options)
         scheduler.set_timesteps(calls)
-        white = White(config.seed, numbers, use="start")
-        x = white.fresh(torch.zeros(len(numbers), *shape)) * scheduler.init_noise_sigma
+        white = WhiteNoise(config.seed, numbers, use="start")
+        x = white.randn(torch.zeros(len(numbers), *shape)) * scheduler.init_noise_sigma
         generator = torch.Generator().manual_seed(config.seed + numbers.start)
         random = {"generator": generator} if name == "DDPM" else {}
         for t in scheduler.timesteps:

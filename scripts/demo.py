@@ -22,14 +22,15 @@ from neighbours import flat
 from shared import markdown, model_values, parse, run, write_json, write_whole
 
 from sdescore import Denoiser, Solver, find_solver, sample
-from sdescore.checkpoints import steps as checkpoints_of
-from sdescore.data import Arrays
-from sdescore.metrics import nearest
-from sdescore.pictures import save_grid
-from sdescore.reports import read_log
+from sdescore.data.load import digits
+from sdescore.data.source import Arrays
+from sdescore.evaluation.metrics import nearest
+from sdescore.evaluation.pictures import save_grid
 from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector
-from sdescore.sources import digits
-from sdescore.training import TrainConfig, train
+from sdescore.training.checkpoints import steps as checkpoints_of
+from sdescore.training.config import TrainConfig
+from sdescore.training.loop import train
+from sdescore.training.run_log import read_log
 
 THRESHOLD = 0.9
 
@@ -63,7 +64,7 @@ class DemoConfig:
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("training_minutes", 0.01), ("count", 100)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are numbers of at least {least}")
+                raise ValueError(f"{name}={getattr(self, name)}; expected numbers of at least {least}")
 
     def training(self) -> TrainConfig:
         """The settings of training, that were tuned for a few minutes on two cores."""
@@ -75,7 +76,7 @@ class DemoConfig:
             sde="KarrasSDE",
             predicts="edm",
             weighting="edm",
-            times="log-normal",
+            time_distribution="log-normal",
             steps=self.steps,
             minutes=self.training_minutes,
             batch_size=128,

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, DiscreteSDE
-from sdescore.data import batches
-from sdescore.noise import generator
+from sdescore.common.random import generator
+from sdescore.data.source import batches
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if (self.steps is not None and self.steps < 1) or self.log_every < 1:
-            raise ValueError(f"steps={self.steps}, log_every={self.log_every}; valid are integers of at least 1")
+            raise ValueError(f"steps={self.steps}, log_every={self.log_every}; expected integers of at least 1")
         if (Path(self.out) / "model").exists():
-            raise ValueError(f"out={self.out!r} has a model; valid is a new folder")
+            raise ValueError(f"out={self.out!r} has a model; expected a new folder")
 
 
 def noise_levels(alphas_cumprod: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 from torch import Tensor
 
-from sdescore.sources import digits
+from sdescore.data.load import digits
 
 
 def _flat(x: Tensor) -> np.ndarray:

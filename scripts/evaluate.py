@@ -42,11 +42,11 @@ from shared import (
 )
 from torch import Tensor
 
-from sdescore.data import Source
-from sdescore.launch import launch
-from sdescore.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
-from sdescore.pictures import is_image
-from sdescore.scaling import Scaling
+from sdescore.common.scaling import Scaling
+from sdescore.data.source import Source
+from sdescore.evaluation.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
+from sdescore.evaluation.pictures import is_image
+from sdescore.training.accelerator import launch
 
 logger = logging.getLogger(__name__)
 METRICS = ("frechet", "kernel", "precision-recall", "sliced-wasserstein", "neighbours")
@@ -106,15 +106,15 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold}; valid are numbers between 0 and 1")
+            raise ValueError(f"threshold={self.threshold}; expected numbers between 0 and 1")
         for name in ("neighbours", "batch_size", "projections"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
-            raise ValueError(f"metrics has {', '.join(unknown)}; valid are {', '.join(METRICS)}")
+            raise ValueError(f"metrics has {', '.join(unknown)}; expected {', '.join(METRICS)}")
         if self.out is not None and Path(self.out).is_dir() and any(Path(self.out).iterdir()):
-            raise ValueError(f"out={self.out!r} is not empty; valid is a new folder")
+            raise ValueError(f"out={self.out!r} is not empty; expected a new folder")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from matplotlib.artist import Artist
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import VESDE, VPSDE, GaussianMixture, LinearSDE, trajectory, uniform_lambda
+from sdescore import VESDE, VPSDE, GaussianMixture, LinearSDE, trajectory
+from sdescore.sampling import uniform_lambda
 
 N, FRAMES = 500, 32
 ANGLES = 2 * math.pi * torch.arange(12) / 12

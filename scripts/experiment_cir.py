@@ -13,7 +13,9 @@ from experiment_shared import arguments, finish, fit, perceptron, start, table
 from scipy import stats
 from torch import Tensor, nn
 
-from sdescore import CIRSDE, FlowHeun, reverse_sample, simulate, sliced_score_matching
+from sdescore import sliced_score_matching
+from sdescore.processes import CIRSDE, simulate
+from sdescore.sampling import FlowHeun, reverse_sample
 
 SDE = CIRSDE()
 HUMPS = [stats.gamma(30, scale=0.6 / 30), stats.gamma(60, scale=2.2 / 60)]

@@ -10,7 +10,7 @@ from experiment_shared import PlainScore, arguments, finish, fit, start, table
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from sdescore import variance_reduced_score_matching
+from sdescore.objectives import variance_reduced_score_matching
 
 STEPS, BATCH, VARIANCE, SCALE = 1500, 128, 1e-4, 100.0
 

@@ -17,14 +17,10 @@ from experiment_shared import arguments, finish, fit, perceptron, plane, start, 
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from sdescore import (
-    Energy,
-    GaussianMixture,
-    denoising_score_matching,
+from sdescore import Energy, GaussianMixture, denoising_score_matching, implicit_score_matching, sliced_score_matching
+from sdescore.objectives import (
     explicit_score_matching,
     finite_difference_score_matching,
-    implicit_score_matching,
-    sliced_score_matching,
     variance_reduced_score_matching,
 )
 

@@ -41,7 +41,9 @@ def main() -> None:
     net = Denoiser(MLP(2, width=128, depth=3), VP, "noise", data_std=float(data.std()))
 
     def loss() -> Tensor:
-        return denoising_score_matching(net, data[torch.randint(len(data), (512,))], times="low-discrepancy").mean()
+        return denoising_score_matching(
+            net, data[torch.randint(len(data), (512,))], time_distribution="low-discrepancy"
+        ).mean()
 
     fit(net, loss, 4000)
     # Even in lam, from the process's own noise to rho = 0.02, finer than the spiral: the net knows all of it.

@@ -11,16 +11,8 @@ import torch
 from experiment_shared import FAR, PlainScore, arguments, finish, fit, start, table
 from torch import Tensor
 
-from sdescore import (
-    VESDE,
-    Denoiser,
-    GaussianMixture,
-    annealed_langevin,
-    denoising_score_matching,
-    langevin,
-    sample,
-    sliced_score_matching,
-)
+from sdescore import VESDE, Denoiser, GaussianMixture, denoising_score_matching, langevin, sample, sliced_score_matching
+from sdescore.mcmc import annealed_langevin
 from sdescore.nets import MLP
 
 N, FEW, LEVELS, REPEATS = 10_000, 2000, 40, 100  # chains with the exact score, and with nets
@@ -47,7 +39,7 @@ def main() -> None:
 
     def loss() -> Tensor:
         x0 = data[torch.randint(len(data), (512,))]
-        return denoising_score_matching(levels, x0, weighting="edm", times="importance").mean()
+        return denoising_score_matching(levels, x0, weighting="edm", time_distribution="importance").mean()
 
     fit(levels, loss, 3000, name="denoising")
     start = 16 * torch.rand(N, 2) - 8

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdescore.idx import idx
+from sdescore.data.idx import idx
 
 FOLDER = "/usr/share/datasets/fashion-mnist"
 EPOCHS, BATCH = 3, 128

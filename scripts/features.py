@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save
 from shared import Function, features_of, fingerprint, named_object
 from torch import Tensor, nn
 
-from sdescore.checkpoints import replace_file
-from sdescore.data import Source, evenly_spaced
+from sdescore.common.files import replace_file
+from sdescore.data.source import Source, evenly_spaced
 
 __all__ = ["Features", "data_fingerprint", "inception", "kept_features", "load_weights"]
 
@@ -51,7 +51,7 @@ class Features:
             found = _script(path)
             digest.update(path.read_bytes())
         elif path.suffix == ".pt2":
-            raise ValueError(f"features={name!r}: torch.export unpickles what it loads; valid is a TorchScript file")
+            raise ValueError(f"features={name!r}: torch.export unpickles what it loads; expected a TorchScript file")
         else:
             found = named_object(name, "features")
             digest.update(_source_of(found))
@@ -110,7 +110,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} is no state_dict; valid is a dict of tensors")
+        raise ValueError(f"{path} is no state_dict; expected a dict of tensors")
     return {name.removeprefix("module."): value for name, value in content.items()}
 
 

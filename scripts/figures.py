@@ -12,8 +12,8 @@ from shared import save_figure
 from torch import Tensor
 
 from sdescore import Denoiser, Scaling, karras, trajectory
-from sdescore.pictures import save_grid
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.evaluation.pictures import save_grid
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

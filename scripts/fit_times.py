@@ -19,8 +19,8 @@ from shared import build_solver, fingerprint, load_model, make_folder, parse, ru
 from torch import Tensor
 
 from sdescore import LinearSDE, fit_times, sample
-from sdescore.fitting import REFERENCE, distances
-from sdescore.sampling import time_grid
+from sdescore.sampling.fitting import REFERENCE, distances
+from sdescore.sampling.sample import time_grid
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         for name in ("pilots", "runs"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")
         if Path(self.out).suffix != ".json":
-            raise ValueError(f"out={self.out!r}; valid is the name of a .json file")
+            raise ValueError(f"out={self.out!r}; expected the name of a .json file")
 
 
 def draw(path: Path, sde: LinearSDE, before: Tensor, after: Tensor) -> None:

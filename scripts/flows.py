@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdescore import Denoiser, GaussianMixture, KarrasSDE, LinearSDE, Solver, approaching, fit_times, karras, sample
-from sdescore.fitting import REFERENCE, distances
-from sdescore.grids import Grid
+from sdescore import Denoiser, GaussianMixture, KarrasSDE, LinearSDE, Solver, fit_times, karras, sample
+from sdescore.sampling import approaching
+from sdescore.sampling.fitting import REFERENCE, distances
+from sdescore.sampling.grids import Grid
 from sdescore.testing import exact_flow
 
 __all__ = ["BATCH", "Problem", "of_mixture", "of_model"]

@@ -20,9 +20,10 @@ from experiment_shared import fit, start, table
 from shared import make_folder, save_figure, write_json
 from torch import Tensor, nn
 
-from sdescore import VPSDE, Denoiser, Distance, Energy, KarrasSDE, denoising_score_matching, sample
+from sdescore import VPSDE, Denoiser, Energy, KarrasSDE, denoising_score_matching, sample
+from sdescore.denoisers import Distance
 from sdescore.nets import MLP
-from sdescore.objectives import Times
+from sdescore.objectives.denoising import Times
 
 PAST, AHEAD, DRAWS = 96, 24, 32
 LEVELS = KarrasSDE(0.02, 4.0)  # its time is sigma itself
@@ -215,13 +216,13 @@ def main() -> None:
     if (given.csv is None) != (given.column is None):
         parser.error("--csv and --column go together")
     if given.seeds < 1 or given.steps < 1:
-        parser.error(f"--seeds={given.seeds}, --steps={given.steps}; valid are positive integers")
+        parser.error(f"--seeds={given.seeds}, --steps={given.steps}; expected positive integers")
     try:
         series = seasonal() if given.csv is None else column(given.csv, given.column)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if len(series) < 20 * (PAST + AHEAD) or not bool(series.isfinite().all()):
-        parser.error(f"the series has {len(series)} values; valid are at least {20 * (PAST + AHEAD)}, all finite")
+        parser.error(f"the series has {len(series)} values; expected at least {20 * (PAST + AHEAD)}, all finite")
     known = series[: int(0.6 * len(series))]
     if not float(known.std()) > 0:
         parser.error("the series does not change in its first 60 %")

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from shared import load_model, make_folder, open_source, parse, run
 
-from sdescore import decode, dequantize, encode, slerp, temper
-from sdescore.pictures import is_image, save_grid
+from sdescore import decode, dequantize, encode
+from sdescore.density import scale_temperature, slerp
+from sdescore.evaluation.pictures import is_image, save_grid
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class InterpolateConfig:
     def __post_init__(self) -> None:
         for name, least in (("pairs", 1), ("first", 0), ("steps", 2)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least {least}")
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least {least}")
 
 
 def draw(config: InterpolateConfig) -> None:
@@ -58,7 +59,7 @@ def draw(config: InterpolateConfig) -> None:
     denoiser, shape = load_model(config.model)
     source, last = open_source(config.data, denoiser.scaling), config.first + 2 * config.pairs
     if source.shape != shape or not is_image(shape):
-        raise ValueError(f"data={config.data!r} has samples of shape {source.shape}; valid are images {shape}")
+        raise ValueError(f"data={config.data!r} has samples of shape {source.shape}; expected images {shape}")
     if last > len(source):
         raise ValueError(f"first={config.first} and pairs={config.pairs} need {last} images; data has {len(source)}")
     raw, _ = source.__getitems__(range(config.first, last))
@@ -66,7 +67,7 @@ def draw(config: InterpolateConfig) -> None:
     if source.scaling.levels is not None:
         x = dequantize(x, source.scaling, config.seed, config.first)
     options: dict[str, Any] = {"rtol": config.rtol, "atol": config.atol, "progress": True}
-    z = temper(encode(denoiser.sde, denoiser, x, **options), config.temperature)
+    z = scale_temperature(encode(denoiser.sde, denoiser, x, **options), config.temperature)
     weights = torch.linspace(0, 1, config.steps).repeat(config.pairs)
     starts, ends = (z[i::2].repeat_interleave(config.steps, 0) for i in (0, 1))
     images = decode(denoiser.sde, denoiser, slerp(starts, ends, weights.to(z)), **options)

@@ -5,8 +5,8 @@ from typing import Any
 from shared import Function, features_of
 from torch import Tensor
 
-from sdescore.data import Source
-from sdescore.metrics import frechet_distance
+from sdescore.data.source import Source
+from sdescore.evaluation.metrics import frechet_distance
 
 __all__ = ["Judge", "sure"]
 

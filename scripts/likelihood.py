@@ -29,9 +29,10 @@ from shared import fingerprint, load_model, markdown, model_values, open_source,
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import Denoiser, dequantize, evidence_bound, log_likelihood, quantised_likelihood
-from sdescore.launch import launch
-from sdescore.quantised import draw_seed, level_width
+from sdescore import Denoiser, dequantize, elbo, log_likelihood, quantised_likelihood
+from sdescore.common.scaling import level_width
+from sdescore.density.dequantisation import draw_seed
+from sdescore.training.accelerator import launch
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,14 @@ class LikelihoodConfig:
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
-            raise ValueError(f"count={self.count}; valid are integers of at least 1")
+            raise ValueError(f"count={self.count}; expected integers of at least 1")
         for name, least in (("probes", 1), ("draws", 1), ("bound", 0), ("batch_size", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least {least}")
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least {least}")
         if self.ode is not None and not (self.ode >= 0 and self.bound > 0):
-            raise ValueError(f"ode={self.ode} with bound={self.bound}; valid are integers from 0 on, and a bound")
+            raise ValueError(f"ode={self.ode} with bound={self.bound}; expected integers from 0 on, and a bound")
         if self.out is not None and Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; valid is a new file")
+            raise ValueError(f"out={self.out!r} exists; expected a new file")
 
 
 def measure(
@@ -104,7 +105,7 @@ def measure(
     Without `ode` there is the bound alone.
     """
     sde, scaling, size = denoiser.sde, denoiser.scaling, x[0].numel()
-    numbers: dict[str, Any] = {"first": first, "condition": None if labels is None else {"label": labels}}
+    numbers: dict[str, Any] = {"index_offset": first, "condition": None if labels is None else {"label": labels}}
     quantised = scaling is not None and scaling.levels is not None
     values, mass, data = {}, 0.0, x
     if scaling is not None and quantised:
@@ -115,7 +116,7 @@ def measure(
     elif ode:
         values["nats"] = log_likelihood(sde, denoiser, x, seed=seed, **numbers, **options)
     if bound:
-        values["bound_nats"] = evidence_bound(sde, denoiser, data, times=bound, seed=seed, **numbers).log_prob + mass
+        values["bound_nats"] = elbo(sde, denoiser, data, levels=bound, seed=seed, **numbers).log_prob + mass
     if quantised:
         values |= {name.replace("nats", "bits_per_dim"): -v / (size * math.log(2)) for name, v in values.items()}
     if ode and bound:

@@ -16,8 +16,8 @@ from typing import Any
 
 from shared import make_folder, markdown, parse, run
 
-from sdescore.config import TrainConfig
-from sdescore.statistics import measure
+from sdescore.data.statistics import measure
+from sdescore.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class MeasureConfig:
 
     def __post_init__(self) -> None:
         if self.count is not None and self.count < 1:
-            raise ValueError(f"count={self.count}; valid are integers of at least 1")
+            raise ValueError(f"count={self.count}; expected integers of at least 1")
         if Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; valid is a new file")
+            raise ValueError(f"out={self.out!r} exists; expected a new file")
 
     def training(self) -> TrainConfig:
         """The settings of a run on this data."""

@@ -6,10 +6,10 @@ import torch
 from shared import model_values
 from torch import Tensor
 
-from sdescore.data import Source
-from sdescore.metrics import nearest
-from sdescore.pictures import save_grid
-from sdescore.scaling import Scaling
+from sdescore.common.scaling import Scaling
+from sdescore.data.source import Source
+from sdescore.evaluation.metrics import nearest
+from sdescore.evaluation.pictures import save_grid
 
 __all__ = ["Neighbourhood", "flat"]
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdescore import LinearSDE, Noise, Reverse
+from sdescore import LinearSDE, Noise, ReverseProcess
 
 __all__ = ["Azula", "Diffusers", "KDiffusion", "k_diffusion_sampling"]
 
@@ -120,7 +120,7 @@ class Diffusers:
     def calls(self, steps: int) -> int:
         return self.stages * (steps - 1) + 1
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, rho = reverse.sde, reverse.sde.rho(times)
         scheduler = self.make(rho)
 
@@ -154,10 +154,12 @@ class Diffusers:
         sigma = float(scheduler.sigmas[i])
         return sigma / (1 - sigma) if self.flow else sigma
 
-    def _output(self, scheduler: Any, reverse: Reverse, x: Tensor, state: Tensor, t: Tensor, level: float) -> Tensor:
+    def _output(
+        self, scheduler: Any, reverse: ReverseProcess, x: Tensor, state: Tensor, t: Tensor, level: float
+    ) -> Tensor:
         """What the scheduler takes for the net's output: eps, for iPNDM v, for a flow eps - x0, or EDM's own."""
         if self.flow:
-            return reverse.combination(state, t, -1.0, 1.0)
+            return reverse.linear(state, t, -1.0, 1.0)
         if hasattr(scheduler, "precondition_outputs"):
             sigma = torch.tensor(level, dtype=torch.float64)
             kept = scheduler.precondition_outputs(x, torch.zeros_like(x), sigma)
@@ -192,7 +194,7 @@ class KDiffusion:
     def calls(self, steps: int) -> int:
         return self.stages * (steps - 1) + 1
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, module = reverse.sde, k_diffusion_sampling()
         sampler, options, states = getattr(module, f"sample_{self.function}"), dict(self.options), []
 
@@ -224,7 +226,7 @@ class Azula:
     def calls(self, steps: int) -> int:
         return self.stages * (steps - 1) + 1
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         module, sde, steps = importlib.import_module("azula.sample"), reverse.sde, len(times) - 1
         states: dict[int, Tensor] = {}  # a second call at a time is with the state that stays
 

@@ -27,22 +27,19 @@ from shared import build_solver, fingerprint, load_model, npz_bytes, parse, read
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore import (
-    Denoiser,
-    Scaling,
+from sdescore import Denoiser, Scaling, karras, sample
+from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
+from sdescore.sampling import (
     approaching,
     beta_quantile,
-    karras,
     polynomial_t,
-    sample,
     uniform_angle,
     uniform_asinh,
     uniform_lambda,
     uniform_t,
 )
-from sdescore.grids import Grid
-from sdescore.launch import launch
-from sdescore.pictures import is_image, save_grid, to_pixels, write_picture
+from sdescore.sampling.grids import Grid
+from sdescore.training.accelerator import launch
 
 GRIDS: dict[str, Grid] = {
     "karras": karras(),
@@ -93,11 +90,11 @@ class SampleConfig:
     def __post_init__(self) -> None:
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}; valid are integers of at least 1")
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")
         if self.grid is not None and self.grid not in GRIDS:
-            raise ValueError(f"grid={self.grid!r}; valid are {', '.join(GRIDS)}")
+            raise ValueError(f"grid={self.grid!r}; expected {', '.join(GRIDS)}")
         if self.times is not None and self.grid is not None:
-            raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; valid is one of them")
+            raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; expected one of them")
 
     def spacing(self, weights: str) -> Tensor | Grid | None:
         """What sample() takes for its times."""
@@ -112,7 +109,7 @@ class SampleConfig:
         classes = getattr(denoiser.net, "config", {}).get("classes")
         if classes is None or not -1 <= self.label < classes:
             valid = "none, since the model has no classes" if classes is None else f"-1 to {classes - 1}"
-            raise ValueError(f"label={self.label}; valid are {valid}")
+            raise ValueError(f"label={self.label}; expected {valid}")
         return torch.arange(first, first + count) % classes if self.label == -1 else torch.full((count,), self.label)
 
 
@@ -125,7 +122,7 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
         if differing:
             raise ValueError(f"{out} has samples of other settings (saved, given): {', '.join(differing)}")
     elif out.exists() and any(path.suffix != ".writing" for path in out.iterdir()):
-        raise ValueError(f"out={str(out)!r} is not empty; valid is a new folder")
+        raise ValueError(f"out={str(out)!r} is not empty; expected a new folder")
 
 
 def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
@@ -195,7 +192,7 @@ def draw(config: SampleConfig) -> None:
                 nfe=config.nfe,
                 times=times,
                 seed=config.seed,
-                first=start,
+                index_offset=start,
                 condition=None if label is None else {"label": label},
                 batch_size=config.batch_size,
                 progress=show and not several,

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sdescore import Denoiser, Scaling, Solver, find_solver
-from sdescore.checkpoints import refused, replace_file
-from sdescore.config import TrainConfig
-from sdescore.data import Source, share
-from sdescore.plugins import check_arguments, find_plugin, named_object
-from sdescore.sources import load
+from sdescore.common.files import refused, replace_file
+from sdescore.common.plugins import check_arguments, find_plugin, named_object
+from sdescore.data.load import load
+from sdescore.data.source import Source, share
+from sdescore.training.config import TrainConfig
 
 __all__ = [
     "Function",
@@ -144,7 +144,7 @@ def features_of(
         found = torch.as_tensor(function(source.scaling.to_model(raw).to(device))).detach()
         if found.ndim != 2 or len(found) != len(raw):
             name = getattr(function, "name", function)
-            raise ValueError(f"{name} gave {tuple(found.shape)} for {len(raw)} samples; valid is (n, d)")
+            raise ValueError(f"{name} gave {tuple(found.shape)} for {len(raw)} samples; expected (n, d)")
         rows.append(found.cpu())
     own = torch.cat(rows)[: mine.stop - mine.start]
     if accelerator is None or processes == 1:

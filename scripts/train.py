@@ -19,7 +19,8 @@ from dataclasses import fields
 from accelerate import PartialState
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from sdescore.training import TrainConfig, train
+from sdescore.training.config import TrainConfig
+from sdescore.training.loop import train
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):

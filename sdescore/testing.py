@@ -8,15 +8,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore.mixture import GaussianMixture
-from sdescore.noise import White, generator
-from sdescore.ode import integrate
-from sdescore.processes import VPSDE
-from sdescore.reverse import Reverse, TermsAlong
-from sdescore.sampling import sample
-from sdescore.sde import LinearSDE, expand
-from sdescore.solver import Solver, find_solver
-from sdescore.terms import Coefficient
+from sdescore.common.linear_combinations import Coefficient, expand
+from sdescore.common.random import generator
+from sdescore.denoisers.mixture import GaussianMixture
+from sdescore.density.runge_kutta import integrate
+from sdescore.processes.base import LinearSDE
+from sdescore.processes.linear import VPSDE
+from sdescore.sampling.noise import WhiteNoise
+from sdescore.sampling.reverse import ReverseProcess, SummandsAlong
+from sdescore.sampling.sample import sample
+from sdescore.sampling.solver import Solver, find_solver
 
 __all__ = ["check_ode_order", "check_sde_law", "exact_flow", "measured_order", "two_sample"]
 
@@ -39,7 +40,7 @@ def exact_flow(sde: LinearSDE, mixture: GaussianMixture, x: Tensor, lams: Tensor
         scale = torch.hypot(sde.alpha(t), sde.sigma(t))
         turn = -0.5 / torch.cosh(lam)
         sin, cos = sde.sigma(t) / scale, sde.alpha(t) / scale
-        return denoiser.combination(expand(scale, state) * state, t, -turn * sin, turn * cos).flatten(1)
+        return denoiser.linear(expand(scale, state) * state, t, -turn * sin, turn * cos).flatten(1)
 
     def norm(error: Tensor, size: Tensor) -> Tensor:
         return (error / (1e-12 * (1 + size))).square().mean(1).sqrt()
@@ -53,16 +54,16 @@ def exact_flow(sde: LinearSDE, mixture: GaussianMixture, x: Tensor, lams: Tensor
 
 
 @dataclass(frozen=True)
-class _WithHistory(Reverse):
+class _WithHistory(ReverseProcess):
     """Predictions at the first times are those of the exact states there, whatever state the solver asks about."""
 
     exact: Mapping[float, Tensor] = field(default_factory=dict)
 
-    def combination(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
-        return super().combination(self.exact.get(float(t), x), t, p, q)
+    def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
+        return super().linear(self.exact.get(float(t), x), t, p, q)
 
-    def terms(self, times: Tensor, p: Coefficient, q: Coefficient) -> TermsAlong:
-        at = super().terms(times, p, q)
+    def summands(self, times: Tensor, p: Coefficient, q: Coefficient) -> SummandsAlong:
+        at = super().summands(times, p, q)
         return lambda i, x: at(i, self.exact.get(float(times[i]), x))
 
 
@@ -95,7 +96,7 @@ def measured_order(
         times = sde.time(lams)
         known = dict(zip(times.tolist()[: history + 1], states, strict=False)) if history else {}
         reverse = _WithHistory(sde, denoiser, exact=known)
-        x, noise = states[0], White(0, range(starts))
+        x, noise = states[0], WhiteNoise(0, range(starts))
         if history:
             # With its predictions given, a linear multistep method is affine in x: start so that it passes through the
             # exact state where the history ends.
@@ -108,7 +109,7 @@ def measured_order(
     return float(-((a - a.mean()) * (b - b.mean())).sum() / (a - a.mean()).square().sum())
 
 
-def _state(method: Solver, reverse: Reverse, x: Tensor, times: Tensor, noise: White, number: int) -> Tensor:
+def _state(method: Solver, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: WhiteNoise, number: int) -> Tensor:
     for i, state in enumerate(method.solve(reverse, x, times, noise), start=1):
         if i == number:
             return state

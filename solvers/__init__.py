@@ -1,11 +1,11 @@
 """The numerical methods. To add one: a file here, its name below, and a line under sdescore.solvers in pyproject."""
 
 from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, NOISE_SHARE, RHO, TIME, Adams, Coordinate, Tau
-from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, Spent
+from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, CallRecord
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, Ancestral
 from .churn import Churn
-from .ending import DPM_FAST, Ending
+from .ending import DPM_FAST, LowerOrderFinal
 from .euler_maruyama import EulerMaruyama
 from .langevin import AnnealedLangevin, Langevin
 from .langevin_variants import BatchMeanLangevin, MetropolisLangevin
@@ -32,7 +32,7 @@ from .presets import (
     er_noise,
     k_diffusion_eta,
 )
-from .restart import Again, Restart
+from .restart import Restart, RestartInterval
 from .reverse_diffusion import ReverseDiffusion
 from .runge_kutta import (
     DPM_2,
@@ -54,7 +54,7 @@ from .runge_kutta import (
     THIRDS,
     TRAPEZOID,
     RungeKutta,
-    Stages,
+    Tableau,
 )
 from .targets import DATA, DIFFERENCE, IN_LAM, NOISE, Spacing, Target, V
 from .torchdiffeq import TorchDiffEq
@@ -118,25 +118,25 @@ __all__ = [
     "Adams",
     "Adaptive",
     "AdaptiveSDE",
-    "Again",
     "Ancestral",
     "AnnealedLangevin",
     "BatchMeanLangevin",
+    "CallRecord",
     "Churn",
     "Coordinate",
     "Corrector",
-    "Ending",
     "EulerMaruyama",
     "Langevin",
+    "LowerOrderFinal",
     "MetropolisLangevin",
     "Milstein",
     "PredictorCorrector",
     "Restart",
+    "RestartInterval",
     "ReverseDiffusion",
     "RungeKutta",
     "Spacing",
-    "Spent",
-    "Stages",
+    "Tableau",
     "Target",
     "Tau",
     "TorchDiffEq",

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sdescore import LinearSDE, Noise, OneStep, Reverse, karras
-from sdescore.grids import Grid
-from sdescore.solver import Step
-from sdescore.terms import Term, in_one, total, weighted
+from sdescore.common.linear_combinations import Summand, in_one, total, weighted
+from sdescore.processes import LinearSDE
+from sdescore.sampling import Noise, OneStep, ReverseProcess, karras
+from sdescore.sampling.grids import Grid
+from sdescore.sampling.solver import Step
 
 from .exponential import Tau, interval, lagrange, points, tau_squared
 from .runge_kutta import ONE, RungeKutta
@@ -94,7 +95,7 @@ class Adams(OneStep):
     def __post_init__(self) -> None:
         for name, value in (("order", self.order), ("end", self.end)):
             if not 1 <= value <= 6:
-                raise ValueError(f"{name}={value}; valid are 1 to 6")
+                raise ValueError(f"{name}={value}; expected 1 to 6")
         tau_squared(self.tau, torch.zeros(1), torch.ones(1))
 
     def table(self, sde: LinearSDE, times: Tensor) -> _Table:
@@ -129,25 +130,25 @@ class Adams(OneStep):
             rows += weights.tolist()
         return rows
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        terms = reverse.terms(times, *self.target.pair(reverse.sde.lam(times)))
+        terms = reverse.summands(times, *self.target.pair(reverse.sde.lam(times)))
         ending, last = self._ending_at(reverse.sde, times), len(times) - 2
         looks_back = self.order - (not self.corrector)  # at so many earlier targets
         again = self.corrector or looks_back > 1  # after the next call, which may write over the output of this one
 
-        def target(i: int, x: Tensor) -> list[Term]:
+        def target(i: int, x: Tensor) -> list[Summand]:
             found = terms(i, x)
             return [in_one(found)] if again or i in ending else found
 
-        def rest(i: int, older: list[list[Term]]) -> Tensor | None:
+        def rest(i: int, older: list[list[Summand]]) -> Tensor | None:
             """What step i adds to its start and newest target."""
             drawn = noise(x, levels[i], levels[i + 1], table.spread[i]) if table.spread[i] > 0 else None
             history = weighted(table.predict[i][1:], older)
             return total(history, drawn) if history else drawn
 
         newest, known, ends = target(0, x), rest(0, []), {}
-        older: list[list[Term]] = []
+        older: list[list[Summand]] = []
         for i in range(last + 1):
             if i in ending:
                 ends[i] = [(x, 1.0)], newest
@@ -185,11 +186,11 @@ class Adams(OneStep):
         determinant = alpha * q - sigma * p  # x0 = (q x - sigma m) / determinant
         return [*(share * q / determinant).tolist(), *(-share * sigma / determinant).tolist()]
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         """One step without history, of order 1."""
         return self._alone.step(reverse, x, t, s, noise)
 
-    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
         return self._alone.prepare(reverse, t, s)
 
     @property

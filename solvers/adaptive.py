@@ -8,16 +8,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore import Noise, Reverse
-from sdescore.flow import transport
-from sdescore.grids import two_ends
-from sdescore.ode import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
+from sdescore.density.flow import transport
+from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
+from sdescore.sampling import Noise, ReverseProcess
+from sdescore.sampling.grids import two_ends
 
-__all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "Spent", "check_tolerance"]
+__all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "CallRecord", "check_tolerance"]
 
 
 @dataclass
-class Spent:
+class CallRecord:
     """A record for adaptive solvers to write in: the net calls of each sample, (samples,).
 
     Every solve() appends a batch. The copies that fill the last batch of sample() come last; its last denoising, one
@@ -34,7 +34,7 @@ class Spent:
 def check_tolerance(rtol: float, atol: float) -> None:
     """Raise ValueError for tolerances that no step, or every step, would keep."""
     if not (0 < rtol < math.inf and 0 < atol < math.inf):
-        raise ValueError(f"rtol={rtol}, atol={atol}; valid are positive, finite numbers")
+        raise ValueError(f"rtol={rtol}, atol={atol}; expected positive, finite numbers")
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class Adaptive:
     pair: Tableau = field(default=TSITOURAS, repr=False)
     rtol: float = 1e-4
     atol: float = 1e-4
-    spent: Spent | None = field(default=None, compare=False)
+    spent: CallRecord | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_tolerance(self.rtol, self.atol)
         if not self.pair.error:
-            raise ValueError("pair has no error weights; valid are embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
+            raise ValueError("pair has no error weights; expected embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
 
     grid = staticmethod(two_ends)
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         calls = torch.zeros(len(x), dtype=torch.long)
         for i, (start, stop) in enumerate(pairwise(times.tolist()), start=2):
             done = transport(reverse, x, start, stop, self.rtol, self.atol, tableau=self.pair)

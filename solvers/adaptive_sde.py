@@ -8,11 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore import Noise, Reverse
-from sdescore.grids import two_ends
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.sampling import Noise, ReverseProcess
+from sdescore.sampling.grids import two_ends
 
-from .adaptive import Spent, check_tolerance
+from .adaptive import CallRecord, check_tolerance
 from .runge_kutta import TRAPEZOID, RungeKutta
 from .targets import DATA, IN_LAM
 
@@ -37,7 +37,7 @@ class AdaptiveSDE:
 
     rtol: float = 0.02
     atol: float = 0.02
-    spent: Spent | None = field(default=None, compare=False)
+    spent: CallRecord | None = field(default=None, compare=False)
     limit: int = 10_000
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class AdaptiveSDE:
 
     grid = staticmethod(two_ends)
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         calls = torch.zeros(len(x), dtype=torch.long)
         steps = torch.full((len(x),), 0.1, dtype=torch.float64)
         for i, (start, stop) in enumerate(pairwise(reverse.sde.lam(times).tolist()), start=2):
@@ -55,14 +55,14 @@ class AdaptiveSDE:
             yield x
 
     def _carry(
-        self, reverse: Reverse, x: Tensor, start: float, stop: float, noise: Noise, steps: Tensor, calls: Tensor
+        self, reverse: ReverseProcess, x: Tensor, start: float, stop: float, noise: Noise, steps: Tensor, calls: Tensor
     ) -> Tensor:
         """From lam = start to stop; `steps` in lam and `calls`, each (batch,), are kept up to date."""
         sde, done, rows, held = reverse.sde, torch.full_like(x, torch.nan), torch.arange(len(x)), _Held(x)
         # The clock is the snr, in which the noise is a Brownian motion, in units of that at stop.
         clock = torch.full((len(x),), 2 * (start - stop), dtype=torch.float64).exp()
         while len(rows):
-            width, w = held.draw((clock * (2 * steps[rows]).exp()).clamp(max=1) - clock, noise.fresh(x))
+            width, w = held.draw((clock * (2 * steps[rows]).exp()).clamp(max=1) - clock, noise.randn(x))
             later = torch.where(clock + width > 1 - 1e-12, 1.0, clock + width)
             t, s = (sde.time(stop + at.log() / 2).clamp(sde.t_min, sde.T) for at in (clock, later))
             euler, improved = _pair(reverse, x, t, s, w / expand(width.sqrt(), w))
@@ -80,7 +80,7 @@ class AdaptiveSDE:
             going = ~arrived & (calls[rows] < self.limit) & (steps[rows] > 1e-9)
             if not bool(going.all()):
                 index = going.nonzero().flatten()
-                reverse, noise, held = reverse.take(index), noise.take(index), held.take(index)
+                reverse, noise, held = reverse.select(index), noise.select(index), held.select(index)
                 rows, x, clock = rows[index], x[index], clock[index]
         return done
 
@@ -89,7 +89,7 @@ def _like(mask: Tensor, x: Tensor) -> Tensor:
     return mask.to(x.device).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def _pair(reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+def _pair(reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """The states at s by Euler's step and by the improved one."""
     predict, correct = PAIR.rows(reverse.sde, PAIR.nodes(reverse.sde, t, s)).unbind(1)
     base = expand(predict[:, 0], x) * x + expand(predict[:, 3], x) * z
@@ -129,7 +129,7 @@ class _Held:
         self.widths[top], self.w[top] = width[rows], w[rows]
         self.depth[rows] += 1
 
-    def take(self, index: Tensor) -> "_Held":
+    def select(self, index: Tensor) -> "_Held":
         chosen = copy(self)
         chosen.depth, chosen.widths, chosen.w = self.depth[index], self.widths[:, index], self.w[:, index]
         return chosen

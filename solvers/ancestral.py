@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore import LinearSDE, Noise, OneStep, Reverse
-from sdescore.solver import Step
-from sdescore.terms import total
+from sdescore.common.linear_combinations import total
+from sdescore.processes import LinearSDE
+from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling.solver import Step
 
 from .renoise import at_rho, renoising
 from .runge_kutta import DPM_2, DPMPP_2S, EULER
@@ -29,14 +30,14 @@ class Ancestral(OneStep):
 
     def __post_init__(self) -> None:
         if not self.eta >= 0:
-            raise ValueError(f"eta={self.eta}; valid are numbers from 0 on")
+            raise ValueError(f"eta={self.eta}; expected numbers from 0 on")
 
-    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
         down, *pair = self._parts(reverse.sde, t, s)
         step, (kept, added) = self.method.prepare(reverse, t, down), (factor.tolist() for factor in pair)
         return lambda i, x, noise: total([(step(i, x, noise), kept[i])], noise(x, t[i], s[i], added[i]))
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         down, kept, added = self._parts(reverse.sde, t, s)
         return total([(self.method.step(reverse, x, t, down, noise), kept), (noise(x, t, s), added)])
 

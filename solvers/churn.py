@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
+from sdescore.sampling import Noise, OneStep, ReverseProcess
 
 from .renoise import at_rho, renoising
 from .runge_kutta import HEUN
@@ -31,9 +31,9 @@ class Churn:
     def __post_init__(self) -> None:
         for name, value in (("amount", self.amount), ("inflation", self.inflation)):
             if not value >= 0:
-                raise ValueError(f"{name}={value}; valid are numbers from 0 on")
+                raise ValueError(f"{name}={value}; expected numbers from 0 on")
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, t = reverse.sde, times[:-1]
         rho, gamma = sde.rho(t), min(self.amount / len(times), math.sqrt(2) - 1)
         raised = (self.low <= rho) & (rho <= self.high) & (gamma > 0)
@@ -43,7 +43,7 @@ class Churn:
         step, factors = self.method.prepare(reverse, u, times[1:]), zip(kept.tolist(), added.tolist(), strict=True)
         for i, (share, spread) in enumerate(factors):
             if spread > 0:
-                x = noise.fresh(x, self.inflation * spread).add_(x, alpha=share)
+                x = noise.randn(x, self.inflation * spread).add_(x, alpha=share)
             x = step(i, x, noise)
             yield x
 

@@ -4,17 +4,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse, uniform_lambda
-from sdescore.grids import Grid
-from sdescore.solver import Step
+from sdescore.sampling import Noise, OneStep, ReverseProcess, uniform_lambda
+from sdescore.sampling.grids import Grid
+from sdescore.sampling.solver import Step
 
 from .runge_kutta import DPM_2, DPM_3, EULER
 
-__all__ = ["DPM_FAST", "Ending"]
+__all__ = ["DPM_FAST", "LowerOrderFinal"]
 
 
 @dataclass(frozen=True)
-class Ending(OneStep):
+class LowerOrderFinal(OneStep):
     """Every step by `method` but the last ones, near the data, where methods of fewer calls do.
 
     Args:
@@ -30,12 +30,12 @@ class Ending(OneStep):
     def _methods(self, count: int) -> list[OneStep]:
         return [self.method] * (count - len(self.last)) + list(self.last[max(len(self.last) - count, 0) :])
 
-    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
         methods = self._methods(len(t))
         steps = {id(method): method.prepare(reverse, t, s) for method in methods}
         return lambda i, x, noise: steps[id(methods[i])](i, x, noise)
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         return self.method.step(reverse, x, t, s, noise)
 
     def calls(self, steps: int) -> int:
@@ -43,4 +43,4 @@ class Ending(OneStep):
 
 
 # Lu et al. 2022a, as implemented by Crowson where the calls are a multiple of 3.
-DPM_FAST = Ending(DPM_3, (DPM_2, EULER))
+DPM_FAST = LowerOrderFinal(DPM_3, (DPM_2, EULER))

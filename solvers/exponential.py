@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdescore import LinearSDE
-from sdescore.quadrature import gauss
+from sdescore.common.quadrature import gauss
+from sdescore.processes import LinearSDE
 
 from .targets import Target
 
@@ -52,7 +52,7 @@ def points() -> tuple[Tensor, Tensor, Tensor]:
 def tau_squared(tau: Tau, lam: Tensor, h: Tensor) -> Tensor:
     """tau^2 at each lam of a step h in lam. Raises ValueError for a negative number."""
     if not callable(tau) and not tau >= 0:
-        raise ValueError(f"tau={tau}; valid are non-negative numbers or a function of lam and the step h")
+        raise ValueError(f"tau={tau}; expected non-negative numbers or a function of lam and the step h")
     return (tau(lam, h) if callable(tau) else torch.full_like(lam, tau)) ** 2
 
 

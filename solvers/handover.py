@@ -8,8 +8,8 @@ from functools import cached_property
 
 from torch import Tensor
 
-from sdescore import Reverse, Solver
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.sampling import ReverseProcess, Solver
 
 from .targets import V
 
@@ -21,7 +21,7 @@ class Handover:
     """The ODE between the first and the last of `times`, for a solver that names itself in errors."""
 
     solver: Solver
-    reverse: Reverse
+    reverse: ReverseProcess
     times: Tensor
 
     @cached_property
@@ -47,7 +47,7 @@ class Handover:
         # Trial steps, and rounding in the dtype of y, may lead out of the range.
         lam = V.lam(mu.double().clamp(low, high))
         t = sde.time(lam).clamp(float(self.times[-1]), float(self.times[0]))
-        m = self.reverse.combination(expand(V.w(sde, t), y) * y, t, *V.pair(lam))
+        m = self.reverse.linear(expand(V.w(sde, t), y) * y, t, *V.pair(lam))
         finite = m.isfinite().flatten(1).all(1)
         # This costs no synchronisation more: the libraries compare times on the host at every step.
         if not bool(finite.all()):

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.sampling import Noise, OneStep, ReverseProcess
 
 __all__ = ["AnnealedLangevin", "Langevin", "check_langevin"]
 
@@ -31,14 +31,14 @@ class Langevin:
     def __post_init__(self) -> None:
         check_langevin(self.snr, self.repeats)
 
-    def correct(self, reverse: Reverse, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def correct(self, reverse: ReverseProcess, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
         """The state (batch, *shape) nearer to equilibrium at t; `repeats` net calls."""
         sigma, alpha = expand(reverse.sde.sigma(t), x), expand(reverse.sde.alpha(t), x)
         wide = (alpha * self.data_std) ** 2 + sigma**2
         # e score = -2 snr^2 wide eps / sigma, which is of the size of sigma for an isotropic step.
         drift, spread = -2 * self.snr**2 * wide / sigma, 2 * self.snr * wide**0.5
         for _ in range(self.repeats):
-            x = x + drift * reverse.noise(x, t) + spread * noise.fresh(x)
+            x = x + drift * reverse.noise(x, t) + spread * noise.randn(x)
         return x
 
     @property
@@ -50,7 +50,7 @@ class Langevin:
 def check_langevin(snr: float, repeats: int) -> None:
     """Raise ValueError for steps that are none."""
     if not snr > 0 or repeats < 0:
-        raise ValueError(f"snr={snr}, repeats={repeats}; valid are snr > 0 and repeats >= 0")
+        raise ValueError(f"snr={snr}, repeats={repeats}; expected snr > 0 and repeats >= 0")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class AnnealedLangevin(OneStep):
 
     corrector: Langevin = Langevin(snr=math.sqrt(6.2e-6 / 2) / 0.01, repeats=5)
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         sde = reverse.sde
         return self.corrector.correct(reverse, expand(sde.alpha(s) / sde.alpha(t), x) * x, s, noise)
 

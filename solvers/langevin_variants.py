@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore import Noise, Reverse
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.sampling import Noise, ReverseProcess
 
 from .langevin import check_langevin
 
@@ -32,12 +32,12 @@ class BatchMeanLangevin:
     def __post_init__(self) -> None:
         check_langevin(self.snr, self.repeats)
 
-    def correct(self, reverse: Reverse, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def correct(self, reverse: ReverseProcess, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
         sde = reverse.sde
         before = t - sde.T / (self.levels - 1)
         a = (sde.alpha(t) / torch.where(before < 0, 1.0, sde.alpha(before.clamp(min=0)))) ** 2
         for _ in range(self.repeats):
-            score, z = reverse.score(x, t), noise.fresh(x)
+            score, z = reverse.score(x, t), noise.randn(x)
             e = 2 * a.to(x) * (self.snr * _norm(z).mean() / _norm(score).mean()) ** 2
             x = x + expand(e, x) * score + expand((2 * e).sqrt(), x) * z
         return x
@@ -62,18 +62,18 @@ class MetropolisLangevin:
     def __post_init__(self) -> None:
         check_langevin(self.snr, self.repeats)
 
-    def correct(self, reverse: Reverse, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
+    def correct(self, reverse: ReverseProcess, x: Tensor, t: Tensor, noise: Noise) -> Tensor:
         step = 2 * (self.snr * reverse.sde.sigma(t)) ** 2
         e, root = expand(step, x), expand((2 * step).sqrt(), x)
         score = reverse.score(x, t) if self.repeats else x
         for _ in range(self.repeats):
-            z = noise.fresh(x)
+            z = noise.randn(x)
             move = e * score + root * z
             new = x + move
             there, middle = reverse.score(new, t), reverse.score(x + move / 2, t)
             back = (move + e * there) / root  # the z that would lead back
             gain = move * (score + 4 * middle + there) / 6 + (z.square() - back.square()) / 2
-            uniform = torch.special.log_ndtr(noise.fresh(x).flatten(1)[:, 0])
+            uniform = torch.special.log_ndtr(noise.randn(x).flatten(1)[:, 0])
             accepted = (uniform < gain.flatten(1).sum(1)).reshape(-1, *(1,) * (x.ndim - 1))
             x, score = torch.where(accepted, new, x), torch.where(accepted, there, score)
         return x

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.sampling import Noise, OneStep, ReverseProcess
 
 __all__ = ["Milstein"]
 
@@ -17,7 +17,7 @@ class Milstein(OneStep):
     Its place is sdescore.reverse_sample() on processes such as CIRSDE: for a LinearSDE it is Euler-Maruyama.
     """
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         sde, width, z = reverse.sde, expand(t - s, x), noise(x, t, s)
         move = sde.diffusion_divergence(x, t) * (z.square() - 1) / 4 - reverse.drift(x, t)
         return x + width * move + sde.diffusion(x, t) * width**0.5 * z

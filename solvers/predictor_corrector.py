@@ -5,8 +5,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
-from sdescore.solver import Step
+from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling.solver import Step
 
 from .langevin import Langevin
 from .reverse_diffusion import ReverseDiffusion
@@ -20,7 +20,7 @@ class Corrector(Protocol):
     @property
     def calls(self) -> int: ...
 
-    def correct(self, reverse: Reverse, x: Tensor, t: Tensor, noise: Noise) -> Tensor: ...
+    def correct(self, reverse: ReverseProcess, x: Tensor, t: Tensor, noise: Noise) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class PredictorCorrector(OneStep):
     predictor: OneStep = ReverseDiffusion()
     corrector: Corrector = Langevin()
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         x = self.predictor.step(reverse, x, t, s, noise)
         return self.corrector.correct(reverse, x, s, noise)
 
-    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
         predict = self.predictor.prepare(reverse, t, s)
         return lambda i, x, noise: self.corrector.correct(reverse, predict(i, x, noise), s[i], noise)
 

@@ -6,7 +6,7 @@ To add one: a line here, its name in __init__.py, and a line in pyproject.toml.
 import torch
 from torch import Tensor
 
-from sdescore import approaching
+from sdescore.sampling import approaching
 
 from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME, Adams, Tau
 from .targets import DATA, NOISE

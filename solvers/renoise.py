@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from sdescore import LinearSDE
+from sdescore.processes import LinearSDE
 
 __all__ = ["at_rho", "renoising"]
 

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdescore import Noise, OneStep, Reverse
+from sdescore.sampling import Noise, OneStep, ReverseProcess
 
 from .renoise import at_rho, renoising
 from .runge_kutta import HEUN
 
-__all__ = ["Again", "Restart"]
+__all__ = ["Restart", "RestartInterval"]
 
 
-class Again(NamedTuple):
+class RestartInterval(NamedTuple):
     """Back from the grid's level nearest to rho = low up to rho = high, and down in `steps` times, `repeats` times."""
 
     low: float
@@ -30,14 +30,14 @@ class Restart:
     """Another method's steps; on the way, noise is added from the lower to the upper end of each interval."""
 
     method: OneStep = HEUN
-    intervals: tuple[Again, ...] = (Again(0.06, 0.3, 1, 4),)
+    intervals: tuple[RestartInterval, ...] = (RestartInterval(0.06, 0.3, 1, 4),)
 
     def __post_init__(self) -> None:
         for low, high, repeats, steps in self.intervals:
             if not (0 < low < high and repeats >= 0 and steps >= 2):
-                raise ValueError(f"intervals has {(low, high, repeats, steps)}; valid are low < high, steps >= 2")
+                raise ValueError(f"intervals has {(low, high, repeats, steps)}; expected low < high, steps >= 2")
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, main = reverse.sde, self.method.prepare(reverse, times[:-1], times[1:])
         loops = [self._loop(reverse, times[1:], again) for again in self.intervals]
         for i in range(len(times) - 1):
@@ -47,12 +47,12 @@ class Restart:
                     down = self.method.prepare(reverse, grid[:-1], grid[1:])
                     kept, added = map(float, renoising(sde, grid[-1], grid[0]))
                     for _ in range(repeats):
-                        x = noise.fresh(x, added).add_(x, alpha=kept)
+                        x = noise.randn(x, added).add_(x, alpha=kept)
                         for j in range(len(grid) - 1):
                             x = down(j, x, noise)
             yield x
 
-    def _loop(self, reverse: Reverse, times: Tensor, again: Again) -> tuple[int, Tensor, int]:
+    def _loop(self, reverse: ReverseProcess, times: Tensor, again: RestartInterval) -> tuple[int, Tensor, int]:
         """After which step an interval is gone through, on which grid, and how often."""
         rho = reverse.sde.rho(times)
         apart = (rho.log() - math.log(again.low)).abs().where(rho < again.high, math.inf)

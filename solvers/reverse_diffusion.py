@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore import LinearSDE, Noise, OneStep, Reverse
-from sdescore.sde import expand
-from sdescore.solver import Step
+from sdescore.common.linear_combinations import expand
+from sdescore.processes import LinearSDE
+from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling.solver import Step
 
 __all__ = ["ReverseDiffusion"]
 
@@ -15,11 +16,11 @@ __all__ = ["ReverseDiffusion"]
 class ReverseDiffusion(OneStep):
     """x_s = (2 - a) x_t + G^2 score + G z, where the forward step is x_t = a x_s + G z (eq. 46); one call a step."""
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         p, q, spread = _parts(reverse.sde, t, s)
-        return reverse.combination(x, t, p, q) + expand(spread, x) * noise(x, t, s)
+        return reverse.linear(x, t, p, q) + expand(spread, x) * noise(x, t, s)
 
-    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
         return reverse.affine(t, s, *_parts(reverse.sde, t, s))
 
 

@@ -9,10 +9,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore import LinearSDE, Noise, OneStep, Reverse
-from sdescore.reverse import TermsAlong
-from sdescore.solver import Step
-from sdescore.terms import Coefficient, Term, in_one, total, weighted
+from sdescore.common.linear_combinations import Coefficient, Summand, in_one, total, weighted
+from sdescore.processes import LinearSDE
+from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling.reverse import SummandsAlong
+from sdescore.sampling.solver import Step
 
 from .exponential import Interval, Tau, interval, lagrange, tau_squared
 from .targets import DATA, IN_LAM, NOISE, Spacing, Target
@@ -38,12 +39,12 @@ __all__ = [
     "THIRDS",
     "TRAPEZOID",
     "RungeKutta",
-    "Stages",
+    "Tableau",
 ]
 
 
 @dataclass(frozen=True)
-class Stages:
+class Tableau:
     """A tableau whose weights are exact integrals of polynomials.
 
     c are the nodes' shares of the step, the first 0. Each row, of the later nodes and then of the end, interpolates the
@@ -64,16 +65,16 @@ class Stages:
             or not all(map(any, self.rows))
         ):
             raise ValueError(
-                f"c={self.c}, rows={self.rows}; valid are c in [0, 1] from 0 on, and row i with i + 1 entries"
+                f"c={self.c}, rows={self.rows}; expected c in [0, 1] from 0 on, and row i with i + 1 entries"
             )
 
 
-ONE = Stages((0.0,), ((1,),))
-TRAPEZOID = Stages((0.0, 1.0), ((1,), (1, 1)))
-MIDDLE = Stages((0.0, 1 / 2), ((1,), (0, 1)))
-RALSTON = Stages((0.0, 3 / 4), ((1,), (1, 1)))
-THIRDS = Stages((0.0, 1 / 3, 2 / 3), ((1,), (1, 1), (1, 0, 1)))
-SIMPSON = Stages((0.0, 1 / 2, 1 / 2, 1.0), ((1,), (0, 1), (0, 0, 1), (1, 1 / 2, 1 / 2, 1)))
+ONE = Tableau((0.0,), ((1,),))
+TRAPEZOID = Tableau((0.0, 1.0), ((1,), (1, 1)))
+MIDDLE = Tableau((0.0, 1 / 2), ((1,), (0, 1)))
+RALSTON = Tableau((0.0, 3 / 4), ((1,), (1, 1)))
+THIRDS = Tableau((0.0, 1 / 3, 2 / 3), ((1,), (1, 1), (1, 0, 1)))
+SIMPSON = Tableau((0.0, 1 / 2, 1 / 2, 1.0), ((1,), (0, 1), (0, 0, 1), (1, 1 / 2, 1 / 2, 1)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class RungeKutta(OneStep):
         tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of lam and the step h in lam.
     """
 
-    stages: Stages
+    stages: Tableau
     target: Target = NOISE
     spacing: Spacing | None = None
     tau: Tau = 0.0
@@ -141,10 +142,10 @@ class RungeKutta(OneStep):
             found[c] = common * found[later] + (1 - common**2).sqrt() * own[k]
         return found
 
-    def prepare(self, reverse: Reverse, t: Tensor, s: Tensor) -> Step:
+    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
         count, nodes = len(self.stages.c), self.nodes(reverse.sde, t, s)
         flat, coefficients = nodes[:, :-1].flatten(), self.rows(reverse.sde, nodes)
-        target = reverse.terms(flat, *self.target.pair(reverse.sde.lam(flat)))
+        target = reverse.summands(flat, *self.target.pair(reverse.sde.lam(flat)))
         rows = coefficients.tolist()
 
         def go(i: int, x: Tensor, noise: Noise) -> Tensor:
@@ -154,14 +155,14 @@ class RungeKutta(OneStep):
 
         return go
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         sde, nodes = reverse.sde, self.nodes(reverse.sde, t.reshape(-1), s.reshape(-1))
         coefficients = self.rows(sde, nodes)
         rows = [list(row.T) for row in coefficients.unbind(1)] if t.ndim else coefficients[0].tolist()
 
-        def target(j: int, state: Tensor) -> list[Term]:
+        def target(j: int, state: Tensor) -> list[Summand]:
             at = nodes[:, j].reshape(t.shape)
-            return [(reverse.combination(state, at, *self.target.pair(sde.lam(at))), 1.0)]
+            return [(reverse.linear(state, at, *self.target.pair(sde.lam(at))), 1.0)]
 
         return _through(rows, x, self._normals(rows, x, t, s, noise), target)
 
@@ -170,13 +171,13 @@ class RungeKutta(OneStep):
         if self.tau == 0 or all(isinstance(factor, float) and factor == 0 for factor in factors):
             return []
         inside = len({*self.stages.c[1:], 1.0}) - 1
-        return [noise(x, t, s), *(noise.fresh(x) if k else noise.area(x, t, s) for k in range(inside))]
+        return [noise(x, t, s), *(noise.randn(x) if k else noise.levy_area(x, t, s) for k in range(inside))]
 
     def calls(self, steps: int) -> int:
         return len(self.stages.c) * (steps - 1) + 1
 
 
-def _through(rows: list[list[Coefficient]], x: Tensor, normals: list[Tensor], target: TermsAlong) -> Tensor:
+def _through(rows: list[list[Coefficient]], x: Tensor, normals: list[Tensor], target: SummandsAlong) -> Tensor:
     """The state at the end of a step that begins at x."""
     state, targets, noises = x, [], [[(z, 1.0)] for z in normals]
     for j, (kept, *rest) in enumerate(rows):

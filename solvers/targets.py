@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sdescore import LinearSDE
-from sdescore.denoiser import Pair
+from sdescore.denoisers.conversions import Pair
+from sdescore.processes import LinearSDE
 
 __all__ = ["DATA", "DIFFERENCE", "IN_LAM", "NOISE", "Spacing", "Target", "V"]
 

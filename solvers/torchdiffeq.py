@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 from torchdiffeq import odeint
 
-from sdescore import Noise, Reverse, uniform_angle
-from sdescore.grids import Grid
+from sdescore.sampling import Noise, ReverseProcess, uniform_angle
+from sdescore.sampling.grids import Grid
 
 from .handover import Handover
 
@@ -63,20 +63,20 @@ class TorchDiffEq:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r}; valid are {', '.join(map(repr, METHODS))}")
+            raise ValueError(f"method={self.method!r}; expected {', '.join(map(repr, METHODS))}")
         if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; valid are positive numbers")
+            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; expected positive numbers")
         if taken := [name for name in OWN_OPTIONS if name in self.options]:
             raise ValueError(f"options has {taken}, which `times` decides; leave {', '.join(OWN_OPTIONS)} out")
         if self.options.get("max_order", 4) < 4:
-            raise ValueError(f"options has max_order={self.options['max_order']}; valid are 4 to 12")
+            raise ValueError(f"options has max_order={self.options['max_order']}; expected 4 to 12")
 
     @property
     def grid(self) -> Grid:
         """Times of equal steps in mu, between the ends of the other grids."""
         return uniform_angle()
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         problem = Handover(self, reverse, times)
         nodes = problem.nodes
         widths = nodes.diff()

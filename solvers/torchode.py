@@ -6,8 +6,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from sdescore import Noise, Reverse
-from sdescore.grids import two_ends
+from sdescore.sampling import Noise, ReverseProcess
+from sdescore.sampling.grids import two_ends
 
 from .handover import Handover
 
@@ -50,15 +50,15 @@ class TorchODE:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r}; valid are {', '.join(map(repr, METHODS))}")
+            raise ValueError(f"method={self.method!r}; expected {', '.join(map(repr, METHODS))}")
         if not (self.rtol > 0 and self.atol > 0 and self.max_steps > 0):
             given = f"rtol={self.rtol}, atol={self.atol}, max_steps={self.max_steps}"
-            raise ValueError(f"{given}; valid are positive numbers")
+            raise ValueError(f"{given}; expected positive numbers")
         _library()
 
     grid = staticmethod(two_ends)
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         library, problem = _library(), Handover(self, reverse, times)
         term = library.ODETerm(lambda mu, y: problem.slope(mu, y.reshape(x.shape)).flatten(1), with_stats=False)
         solver = library.AutoDiffAdjoint(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchsde import sdeint
 
-from sdescore import Noise, OneStep, Reverse
-from sdescore.sde import expand
+from sdescore.common.linear_combinations import expand
+from sdescore.sampling import Noise, OneStep, ReverseProcess
 
 __all__ = ["TorchSDE"]
 
@@ -20,7 +20,7 @@ METHODS = {"euler": (1, 1), "milstein": (1, 1), "srk": (2, 4)}
 class _Interval:
     """The reverse SDE from t to s for torchsde: its time n runs from 0 to 1, its state is flat."""
 
-    reverse: Reverse
+    reverse: ReverseProcess
     shape: tuple[int, ...]
     t: Tensor
     s: Tensor
@@ -84,7 +84,7 @@ class _Brownian:
         if not return_U:
             return w
         # Given W, U is normal about W / 2 with variance 1 / 12.
-        return w, w / 2 + self.noise.area(self.x, self.t, self.s).flatten(1) / math.sqrt(12)
+        return w, w / 2 + self.noise.levy_area(self.x, self.t, self.s).flatten(1) / math.sqrt(12)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class TorchSDE(OneStep):
     def __post_init__(self) -> None:
         for name, value, valid in (("method", self.method, METHODS), ("noise_type", self.noise_type, NOISE_TYPES)):
             if value not in valid:
-                raise ValueError(f"{name}={value!r}; valid are {', '.join(map(repr, valid))}")
+                raise ValueError(f"{name}={value!r}; expected {', '.join(map(repr, valid))}")
 
-    def step(self, reverse: Reverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         problem = NOISE_TYPES[self.noise_type](reverse, tuple(x.shape), t, s)
         unit = torch.tensor([0.0, 1.0], dtype=torch.float64)
         path = sdeint(problem, x.flatten(1), unit, bm=_Brownian(noise, x, t, s), method=self.method, dt=1.0)

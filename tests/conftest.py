@@ -11,7 +11,7 @@ import torch
 from scripting import SCRIPTS
 
 from sdescore import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, SubVPSDE
-from sdescore.config import TrainConfig
+from sdescore.training.config import TrainConfig
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and runs side by side fight for cores
 

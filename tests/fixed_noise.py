@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sdescore import Reverse, Solver
-from sdescore.noise import Noise
+from sdescore import ReverseProcess, Solver
+from sdescore.sampling.noise import Noise
 
 
 class Constant:
@@ -18,13 +18,13 @@ class Constant:
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return torch.full_like(x, std * self.value)
 
-    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return torch.full_like(x, self.value)
 
-    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
         return torch.full_like(x, std * self.value)
 
-    def take(self, index: Tensor) -> "Constant":
+    def select(self, index: Tensor) -> "Constant":
         return self
 
 
@@ -37,13 +37,13 @@ class Replay:
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return std * next(self.draws)
 
-    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return next(self.draws).clone()
 
-    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
         return std * next(self.draws)
 
-    def take(self, index: Tensor) -> "Replay":
+    def select(self, index: Tensor) -> "Replay":
         raise NotImplementedError
 
 
@@ -56,14 +56,14 @@ class Louder:
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return self.factor * self.noise(x, t, s, std)
 
-    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.factor * self.noise.area(x, t, s)
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.factor * self.noise.levy_area(x, t, s)
 
-    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
-        return self.factor * self.noise.fresh(x, std)
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return self.factor * self.noise.randn(x, std)
 
-    def take(self, index: Tensor) -> "Louder":
-        return Louder(self.noise.take(index), self.factor)
+    def select(self, index: Tensor) -> "Louder":
+        return Louder(self.noise.select(index), self.factor)
 
 
 class WithNoise:
@@ -72,5 +72,5 @@ class WithNoise:
     def __init__(self, solver: Solver, factor: float) -> None:
         self.solver, self.factor = solver, factor
 
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         return iter(self.solver.solve(reverse, x, times, Louder(noise, self.factor)))

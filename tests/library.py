@@ -8,14 +8,14 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from sdescore import VPSDE, GaussianMixture, LinearSDE, Reverse, sample
-from sdescore.noise import White
+from sdescore import VPSDE, GaussianMixture, LinearSDE, ReverseProcess, sample
+from sdescore.sampling.noise import WhiteNoise
 
-UNUSED = White(0, ())
+UNUSED = WhiteNoise(0, ())
 
 
 @torch.no_grad()
-def last(solver: Any, reverse: Reverse, x: Tensor, times: Tensor, noise: Any = UNUSED) -> Tensor:
+def last(solver: Any, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Any = UNUSED) -> Tensor:
     return list(solver.solve(reverse, x, times, noise))[-1]
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdescore import OneStep, Reverse, find_solver
-from sdescore.solver import calls_of
+from sdescore import OneStep, ReverseProcess, find_solver
+from sdescore.sampling.solver import calls_of
 
 
 def knows_its_calls(name: str) -> bool:
@@ -30,7 +30,7 @@ def one_step(name: str) -> OneStep:
 
 
 class NoCalls:
-    def solve(self, reverse: Reverse, x: Tensor, times: Tensor, noise: Any) -> Iterator[Tensor]:
+    def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Any) -> Iterator[Tensor]:
         yield x
 
 

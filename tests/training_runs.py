@@ -11,25 +11,25 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # what is compared bit by b
 
 import torch
 
-from sdescore import checkpoints
-from sdescore.config import TrainConfig
-from sdescore.data import order
-from sdescore.launch import launch
-from sdescore.learner import Learner
+from sdescore.data.source import order
+from sdescore.training import checkpoints
+from sdescore.training.accelerator import launch
+from sdescore.training.config import TrainConfig
+from sdescore.training.trainer import Trainer
 
 # One process of several, for torchrun: trains with a config, in float64; may kill itself at its n-th flush to disk, or,
 # if it is the last of them, at its n-th update.
 WORKER = """
 import json, os, signal, sys
 import torch
-from sdescore.learner import Learner
+from sdescore.learner import Trainer
 from sdescore.training import TrainConfig, train
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 fields, resume, fatal, fatal_update = json.loads(sys.argv[1])
 flush, calls = os.fsync, 0
-update, updates = Learner.update, 0
+update, updates = Trainer.update, 0
 
 def fsync(handle):
     global calls
@@ -45,19 +45,19 @@ def counted(self, *batch):
         os.kill(os.getpid(), signal.SIGKILL)
     return update(self, *batch)
 
-os.fsync, Learner.update = fsync, counted
+os.fsync, Trainer.update = fsync, counted
 train(TrainConfig(**fields), resume=resume)
 if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
 
 
-def learner(config: TrainConfig) -> Learner:
+def learner(config: TrainConfig) -> Trainer:
     accelerator = launch(config.mixed_precision, config.tracker, config.out)
-    return Learner(config, config.build_source(), accelerator)
+    return Trainer(config, config.build_source(), accelerator)
 
 
-def next_batch(own: Learner) -> tuple[torch.Tensor, torch.Tensor | None]:
+def next_batch(own: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
     config, source = own.config, own.source
     return source.__getitems__(order(config.seed, len(source), own.step, config.batch_size).tolist())
 

@@ -8,7 +8,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from sdescore import GaussianMixture, LinearSDE, OneStep, Reverse
+from sdescore import GaussianMixture, LinearSDE, OneStep, ReverseProcess
 
 
 class Given:
@@ -20,13 +20,13 @@ class Given:
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return std * self.z
 
-    def area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         return self.second.clone()
 
-    def fresh(self, x: Tensor, std: float = 1.0) -> Tensor:
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
         return std * next(self.draws)
 
-    def take(self, index: Tensor) -> "Given":
+    def select(self, index: Tensor) -> "Given":
         raise NotImplementedError
 
 
@@ -37,7 +37,7 @@ def weak_errors(method: OneStep, sde: LinearSDE, steps: tuple[int, ...], normals
     three, by Gauss-Hermite quadrature, of a spline.
     """
     mixture = GaussianMixture(torch.tensor([[-0.6], [0.8]], dtype=torch.float64), [0.5, 0.6], [0.4, 0.6])
-    reverse, unit, found = Reverse(sde, mixture.denoiser(sde)), np.linspace(-7, 7, 281), []
+    reverse, unit, found = ReverseProcess(sde, mixture.denoiser(sde)), np.linspace(-7, 7, 281), []
     nodes, weights = np.polynomial.hermite_e.hermegauss(8 if normals == 2 else 5)
     z, area, *fresh = (
         torch.from_numpy(np.tile(a.ravel(), len(unit))).unsqueeze(1) for a in np.meshgrid(*[nodes] * normals)

@@ -1,0 +1,45 @@
+"""What every room uses: argument checks, files written whole, linear combinations of tensors, plug-ins, scaling."""
+
+from sdescore.common.checks import (
+    check_count,
+    check_returned,
+    check_returned_numbers,
+    check_states,
+    choose,
+    described,
+    require,
+)
+from sdescore.common.files import refused, replace_file, write_through
+from sdescore.common.linear_combinations import Coefficient, Summand, expand, in_one, scaled, total, weighted
+from sdescore.common.plugins import check_arguments, find_plugin, named_object, plugin_name
+from sdescore.common.quadrature import gauss
+from sdescore.common.random import generator
+from sdescore.common.scaling import Scaling, level_width
+
+__all__ = [
+    "Coefficient",
+    "Scaling",
+    "Summand",
+    "check_arguments",
+    "check_count",
+    "check_returned",
+    "check_returned_numbers",
+    "check_states",
+    "choose",
+    "described",
+    "expand",
+    "find_plugin",
+    "gauss",
+    "generator",
+    "in_one",
+    "level_width",
+    "named_object",
+    "plugin_name",
+    "refused",
+    "replace_file",
+    "require",
+    "scaled",
+    "total",
+    "weighted",
+    "write_through",
+]

@@ -1,0 +1,46 @@
+"""Between raw data and the numbers that a net sees."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Scaling"]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Raw data in [low, high] <-> model data in [-1, 1]; `levels` equally spaced raw values if it is quantised."""
+
+    low: float = 0.0
+    high: float = 255.0
+    levels: int | None = 256
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low={self.low}, high={self.high}; expected low < high")
+        if self.levels is not None and self.levels < 2:
+            raise ValueError(f"levels={self.levels}; expected None or at least 2")
+
+    def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Scale raw data, integer or floating point, to [-1, 1].
+
+        Raises ValueError for data outside [low, high] on the CPU; elsewhere the check would wait for the device.
+        """
+        if raw.device.type == "cpu" and raw.numel() and not (self.low <= raw.min() and raw.max() <= self.high):
+            raise ValueError(f"raw spans [{raw.min():g}, {raw.max():g}]; expected [{self.low:g}, {self.high:g}]")
+        return (raw.to(dtype) - self.low) * (2 / (self.high - self.low)) - 1
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Scale model data back to [low, high], clamped, and rounded to the nearest level where there are levels."""
+        unit = (x.clamp(-1, 1) + 1) / 2
+        if self.levels is not None:
+            unit = (unit * (self.levels - 1)).round() / (self.levels - 1)
+        return self.low + (self.high - self.low) * unit
+
+
+def level_width(scaling: Scaling) -> float:
+    """The distance of two levels in model scale. Raises ValueError for data that is not quantised."""
+    if scaling.levels is None:
+        raise ValueError("scaling.levels is None: levels, and bits per dimension, belong to quantised data only")
+    return 2 / (scaling.levels - 1)

@@ -1,0 +1,79 @@
+"""The idx files of MNIST and of the sets that share its layout, such as Fashion-MNIST."""
+
+import gzip
+import re
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sdescore.common.scaling import Scaling
+from sdescore.data.source import Arrays
+
+__all__ = ["idx", "is_idx", "read_idx"]
+
+NAME = re.compile(r"(?P<set>.+)-images[-.]idx\d-ubyte(\.gz)?")
+DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+SPLITS = {"train": "train", "test": "t10k"}
+
+
+def is_idx(path: Path) -> bool:
+    """Whether this is a file of images by its name, or a folder with such files."""
+    if path.is_dir():
+        return any(NAME.fullmatch(each.name) for each in path.iterdir())
+    return bool(NAME.fullmatch(path.name))
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """The array of an idx file, which may be gzipped.
+
+    Raises ValueError, naming the file, for one that is absent, torn or of another kind.
+    """
+    try:
+        with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {str(path)!r}") from None
+    except (OSError, EOFError) as error:  # what a torn or a false .gz raises
+        raise ValueError(f"{path}: {error}") from error
+    # Two zeros, the kind of the values, the number of axes; then each axis' length, and the values, big end first.
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
+        raise ValueError(f"{path} is no idx file: it begins with {content[:4].hex(' ')}")
+    dtype, axes = np.dtype(DTYPES[content[2]]), content[3]
+    start = 4 + 4 * axes
+    shape = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
+    if len(content) != start + prod(shape) * dtype.itemsize:
+        raise ValueError(f"{path} has {len(content)} bytes; its header says {shape} values of {dtype.itemsize} bytes")
+    values = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return values.astype(dtype.newbyteorder("="))
+
+
+def idx(path: str | Path, split: str = "train", scaling: Scaling | None = None) -> Arrays:
+    """Images (n, 1, height, width) of an idx file SET-images-idx3-ubyte, .gz or not, with the labels beside it if any.
+
+    Args:
+        path: The file of images; or a folder, of which split chooses: "train" is train-images..., "test" t10k-images...
+        split: "train" or "test".
+        scaling: Range of the values; 0 to 255 for the usual bytes.
+
+    Raises ValueError, naming the file, for one that is absent, torn or does not fit the other.
+    """
+    path = Path(path)
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}; expected {', '.join(map(repr, SPLITS))}")
+    if path.is_dir():
+        wanted = SPLITS[split]
+        found = [each for each in sorted(path.iterdir()) if (m := NAME.fullmatch(each.name)) and m["set"] == wanted]
+        if not found:
+            raise ValueError(f"{path} has no {wanted}-images-idx3-ubyte, with or without .gz")
+        path = found[0]
+    images = torch.from_numpy(read_idx(path))
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+    candidates = (beside, beside.with_suffix("") if beside.suffix == ".gz" else beside.with_name(beside.name + ".gz"))
+    labels = next((read_idx(each) for each in candidates if each != path and each.exists()), None)
+    try:
+        raw = images.unsqueeze(1) if images.ndim == 3 else images
+        return Arrays(raw, None if labels is None else torch.from_numpy(labels), scaling)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

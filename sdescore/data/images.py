@@ -1,0 +1,132 @@
+"""A folder of images."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdescore.common.scaling import Scaling
+from sdescore.data.source import Batch
+
+__all__ = ["Images", "to_array"]
+
+logger = logging.getLogger(__name__)
+DEEP = re.compile(r"\b(RGB|RGBA|RGBX|LA|CMYK);16[BLN]")  # Pillow's names for such pixels in a file, PNG or TIFF
+
+
+class Images:
+    """A folder of images, read from disk as they are needed: uint8 (channels, height, width).
+
+    Images lie in the folder itself, or in sub-folders, whose names in sorted order are the labels 0, 1, ...; one that
+    has none itself is no class, which a warning says. All have the size and the channels, 1 (grey) or 3 (colour,
+    palettes too), of the most of them; transparency is dropped.
+
+    Args:
+        root: The folder.
+        skip: Leave out a file that does not fit, with a warning that names it, instead of raising.
+
+    Raises ValueError naming the file for one that Pillow cannot read or that has another size or kind: headers are read
+    at once, the rest of a file when its turn comes.
+    """
+
+    lazy = True
+    scaling = Scaling()
+
+    def __init__(self, root: str | Path, skip: bool = False) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise ValueError(f"there is no folder {str(root)!r}")
+        loose, folders = _images_in(self.root), sorted(path for path in self.root.iterdir() if path.is_dir())
+        nested = {folder: found for folder in folders if (found := _images_in(folder))}
+        if loose and nested:
+            raise ValueError(
+                f"{root} has images beside sub-folders of images, such as {loose[0].name}; expected either"
+            )
+        for folder in folders:
+            if folder not in nested and not folder.name.startswith("."):
+                logger.warning("left out: %s has no images itself%s", folder, ", and is no class" * bool(nested))
+        listed = [(file, label) for label, files in enumerate(nested.values()) for file in files]
+        listed = listed or [(file, -1) for file in loose]
+        if not listed:
+            raise ValueError(f"{root} has no images, nor have its sub-folders; expected files that Pillow reads")
+        headers = {file: _header(file) for file, _ in listed}
+        most = Counter(header for header in headers.values() if isinstance(header, tuple)).most_common(1)
+        problems = {}
+        for file, header in headers.items():
+            if isinstance(header, str):
+                problems[file] = header
+            elif header != most[0][0]:
+                (wide, high, kind), (width, height, mode) = header, most[0][0]
+                problems[file] = (
+                    f"{file} is {wide}x{high} {kind}, but {most[0][1]} of {len(listed)} are {width}x{height} {mode}; "
+                    "expected images of one size and kind"
+                )
+        for problem in problems.values():
+            if not skip:
+                raise ValueError(problem)
+            logger.warning("left out: %s", problem)
+        if not most:
+            raise ValueError(f"{root} has {len(listed)} images, of which none can be read")
+        self.files = [file for file, _ in listed if file not in problems]
+        self.labels = torch.tensor([label for file, label in listed if file not in problems]) if nested else None
+        self.classes = len(nested) or None
+        width, height, self.mode = most[0][0]
+        self.shape: tuple[int, ...] = (len(self.mode), height, width)
+
+    def _read(self, path: Path) -> Tensor:
+        from PIL import Image
+
+        try:
+            with Image.open(path) as image:
+                return to_array(image.convert(self.mode))
+        except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
+            raise ValueError(f"{path} is not an image that can be read: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        raw = torch.stack([self._read(self.files[i]) for i in indices])
+        return raw, None if self.labels is None else self.labels[torch.as_tensor(indices)]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in known and path.is_file())
+
+
+def _header(path: Path) -> tuple[int, int, str] | str:
+    """Width, height and kind of an image; or what is wrong with it."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            coded = next((str(part[3]) for part in image.tile if DEEP.search(str(part[3]))), None)
+            if coded is not None:  # of which Pillow would keep the upper half without a word
+                raise ValueError(f"its pixels {coded!r} have more than 8 bits a channel")
+            return *image.size, _kind(image.mode)
+    except Exception as error:
+        return f"{path} is not an image that can be read: {error}"
+
+
+def _kind(mode: str) -> str:
+    """Pillow's mode in which an image of this mode is read."""
+    if mode in ("1", "L", "LA", "La"):
+        return "L"
+    if mode in ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
+        return "RGB"
+    raise ValueError(f"its mode {mode!r} has more than 8 bits a channel")
+
+
+def to_array(image: Any) -> Tensor:
+    """A Pillow image as uint8 (1 or 3, height, width). Raises ValueError for more than 8 bits a channel."""
+    pixels = torch.from_numpy(np.array(image.convert(_kind(image.mode))))
+    return pixels.reshape(*pixels.shape[:2], -1).movedim(2, 0)

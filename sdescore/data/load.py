@@ -1,0 +1,124 @@
+"""Where samples come from, by name."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdescore.common.plugins import check_arguments, named_object
+from sdescore.common.scaling import Scaling
+from sdescore.data.idx import idx, is_idx
+from sdescore.data.images import Images
+from sdescore.data.map_style import MapStyle, is_saved_dataset, saved_dataset
+from sdescore.data.memory_mapped import MemoryMapped
+from sdescore.data.source import Arrays, Source, channels_first, from_array
+from sdescore.data.unreadable import SkipUnreadable
+
+__all__ = ["digits", "load", "npz"]
+
+
+def digits(split: str = "train") -> Arrays:
+    """The 8x8 handwritten digits of scikit-learn, uint8 (1, 8, 8) with 17 levels, 0 to 16; labels 0 to 9.
+
+    split is "train" (1,500) or "test" (297): one fixed, shuffled and stratified division. Others raise ValueError.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    if split not in ("train", "test"):
+        raise ValueError(f"split={split!r}; expected 'train', 'test'")
+    bunch = load_digits()
+    train, test = train_test_split(
+        np.arange(len(bunch.target)), train_size=1500, test_size=297, stratify=bunch.target, random_state=0
+    )
+    index = train if split == "train" else test
+    images = torch.from_numpy(bunch.images[index]).to(torch.uint8).unsqueeze(1)
+    return Arrays(images, torch.from_numpy(bunch.target[index]), Scaling(0, 16, 17))
+
+
+def npz(path: str | Path, key: str = "x", label_key: str = "y", scaling: Scaling | None = None) -> Arrays:
+    """A .npz file's array `key`, with labels `label_key` if it has them; see Arrays for values and range.
+
+    Images may be channels-first or channels-last: see channels_first. Raises ValueError, naming the path, for a file
+    that is missing, damaged or without the array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if key not in file:
+                raise ValueError(f"no array {key!r}; it holds {', '.join(map(repr, file)) or 'nothing'}")
+            x, y = file[key], file.get(label_key)
+        return Arrays(channels_first(from_array(x)), None if y is None else from_array(y), scaling)
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {str(path)!r}") from None
+    except Exception as error:  # a torn file makes zipfile, zlib or numpy raise whatever they come upon
+        raise ValueError(f"{path}: {error}") from error
+
+
+def load(
+    name: str,
+    *,
+    key: str = "x",
+    label_key: str = "y",
+    scaling: Scaling | None = None,
+    args: Mapping[str, Any] | None = None,
+    skip: bool = False,
+) -> Source:
+    """The source of a name.
+
+    Args:
+        name: One of
+            "digits" or "digits:test";
+            a .npz file, or a .npy file of any size, whose labels may lie beside it in NAME.y.npy;
+            idx files as MNIST's: the one of images, or their folder and its part, "folder:test";
+            a folder of images, whose sub-folders are classes;
+            a folder of Hugging Face's save_to_disk, with ":split" if it has splits;
+            "module:name" of a source, or of a function or class that makes a data set such as torchvision's.
+        key: Name of the samples in a .npz file or a Hugging Face data set.
+        label_key: Name of their labels; for .npy the y of NAME.y.npy.
+        scaling: Range of the values; ignored by digits and images, which have their own.
+        args: Arguments of the function or class.
+        skip: Leave out or replace samples that cannot be read, with a warning, instead of raising.
+
+    Raises ValueError for anything else, and for whatever the source itself refuses.
+    """
+    stem, colon, split = name.rpartition(":")
+    if name == "digits" or stem == "digits":
+        if split not in ("digits", "train", "test"):
+            raise ValueError(f"data={name!r}; expected 'digits', 'digits:train' and 'digits:test'")
+        return digits("train" if split == "digits" else split)
+    parted = bool(colon) and not Path(name).exists() and Path(stem).exists()
+    path, part = (Path(stem), split) if parted else (Path(name), None)
+    named = bool(colon) and not path.exists()
+    if args and not named:
+        raise ValueError(f"data_args={dict(args)}, but data={name!r}; they are for module:name")
+    if named:
+        source = _made(name, dict(args or {}), scaling)
+    elif is_idx(path):
+        source = idx(path, part or "train", scaling)
+    elif is_saved_dataset(path):
+        source = saved_dataset(path, part, key, label_key, scaling)
+    elif part is None and path.suffix == ".npz":
+        source = npz(path, key, label_key, scaling)
+    elif part is None and path.suffix == ".npy":
+        labels = path.with_name(f"{path.stem}.{label_key}.npy")
+        source = MemoryMapped(path, labels if labels.exists() else None, scaling)
+    elif part is None and path.is_dir():
+        source = Images(path, skip)
+    else:
+        raise ValueError(
+            f"data={name!r}; expected 'digits', a .npz or .npy file, idx files, a folder of images, one of Hugging "
+            "Face's save_to_disk, or module:name; ':train' and ':test' choose from those that have such parts"
+        )
+    return SkipUnreadable(source) if skip else source
+
+
+def _made(name: str, args: dict[str, Any], scaling: Scaling | None) -> Source:
+    found = named_object(name, "data")
+    if callable(found):
+        check_arguments(found, args, "data_args")
+        found = found(**args)
+    elif args:
+        raise ValueError(f"data_args={args}, but data={name!r} is an object already")
+    return found if isinstance(found, Source) else MapStyle(found, scaling)

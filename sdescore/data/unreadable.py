@@ -1,0 +1,51 @@
+"""Samples that cannot be read, replaced by others."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from sdescore.data.source import Batch, Source
+
+__all__ = ["SkipUnreadable"]
+
+logger = logging.getLogger(__name__)
+
+
+class SkipUnreadable:
+    """A source that takes the next sample where one cannot be read, and says so once, by its name.
+
+    Which sample replaces which follows from the files alone, so that a resumed run sees the same; the next one counts
+    twice, which is fair for training and wrong for measuring.
+
+    Raises ValueError, with the last one's problem, if `most` samples in a row cannot be read.
+    """
+
+    def __init__(self, source: Source, most: int = 100) -> None:
+        self.source, self.most = source, most
+        self.shape, self.scaling, self.classes, self.lazy = source.shape, source.scaling, source.classes, source.lazy
+        self.skipped: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        try:
+            return self.source.__getitems__(indices)
+        except ValueError:
+            found = [self._one(i) for i in indices]
+        labels = [label for _, label in found if label is not None]
+        return torch.cat([raw for raw, _ in found]), torch.cat(labels) if labels else None
+
+    def _one(self, index: int) -> Batch:
+        problem = None
+        for offset in range(min(self.most, len(self))):
+            at = (index + offset) % len(self)
+            try:
+                return self.source.__getitems__([at])
+            except ValueError as error:
+                problem = error
+                if at not in self.skipped:
+                    self.skipped.add(at)
+                    logger.warning("skipped: %s", error)
+        raise ValueError(f"{min(self.most, len(self))} samples in a row cannot be read; the last: {problem}")

@@ -1,0 +1,20 @@
+"""Nets as denoisers: every prediction from any other, energies, the exact denoiser of a mixture, saved folders."""
+
+from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
+from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
+from sdescore.denoisers.energy import Distance, Energy, log_density
+from sdescore.denoisers.mixture import GaussianMixture
+
+__all__ = [
+    "PREDICTIONS",
+    "BareDenoiser",
+    "Denoiser",
+    "Distance",
+    "Energy",
+    "GaussianMixture",
+    "Pair",
+    "as_denoiser",
+    "check_prediction",
+    "convert",
+    "log_density",
+]

@@ -1,0 +1,171 @@
+"""From what a net predicts to data, noise, score, v and velocity, on every linear process."""
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.common.checks import check_returned
+from sdescore.common.linear_combinations import Coefficient, Summand, scaled, total
+from sdescore.common.scaling import Scaling
+from sdescore.denoisers.conversions import PREDICTIONS, Pair, change, check_prediction
+from sdescore.denoisers.folders import Pretrained
+from sdescore.processes.base import LinearSDE
+
+__all__ = ["BareDenoiser", "Denoiser", "state_like"]
+
+
+def per_sample(t: Coefficient, x: Tensor) -> Tensor:
+    """t, a number or of shape () or (batch,), as (batch,) like x, without waiting for its device."""
+    if not isinstance(t, Tensor):
+        return x.new_full(x.shape[:1], t)
+    return t.to(x.device, x.dtype, non_blocking=True).expand(len(x))
+
+
+def state_like(net: Any) -> Tensor | None:
+    """A parameter or buffer that tells where a net lives and in which dtype; None for a callable that has neither."""
+    if not isinstance(net, nn.Module):
+        return None
+    return next((tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None)
+
+
+class Coefficients(NamedTuple):
+    """What of p x0 + q eps is known before x: of_x x + of_raw net(scale x, level)."""
+
+    scale: Coefficient
+    level: Coefficient
+    of_x: Coefficient
+    of_raw: Coefficient
+
+
+class Denoiser(nn.Module, Pretrained):
+    """The posterior mean E[x0 | x_t] of a raw net, and with it the noise, score, v and velocity.
+
+    net(y, c_noise, **condition) is given y = x / sqrt(alpha^2 data_std^2 + sigma^2), of about unit variance, and
+    c_noise = ln(rho) / 4 of shape (batch,), whatever it predicts (Karras et al. 2022, section 5).
+
+    Args:
+        net: Any module; its output has the shape of x.
+        sde: The process whose (x, t) this denoiser is called with.
+        predicts: What the net outputs: "data", "noise", "score", "v", "velocity" or "edm".
+        data_std: Standard deviation of the data.
+        shape: Shape of one sample, to travel with the saved net.
+        scaling: How raw data was scaled, to travel with the saved net.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sde: LinearSDE,
+        predicts: str = "noise",
+        data_std: float = 0.5,
+        *,
+        shape: tuple[int, ...] | None = None,
+        scaling: Scaling | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(sde, LinearSDE):
+            raise TypeError(f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known")
+        if not data_std > 0:
+            raise ValueError(f"data_std={data_std}; expected positive numbers")
+        self.net, self.sde, self.predicts = net, sde, check_prediction(predicts)
+        self.data_std, self.shape, self.scaling = (
+            float(data_std),
+            None if shape is None else tuple(shape),
+            scaling,
+        )
+
+    def inputs(self, t: Tensor) -> Pair:
+        """The factor of x and the noise level that the net is given at times t, each of the shape of t."""
+        scale = (self.sde.alpha(t) ** 2 * self.data_std**2 + self.sde.sigma(t) ** 2).rsqrt()
+        return scale, -self.sde.lam(t) / 4
+
+    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
+        """All of linear(x, t, p, q) that does not depend on x, of the shape of t, for summands()."""
+        given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
+        return Coefficients(*self.inputs(t), *change(given, (p, q), self.sde.alpha(t), self.sde.sigma(t)))
+
+    def summands(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
+        """The combination that coefficients() prepared, at x, as what there is to add up; one net call."""
+        scale, level, of_x, of_raw = coefficients
+        like = state_like(self.net)
+        y = scaled(scale, x if like is None else x.to(like.dtype))
+        output = check_returned(self.net(y, per_sample(level, x), **condition), x, "net")
+        if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
+            # Or a divergence would lack the net's part, without a word.
+            raise ValueError("net returned what has no derivative by x; expected a net that detaches nothing")
+        of_net = output.to(x.dtype), of_raw
+        return [of_net] if not isinstance(of_x, Tensor) and of_x == 0 else [(x, of_x), of_net]
+
+    def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
+        """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
+        return total(self.summands(self.coefficients(t, p, q), x, **condition))
+
+    def check(self, x: Tensor, t: Tensor) -> None:
+        """Raise ValueError for a time or a shape that does not fit; times on a GPU are not read, as that would wait."""
+        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
+            raise ValueError(f"t has shape {tuple(t.shape)}; expected () and ({len(x)},)")
+        if self.shape is not None and tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; expected {self.shape}")
+        if t.device.type == "cpu" and not torch.compiler.is_compiling():
+            self.sde.check_times(t)
+
+    def predict(self, kind: str, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The prediction of the named kind at x (batch, *shape), t () or (batch,). Raises ValueError as check()."""
+        self.check(x, t)
+        pair = PREDICTIONS[check_prediction(kind, "kind")](self.sde, t, self.data_std)
+        return self.linear(x, t, *pair, **condition)
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """E[x0 | x_t = x], of the shape of x (batch, *shape); t is () or (batch,). Raises ValueError as check()."""
+        self.check(x, t)
+        return self.linear(x, t, 1.0, 0.0, **condition)
+
+    def noise(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """E[eps | x_t = x]."""
+        return self.predict("noise", x, t, **condition)
+
+    def score(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The gradient of log p_t at x."""
+        return self.predict("score", x, t, **condition)
+
+    def v(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """alpha eps - sigma x0 (Salimans & Ho 2022)."""
+        return self.predict("v", x, t, **condition)
+
+    def velocity(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """dx_t / dt of the probability-flow ODE."""
+        return self.predict("velocity", x, t, **condition)
+
+
+class BareDenoiser(Denoiser):
+    """A plain callable function(x, t, **condition) of the sampling process's own (x, t), with t of shape (batch,)."""
+
+    def __init__(
+        self, function: Callable[..., Tensor], sde: LinearSDE, predicts: str = "score", data_std: float = 0.5
+    ) -> None:
+        super().__init__(function, sde, predicts, data_std)  # type: ignore[arg-type]
+
+    def inputs(self, t: Tensor) -> Pair:
+        return 1.0, t
+
+
+def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denoiser:
+    """A Denoiser as it is; another callable as a function of (x, t) on `sde`, predicting what is said, or the score.
+
+    Raises TypeError if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own.
+    """
+    if isinstance(net, Denoiser):
+        if predicts not in (None, net.predicts):
+            raise ValueError(f"predicts={predicts!r}, but the Denoiser's net predicts {net.predicts!r}")
+        return net
+    if not callable(net):
+        raise TypeError(f"net is a {type(net).__name__}; expected a Denoiser or a callable net(x, t)")
+    return BareDenoiser(net, sde, predicts or str(getattr(net, "predicts", "score")))
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a state beside a net of the given dtype: never below float32."""
+    return torch.promote_types(dtype, torch.float32)

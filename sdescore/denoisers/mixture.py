@@ -1,0 +1,128 @@
+"""Gaussian mixtures: exact scores, densities and samples under every linear process."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.common.linear_combinations import Coefficient, Summand, expand
+from sdescore.common.random import generator
+from sdescore.denoisers.denoiser import Denoiser
+from sdescore.processes.base import LinearSDE
+
+__all__ = ["GaussianMixture"]
+
+
+class GaussianMixture:
+    """p(x) = sum_k weight_k N(x; mean_k, diag(std_k^2)), an oracle for tests, benchmarks and lessons.
+
+    Args:
+        means: (components, *shape).
+        stds: Standard deviations: a number, (components,) or (components, *shape).
+        weights: (components,), positive; normalised. Equal unless told.
+        dtype: Of everything it returns; that of `means` unless told.
+    """
+
+    def __init__(
+        self,
+        means: Tensor | Sequence[object],
+        stds: Tensor | Sequence[object] | float = 1.0,
+        weights: Tensor | Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.means = torch.as_tensor(means, dtype=dtype)
+        if not self.means.is_floating_point():
+            self.means = self.means.to(torch.get_default_dtype())
+        if not bool(self.means.isfinite().all()):
+            raise ValueError("means are not finite")
+        if self.means.ndim < 2:
+            raise ValueError(f"means has shape {tuple(self.means.shape)}; expected (components, *shape)")
+        count = len(self.means)
+        stds = torch.as_tensor(stds, dtype=self.means.dtype, device=self.means.device)
+        if stds.ndim == 1 and len(stds) == count:
+            stds = stds.reshape(-1, *(1,) * (self.means.ndim - 1))
+        fits = stds.ndim == 0 or all(a in (1, b) for a, b in zip(stds.shape, self.means.shape, strict=False))
+        if stds.ndim not in (0, self.means.ndim) or not fits or not bool((stds > 0).all()):
+            raise ValueError("stds must be positive: a number, (components,) or (components, *shape)")
+        self.stds = stds.expand(self.means.shape)
+        given = torch.as_tensor([1.0] * count if weights is None else weights, dtype=self.means.dtype)
+        if given.shape != (count,) or not bool((given > 0).all()):
+            raise ValueError(f"weights has shape {tuple(given.shape)}; expected {count} positive numbers")
+        given = given.to(self.means.device)
+        self.weights = given / given.sum()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.means.shape[1:])
+
+    def to(self, *args: object) -> "GaussianMixture":
+        """The same mixture with another device or dtype; arguments as for Tensor.to."""
+        return GaussianMixture(self.means.to(*args), self.stds.to(*args), self.weights.to(*args))  # type: ignore
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """n independent exact samples, (n, *shape)."""
+        own = generator("mixture", seed, device=self.means.device)
+        component = torch.multinomial(self.weights, n, replacement=True, generator=own)
+        z = torch.randn(n, *self.shape, generator=own, device=self.means.device, dtype=self.means.dtype)
+        return self.means[component] + self.stds[component] * z
+
+    def log_joint(self, x: Tensor) -> Tensor:
+        """log(weight_k N(x; ...)) of each component, (batch, components). Raises ValueError for another shape of x."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"x has shape {tuple(x.shape)}; expected (batch, {', '.join(map(str, self.shape))})")
+        z = ((x.unsqueeze(1) - self.means) / self.stds).flatten(2)
+        size = (self.stds.log() + math.log(2 * math.pi) / 2).flatten(1).sum(1)
+        return self.weights.log() - size - z.square().sum(2) / 2
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Natural-log density (batch,) at x (batch, *shape)."""
+        return self.log_joint(x.to(self.means)).logsumexp(1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """The gradient of log_prob at x, of the shape of x."""
+        own = self.log_joint(x).softmax(1).reshape(len(x), -1, *(1,) * (x.ndim - 1))
+        return (own * (self.means - x.unsqueeze(1)) / self.stds.square()).sum(1)
+
+    def at(self, sde: LinearSDE, t: float | Tensor) -> "GaussianMixture":
+        """The distribution of x_t for x0 from this mixture: again a mixture. Raises ValueError outside [t_min, T]."""
+        time = torch.as_tensor(t, dtype=torch.float64)
+        if time.ndim:
+            raise ValueError(f"t has shape {tuple(time.shape)}; expected one time for the whole distribution")
+        sde.check_times(time)
+        alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
+        return GaussianMixture(alpha * self.means, (alpha**2 * self.stds**2 + sigma**2).sqrt(), self.weights)
+
+    def denoiser(self, sde: LinearSDE) -> Denoiser:
+        """The exact denoiser under a process; every row of a batch is computed by itself."""
+        return MixtureDenoiser(self, sde)
+
+
+class MixtureDenoiser(Denoiser):
+    """E[x0 | x_t] and all the rest of a Gaussian mixture in closed form."""
+
+    def __init__(self, mixture: GaussianMixture, sde: LinearSDE) -> None:
+        mean = (mixture.weights.reshape(-1, *(1,) * len(mixture.shape)) * mixture.means).sum(0)
+        spread = mixture.stds.square() + (mixture.means - mean).square()
+        variance = (mixture.weights.reshape(-1, *(1,) * len(mixture.shape)) * spread).sum(0).mean()
+        super().__init__(nn.Identity(), sde, "data", float(variance.sqrt()), shape=mixture.shape)
+        self.means: Tensor
+        self.stds: Tensor
+        self.log_weights: Tensor
+        self.register_buffer("means", mixture.means)
+        self.register_buffer("stds", mixture.stds)
+        self.register_buffer("log_weights", mixture.weights.log())
+
+    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
+        return self.sde.alpha(t), self.sde.sigma(t), p, q
+
+    def summands(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
+        at = x.unsqueeze(1)
+        alpha, sigma, p, q = (expand(c, at) for c in coefficients)
+        variance = alpha**2 * self.stds.square() + sigma**2
+        gap = at - alpha * self.means
+        joint = self.log_weights - (gap.square() / variance + variance.log()).flatten(2).sum(2) / 2
+        own = joint.softmax(1).reshape(*joint.shape, *(1,) * (x.ndim - 1))
+        of_gap = (p * alpha * self.stds.square() + q * sigma) / variance
+        return [((own * (p * self.means + of_gap * gap)).sum(1).to(x.dtype), 1.0)]

@@ -1,0 +1,35 @@
+"""Losses of score matching, and how times are drawn and weighted."""
+
+from sdescore.objectives.denoising import (
+    TIME_DISTRIBUTIONS,
+    WEIGHTINGS,
+    TimeDistribution,
+    Weighting,
+    denoising_score_matching,
+    log_normal,
+    stratified,
+)
+from sdescore.objectives.score_matching import (
+    explicit_score_matching,
+    finite_difference_energy_matching,
+    finite_difference_score_matching,
+    implicit_score_matching,
+    sliced_score_matching,
+    variance_reduced_score_matching,
+)
+
+__all__ = [
+    "TIME_DISTRIBUTIONS",
+    "WEIGHTINGS",
+    "TimeDistribution",
+    "Weighting",
+    "denoising_score_matching",
+    "explicit_score_matching",
+    "finite_difference_energy_matching",
+    "finite_difference_score_matching",
+    "implicit_score_matching",
+    "log_normal",
+    "sliced_score_matching",
+    "stratified",
+    "variance_reduced_score_matching",
+]

@@ -1,0 +1,182 @@
+"""Score matching itself: losses that make any callable x -> score(x) the gradient of the log-density of the data.
+
+Every loss is called as loss(score, x, ...) and returns (batch,), summed over a sample's elements; `score` may be an
+Energy, whose call is its score. Their means differ from E ||score - grad log p||^2 / 2 by constants alone, so that all
+have the same minimiser. A net with a time or a condition is given as `lambda x: net(x, t, ...)`; rows of a batch must
+not depend on each other. The parameters get gradients unless gradients are off. By noise, through a kernel or a
+process, and called alike: denoising_score_matching in sdescore.objectives.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdescore.common.checks import check_count, check_returned_numbers, check_states
+from sdescore.denoisers.energy import differentiable_twice
+
+__all__ = [
+    "explicit_score_matching",
+    "finite_difference_energy_matching",
+    "finite_difference_score_matching",
+    "implicit_score_matching",
+    "sliced_score_matching",
+    "variance_reduced_score_matching",
+]
+
+Score = Callable[[Tensor], Tensor]
+
+
+def _half_square(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(1) / 2
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """The inner product of each sample, (probes, batch), of two tensors that broadcast to (probes, batch, *shape)."""
+    return (x * y).flatten(2).sum(2)
+
+
+def same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor of the shape of x, {tuple(x.shape)}")
+    if given.shape != x.shape:
+        raise ValueError(f"{name} has shape {tuple(given.shape)}, but x has {tuple(x.shape)}")
+    return given
+
+
+def _positive(step: float) -> float:
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step}; expected positive numbers, a small part of the data's width")
+    return step
+
+
+def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """score(x), and v^T (d score / dx) v of each probe v (probes, batch, *shape) as (probes, batch)."""
+    if torch.is_inference_mode_enabled():  # where the slope would be 0 without a word
+        raise RuntimeError("the slope of a score is a gradient, and torch.inference_mode() has none; use no_grad()")
+    training = torch.is_grad_enabled()
+    with torch.enable_grad(), differentiable_twice(training):
+        x = x.detach().requires_grad_()
+        s = same_shape(score(x), x, "the score")
+        if not s.requires_grad:
+            return s, torch.zeros_like(_dot(probes, s))
+        # A pass each: batched gradients are wrong or missing for some operators, of attention for one.
+        slopes = []
+        for i, probe in enumerate(probes, 1):
+            (product,) = torch.autograd.grad(
+                s, x, probe.expand_as(s), create_graph=training, retain_graph=i < len(probes) or None, allow_unused=True
+            )
+            slopes.append(x.new_zeros(len(x)) if product is None else (product * probe).flatten(1).sum(1))
+    slope = torch.stack(slopes)
+    return (s, slope) if training else (s.detach(), slope.detach())
+
+
+def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Generator | None) -> Tensor:
+    """Probes (projections, batch, *shape): those given, or Rademacher signs."""
+    if v is None:
+        check_count("projections", projections)
+        shape = (projections, *x.shape)
+        return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x) * 2 - 1
+    if not isinstance(v, Tensor):
+        raise TypeError(f"v is a {type(v).__name__}; expected a tensor of the shape of x, or (projections, *that)")
+    if v.shape[-x.ndim :] != x.shape or v.ndim not in (x.ndim, x.ndim + 1) or len(v) == 0:
+        raise ValueError(f"v has shape {tuple(v.shape)}; expected {tuple(x.shape)} and (projections, *that)")
+    return v if v.ndim > x.ndim else v.unsqueeze(0)
+
+
+def explicit_score_matching(score: Score, x: Tensor, target: Tensor) -> Tensor:
+    """||score(x) - target||^2 / 2 against the known score of the density at x (Hyvarinen 2005, eq. 2)."""
+    return _half_square(same_shape(score(check_states(x)), x, "the score") - same_shape(target, x, "target"))
+
+
+def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
+    """tr(d score/dx) + ||score||^2 / 2, with the exact trace: a backward pass per element (Hyvarinen 2005, eq. 4)."""
+    size = check_states(x)[0].numel()
+    unit = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:])
+    s, slope = _with_slope(score, x, unit)
+    return slope.sum(0) + _half_square(s)
+
+
+def sliced_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The mean over projections v of v^T (d score/dx) v + (v^T score)^2 / 2 (Song et al. 2019, eq. 7).
+
+    v is of the shape of x, or (projections, *that), with E v v^T = 1: random signs from `generator` unless given.
+    """
+    probes = _signs(check_states(x), v, projections, generator)
+    s, slope = _with_slope(score, x, probes)
+    return (slope + _dot(probes, s).square() / 2).mean(0)
+
+
+def variance_reduced_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The mean over projections v of v^T (d score/dx) v, plus ||score||^2 / 2 (Song et al. 2019, eq. 8).
+
+    Sliced score matching with the expectation over v of its second term; arguments as there.
+    """
+    s, slope = _with_slope(score, x, _signs(check_states(x), v, projections, generator))
+    return slope.mean(0) + _half_square(s)
+
+
+def finite_difference_score_matching(
+    score: Score,
+    x: Tensor,
+    *,
+    step: float = 0.05,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Sliced score matching with both terms from score(x + step v) and score(x - step v) (Pang et al. 2020, section 4).
+
+    No derivative by x is taken: two forward passes a projection, and an error of order step^2.
+    """
+    probes, step = _signs(check_states(x), v, projections, generator), _positive(step)
+    ends = torch.cat([x + step * probes, x - step * probes]).flatten(0, 1)
+    # One call a side of a projection: a condition that the callable holds has the rows of x.
+    s = torch.stack([same_shape(score(part), x, "the score") for part in ends.split(len(x))])
+    ahead, behind = _dot(s, torch.cat([probes, probes])).chunk(2)
+    return ((ahead - behind) / (2 * step) + (ahead + behind).square() / 8).mean(0)
+
+
+def finite_difference_energy_matching(
+    log_density: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    step: float = 0.05,
+    v: Tensor | None = None,
+    projections: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Sliced score matching of an energy from three of its values a sample, L(x) and L(x +- step v) (Pang et al. 2020).
+
+    (L+ + L- - 2 L) / step^2 + (L+ - L-)^2 / (8 step^2), with an error of order step^2: no derivative by x is taken, so
+    that training needs one backward pass, by the parameters. The second difference loses 1 / step^2 of the precision.
+
+    Args:
+        log_density: Maps x to unnormalised natural-log densities (batch,), such as Energy.log_density.
+        x: Data (batch, *shape); v, projections and generator are as of sliced_score_matching().
+        step: Length of the differences, a small part of the data's width.
+
+    Raises ValueError for bad arguments and for log-densities of another shape.
+    """
+    probes = _signs(check_states(x), v, projections, generator) * _positive(step)
+
+    def value(at: Tensor) -> Tensor:
+        return check_returned_numbers(log_density(at), x, "log_density")
+
+    ahead, behind = (torch.stack([value(x + sign * probe) for probe in probes]) for sign in (1, -1))
+    return ((ahead + behind - 2 * value(x) + (ahead - behind).square() / 8) / step**2).mean(0)

@@ -1,0 +1,88 @@
+"""Paths of any process forwards in time, by torchsde."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.common.random import generator
+from sdescore.processes.base import SDE
+
+__all__ = ["simulate"]
+
+
+@dataclass
+class _Forward:
+    """A process for torchsde in a time n that counts the intervals of a grid, so that every step ends on the grid."""
+
+    sde: SDE
+    shape: tuple[int, ...]
+    times: Tensor
+
+    noise_type = "diagonal"
+    sde_type = "ito"
+
+    def _at(self, n: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Milstein's correction asks inside an interval's end too: the last interval holds n = its end.
+        k = min(int(n), len(self.times) - 2)
+        width = self.times[k + 1] - self.times[k]
+        return y.reshape(self.shape), self.times[k] + (float(n) - k) * width, width
+
+    def f(self, n: Tensor, y: Tensor) -> Tensor:
+        x, t, width = self._at(n, y)
+        return (float(width) * self.sde.drift(x, t)).flatten(1)
+
+    def g(self, n: Tensor, y: Tensor) -> Tensor:
+        x, t, width = self._at(n, y)
+        return (math.sqrt(width) * self.sde.diffusion(x, t).expand_as(x)).flatten(1)
+
+
+@dataclass
+class _Steps:
+    """A Brownian motion that is asked once for each unit interval."""
+
+    like: Tensor
+    noise: torch.Generator
+    levy_area_approximation = "none"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.like.shape)
+
+    def __call__(self, ta: Tensor, tb: Tensor) -> Tensor:
+        like = self.like
+        return torch.randn(like.shape, generator=self.noise, device=like.device, dtype=like.dtype)
+
+
+@torch.no_grad()
+def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", seed: int = 0) -> Tensor:
+    """States (len(times), batch, *shape) of the forward process from x0 (batch, *shape) at times[0], by torchsde.
+
+    One step an interval of `times`, an increasing vector within [t_min, T]; method is "milstein" (strong order 1 where
+    each element's diffusion depends on that element alone) or "euler". Raises ValueError for other arguments and
+    FloatingPointError for a path that is not finite.
+    """
+    for name, given in (("x0", x0), ("times", times)):
+        if not isinstance(given, Tensor):
+            raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor")
+    if not x0.is_floating_point() or x0.ndim < 2 or len(x0) == 0:
+        raise TypeError(f"x0 is {x0.dtype} of shape {tuple(x0.shape)}; expected floating-point (batch, *shape)")
+    if not bool(x0.isfinite().all()):
+        raise ValueError("x0 is not finite")
+    if method not in ("euler", "milstein"):
+        raise ValueError(f"method={method!r}; expected 'euler', 'milstein'")
+    grid = times.detach().to("cpu", torch.float64)
+    if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() > 0).all()):
+        raise ValueError(f"times has shape {tuple(times.shape)}; expected a vector of at least two increasing times")
+    sde.check_times(grid, "times")
+    from torchsde import sdeint  # imported where it runs: it takes a while to load
+
+    flat = x0.flatten(1)
+    brownian = _Steps(flat, generator("simulate", seed, device=x0.device))
+    counts = torch.arange(len(grid), dtype=torch.float64)
+    with torch.enable_grad() if method == "milstein" else torch.no_grad():  # its correction differentiates g
+        path = sdeint(_Forward(sde, tuple(x0.shape), grid), flat, counts, bm=brownian, method=method, dt=1.0)
+    if not bool(path.isfinite().all()):
+        raise FloatingPointError(f"simulate: a path of {type(sde).__name__} is not finite; more times keep it stable")
+    return path.detach().reshape(len(grid), *x0.shape)

@@ -1,0 +1,105 @@
+"""Random numbers that depend on a key alone, such as the number of a sample."""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sdescore.common.random import generator
+
+__all__ = [
+    "Noise",
+    "WhiteNoise",
+]
+
+
+class Noise(Protocol):
+    """Normals of the shape of x (batch, *shape) for a solver, which may overwrite them; of unit variance, times std."""
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        """The path's noise for the interval from t to s, divided by the square root of its length."""
+        ...
+
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """What the path's integral over that interval adds to its increment: (integral / h - w / 2) / sqrt(h / 12)."""
+        ...
+
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
+        """A draw that belongs to no path."""
+        ...
+
+    def select(self, index: Tensor) -> "Noise":
+        """The same noise for a selection of the samples, to draw from in place of the whole."""
+        ...
+
+
+class WhiteNoise:
+    """Independent normals; those of sample i depend on (seed, i), the use and the number of earlier draws alone.
+
+    Neighbours share a generator, and are drawn together even if some of them are not asked for: one generator a sample
+    would cost more time than small samples do.
+
+    Args:
+        seed: The seed of the whole set of samples.
+        indices: Which samples these are.
+        device: Where the noise is drawn.
+        use: What for: "path", or a name that makes other numbers of the same seed.
+    """
+
+    def __init__(
+        self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu", use: str = "path"
+    ) -> None:
+        self._key: tuple[int | str, ...] = (use, seed)
+        self._indices, self._device = list(indices), device
+        self._size = 0  # samples that share a generator, once their shape is known
+        self._generators: dict[int, torch.Generator] = {}
+        self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn, unless all are
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return self.randn(x, std)
+
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.randn(x)
+
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
+        if not self._generators:
+            self._open(self._size or _group(x[0].numel()))
+        drawn = x.new_empty(len(self._generators) * self._size, *x.shape[1:])
+        for own, part in zip(self._generators.values(), drawn.chunk(len(self._generators)), strict=True):
+            part.normal_(0, std, generator=own)
+        return drawn if self._rows is None else drawn[self._rows]
+
+    def _open(self, size: int) -> None:
+        """Make the generators, each of `size` samples, and keep those that there are."""
+        groups = sorted({i // size for i in self._indices})
+        self._generators = {k: self._generators.get(k) or generator(*self._key, k, device=self._device) for k in groups}
+        places = {group: place for place, group in enumerate(groups)}
+        rows = [places[i // size] * size + i % size for i in self._indices]
+        self._size = size
+        if rows == list(range(len(groups) * size)):
+            self._rows = None
+        elif rows == list(range(rows[0], rows[0] + len(rows))):
+            self._rows = slice(rows[0], rows[0] + len(rows))
+        else:
+            self._rows = torch.tensor(rows, device=self._device)
+
+    def select(self, index: Tensor) -> "WhiteNoise":
+        """The same noise for a selection, which goes on with it: later draws for the whole are of another kind."""
+        chosen = copy(self)
+        chosen._indices = [self._indices[i] for i in index.tolist()]
+        if self._size:
+            chosen._open(self._size)
+        # Each sample may stop at a number of draws of its own, so that the whole cannot go on from where they are.
+        self._key, self._generators = (*self._key, "after"), {}
+        return chosen
+
+
+def _group(elements: int) -> int:
+    """How many samples of so many elements share a generator: a power of 2, so that few batches split a group.
+
+    They have at most 2^18 numbers, which a GPU draws by one kernel and a core of a CPU in one to five milliseconds: so
+    much a call of fewer samples wastes for each group that it has a part in.
+    """
+    return 1 << (min(max(2**18 // max(elements, 1), 1), 256).bit_length() - 1)

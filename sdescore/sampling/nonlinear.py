@@ -1,0 +1,139 @@
+"""Processes without a closed-form kernel: simulated forwards, learnt by sliced score matching, sampled backwards.
+
+Train on states of simulate() at many times with sliced_score_matching(lambda x: net(x, t), x_t); then reverse_sample().
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from numbers import Integral
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdescore.common.checks import check_returned
+from sdescore.common.linear_combinations import expand
+from sdescore.common.random import generator
+from sdescore.denoisers.denoiser import per_sample
+from sdescore.processes.base import SDE
+from sdescore.sampling.noise import Noise, WhiteNoise
+from sdescore.sampling.reverse import Step
+from sdescore.sampling.solver import OneStep, Solver, find_solver
+
+__all__ = [
+    "FlowHeun",
+    "NonlinearReverse",
+    "reverse_sample",
+]
+
+
+@dataclass(frozen=True)
+class NonlinearReverse:
+    """Any process with a score seen backwards, for solvers that use its drift, diffusion and velocity alone.
+
+    net(x, t, **condition) is the score, with t (batch,).
+    """
+
+    sde: SDE
+    net: Callable[..., Tensor]
+    condition: dict[str, Tensor] = field(default_factory=dict)
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """The gradient of log p_t at x."""
+        return check_returned(self.net(x, per_sample(t, x), **self.condition), x, "net")
+
+    def _pull(self, x: Tensor, t: Tensor) -> Tensor:
+        """div(g g^T) + g g^T score."""
+        return self.sde.diffusion_divergence(x, t) + self.sde.diffusion(x, t).square() * self.score(x, t)
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """The drift of the reverse-time SDE, f - div(g g^T) - g g^T score (Anderson 1982; Song et al. 2021, eq. 16)."""
+        return self.sde.drift(x, t) - self._pull(x, t)
+
+    def euler(self, t: Tensor, s: Tensor) -> Step:
+        """Euler-Maruyama's steps from t[i] to s[i]: x - (t - s) drift + diffusion sqrt(t - s) z."""
+
+        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
+            width = t[i] - s[i]
+            spread = self.sde.diffusion(x, t[i]) * width.sqrt()
+            return noise(x, t[i], s[i]).mul_(spread).add_(x - width * self.drift(x, t[i]))
+
+        return go
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """dx/dt of the probability-flow ODE, f - (div(g g^T) + g g^T score) / 2 (Song et al. 2021, eq. 17)."""
+        return self.sde.drift(x, t) - self._pull(x, t) / 2
+
+    def select(self, index: Tensor) -> "NonlinearReverse":
+        """The same for a selection of the samples."""
+        return NonlinearReverse(self.sde, self.net, {name: value[index] for name, value in self.condition.items()})
+
+
+@dataclass(frozen=True)
+class FlowHeun(OneStep):
+    """Heun's method on the probability-flow ODE in x and t, on any process: order 2, two calls a step."""
+
+    def step(self, reverse: NonlinearReverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:  # type: ignore[override]
+        width, slope = expand(s - t, x), reverse.velocity(x, t)
+        return x + width * (slope + reverse.velocity(x + width * slope, s)) / 2
+
+    def calls(self, steps: int) -> int:
+        return 2 * (steps - 1)
+
+
+@torch.no_grad()
+def reverse_sample(
+    sde: SDE,
+    score: Callable[..., Tensor],
+    shape: tuple[int, ...],
+    *,
+    solver: str | Solver = "euler-maruyama",
+    steps: int = 500,
+    times: Tensor | None = None,
+    seed: int = 0,
+    index_offset: int = 0,
+    condition: dict[str, Tensor] | None = None,
+    progress: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Draw samples (n, *sample_shape) at t_min of any process, from its prior at T.
+
+    Sample i depends on (seed, index_offset + i) alone.
+
+    Args:
+        sde: The process. A linear one is better served by sample(), which takes every solver and denoises at last.
+        score: score(x, t, **condition), with t (batch,).
+        shape: (n, *sample_shape).
+        solver: One that needs no closed-form kernel: "euler-maruyama", or "milstein" where the diffusion depends on the
+            state, for the reverse SDE, FlowHeun() for the ODE.
+        steps: Number of times, even in t, from T to t_min; or `times`, a decreasing vector within that.
+        condition: Tensors, sample first, that are handed to the score by name.
+
+    Raises ValueError for bad arguments and FloatingPointError if the result is not finite.
+    """
+    if not all(isinstance(n, Integral) for n in (*shape, steps)) or len(shape) < 2 or min(shape) < 1 or steps < 2:
+        raise ValueError(f"shape={shape}, steps={steps}; expected (n, *sample_shape) and at least 2 steps")
+    if times is not None and not isinstance(times, Tensor):
+        raise TypeError(f"times is a {type(times).__name__}; expected a tensor of decreasing times")
+    grid = torch.linspace(sde.T, sde.t_min, steps, dtype=torch.float64) if times is None else times.cpu().double()
+    if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() < 0).all()):
+        raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of at least two decreasing times")
+    sde.check_times(grid, "times")
+    numbers = range(index_offset, index_offset + shape[0])
+    own = (generator("prior", seed, i, device=device) for i in numbers)
+    x = torch.cat([sde.prior_sample((1, *shape[1:]), g, device, dtype) for g in own])
+    method, reverse = find_solver(solver), NonlinearReverse(sde, score, condition or {})
+    states = method.solve(reverse, x, grid, WhiteNoise(seed, numbers, device))  # type: ignore[arg-type]
+    try:
+        for state in tqdm(states, total=len(grid) - 1, disable=not progress, desc=type(method).__name__):
+            x = state
+    except AttributeError as error:
+        if isinstance(error.obj, SDE | NonlinearReverse):  # it asks for alpha, sigma or what follows from them
+            raise ValueError(
+                f"solver={solver!r} needs a closed-form kernel ({error}); expected those of the docstring"
+            ) from error
+        raise
+    if not bool(x.isfinite().all()):
+        raise FloatingPointError(f"{type(method).__name__}: the result is not finite; more steps may keep it stable")
+    return x

@@ -1,0 +1,178 @@
+"""Checkpoints that are on disk whole or not at all: step-000123/ with tensors, state and a manifest of checksums."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from sdescore.common.files import refused, write_through
+
+__all__ = [
+    "CorruptCheckpoint",
+    "load",
+    "newest",
+    "prune",
+    "save_checkpoint",
+    "steps",
+    "verify",
+]
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, STATE, PREFIX = "manifest.json", "state.json", "step-"
+FORMAT = 1  # of the manifest; a reader refuses the ones that it does not know
+
+
+class CorruptCheckpoint(ValueError):
+    """A checkpoint whose files are missing, torn or not those that were written."""
+
+
+def steps(root: Path) -> list[int]:
+    """The steps of which there are checkpoints in a folder, sorted; sound or not."""
+    found = root.glob(PREFIX + "*") if root.is_dir() else ()
+    return sorted(int(number) for path in found if (number := path.name.removeprefix(PREFIX)).isdecimal())
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"{PREFIX}{step:06d}"
+
+
+def _flush_folder(path: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _contents(tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+    for name, group in tensors.items():
+        # Copies, since safetensors takes neither shared nor strided memory.
+        yield f"{name}.safetensors", save({key: t.detach().cpu().clone().contiguous() for key, t in group.items()})
+    yield STATE, json.dumps(state, indent=1).encode()
+
+
+def save_checkpoint(
+    root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint under a temporary name, flush it and rename it; returns its folder.
+
+    tensors are groups of named tensors, a file each; state is what JSON can hold. Whenever the process is killed, every
+    checkpoint named step-... was written to its end. Raises OSError saying what is left if the disk refuses.
+    """
+    final, temporary = folder_of(root, step), root / f".{PREFIX}{step:06d}.writing"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        discard(temporary)
+        temporary.mkdir()
+        files = {name: write_through(temporary / name, content) for name, content in _contents(tensors, state)}
+        write_through(temporary / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+        _flush_folder(temporary)
+        discard(final)  # only a corrupt one can stand there: a sound one would have been resumed from
+        os.replace(temporary, final)
+        _flush_folder(root)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        earlier = ", ".join(str(found) for found in steps(root) if found < step) or "none"
+        what = (
+            f"the checkpoint of step {step} was not written to {root}: {error}; earlier ones are untouched: {earlier}"
+        )
+        raise refused(error, what) from error
+    return final
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder; it loses its name first, so that no half of it is ever seen under that."""
+    if not folder.exists():
+        return
+    if not folder.name.startswith("."):
+        doomed = folder.with_name(f".{folder.name}.discarded")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.replace(folder, doomed)
+        folder = doomed
+    shutil.rmtree(folder)
+
+
+def prune(root: Path, step: int, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`, and what killed processes left unfinished.
+
+    Those of later steps stay: they were corrupt when the run resumed before them, and must not push a sound one out.
+    """
+    for old in [found for found in steps(root) if found <= step][:-keep]:
+        discard(folder_of(root, old))
+    for left in (*root.glob(f".{PREFIX}*.writing"), *root.glob(f".{PREFIX}*.discarded")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _read(path: Path) -> bytes:
+    """The content of a checkpoint's file."""
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
+
+
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """The size and checksum of each file of a checkpoint."""
+    path = folder / MANIFEST
+    content = _read(path)
+    try:
+        manifest = json.loads(content)
+        version = manifest["format"]
+        said = dict(manifest["files"]) if version == FORMAT else {}
+        files = {name: (each["bytes"], each["sha256"]) for name, each in said.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}; this version of sdescore reads {FORMAT}")
+    if STATE not in files:
+        raise CorruptCheckpoint(f"{path} names no {STATE}")
+    return files
+
+
+def verify(folder: Path) -> None:
+    """Raise CorruptCheckpoint, naming the file, unless every file is the one that was written.
+
+    One that may not be read, or is of a format yet unknown, may be sound: PermissionError and ValueError.
+    """
+    for name, (size, checksum) in _manifest(folder).items():
+        content = _read(folder / name)
+        if hashlib.sha256(content).hexdigest() != checksum:
+            what = f"{len(content)} of {size} bytes"
+            raise CorruptCheckpoint(f"{folder / name} ({what}) does not match its checksum")
+
+
+def newest(root: Path) -> Path:
+    """The folder of the newest checkpoint that verifies; newer ones are skipped with a warning that says why.
+
+    Raises FileNotFoundError if there is none, and PermissionError or ValueError as verify(): a run that went on from an
+    earlier one would replace what may be sound.
+    """
+    found = steps(root)
+    for step in reversed(found):
+        try:
+            verify(folder_of(root, step))
+        except CorruptCheckpoint as error:
+            logger.warning("skipped a corrupt checkpoint: %s", error)
+            continue
+        return folder_of(root, step)
+    what = f"all {len(found)} checkpoints are corrupt" if found else "there are no checkpoints"
+    raise FileNotFoundError(f"{what} in {root}; start anew without resume, in an empty folder")
+
+
+def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The tensors and the state of a checkpoint, on the CPU; the folder should have been verified."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+    names = sorted(Path(name) for name in _manifest(folder) if name.endswith(".safetensors"))
+    return {path.stem: load_file(folder / path) for path in names}, state

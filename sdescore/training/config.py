@@ -1,0 +1,272 @@
+"""What a training run is told, and the parts that its names stand for."""
+
+import inspect
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torch import nn
+
+from sdescore.common.plugins import check_arguments, find_plugin
+from sdescore.common.scaling import Scaling
+from sdescore.data.load import load
+from sdescore.data.source import Source
+from sdescore.data.statistics import data_std
+from sdescore.denoisers.conversions import PREDICTIONS
+from sdescore.denoisers.denoiser import Denoiser
+from sdescore.denoisers.folders import build_net
+from sdescore.objectives.denoising import TIME_DISTRIBUTIONS, WEIGHTINGS
+from sdescore.processes.base import LinearSDE
+from sdescore.processes.linear import PROCESSES
+from sdescore.sampling.solver import find_solver
+from sdescore.training.averages import Average, HalfLife, PowerFunction
+
+__all__ = ["TrainConfig"]
+
+CHOICES = {
+    "corrupt": ("stop", "skip"),
+    "sde": tuple(PROCESSES),
+    "predicts": tuple(PREDICTIONS),
+    "weighting": tuple(WEIGHTINGS),
+    "time_distribution": tuple(TIME_DISTRIBUTIONS),
+    "optimizer": ("adamw", "adam"),
+    "mixed_precision": ("auto", "no", "bf16", "fp16"),
+    "tracker": ("tensorboard", "none"),
+}
+AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
+AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay", "snapshot_every")
+
+# What a resumed run may change: where it reads (its data are compared themselves) and writes, how often, how far it
+# goes; and how a step is computed, on which the weights depend in their last bits alone, but for dropout, of which a
+# warning tells.
+FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
+FREE |= {
+    "data",
+    "data_args",
+    "channels_last",
+    "minutes",
+    "statistics",
+    "snapshot_every",
+    "sample_every",
+    "sample_count",
+    "sample_solver",
+    "sample_steps",
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Args:
+        data: "digits", a .npz file, a .npy file of any size, a folder of images (sub-folders are classes), the file or
+            folder of MNIST-like idx files, a folder of Hugging Face's save_to_disk, or module:name of a data set like
+            torchvision's; ":test" after the digits and folders with such parts for the test set.
+        data_args: Arguments of module:name, such as root.
+        data_key: Name of the samples in a .npz file or a Hugging Face data set.
+        label_key: Name of their labels; a .npy file NAME.npy has them in NAME.y.npy.
+        data_low: Smallest raw value of arrays; 0 for uint8, the smallest found for floating point unless told.
+        data_high: Largest raw value of arrays; 255 for uint8, the largest found for floating point unless told.
+        data_levels: Number of equally spaced raw values if the arrays are quantised; 256 for uint8 unless told.
+        corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
+        statistics: File of the data's statistics by scripts/measure.py, from which data_std is read; measured at the
+            start on 4,096 samples and kept in the run's statistics.json unless told.
+        flips: Mirror every other image, left to right.
+        dequantize: Add uniform noise of one level's width to data that has levels: needed for a good likelihood.
+        workers: Processes that read ahead what is not in memory, for each training process.
+        conditional: Tell the net the labels.
+        label_drop: Share of the labels that are withheld, so that guidance can be used later.
+        net: Name of the net among the installed ones: UNet (images), MLP (vectors), or a plug-in's.
+        net_args: Arguments of the net, such as base_width; channels, sizes and classes follow from the data.
+        sde: The process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE.
+        sde_args: Arguments of the process, such as beta_max.
+        predicts: What the net outputs: score, noise, data, v, velocity, edm.
+        data_std: Standard deviation of the data scaled to [-1, 1]; that of the statistics unless told.
+        weighting: Weight of the loss over time: simple, likelihood, edm, min-snr.
+        time_distribution: How times are drawn: uniform, importance, log-normal, low-discrepancy.
+        steps: Updates of the weights, in all.
+        minutes: Stop after this time, with a checkpoint from which resuming goes on; none for no limit.
+        batch_size: Samples per update over all processes together; the result does not depend on their number.
+        accumulation: Parts in which each process computes its share of a batch, to save memory.
+        optimizer: adamw or adam.
+        lr: Learning rate.
+        betas: Adam's decay rates of the gradient's first and second moment.
+        weight_decay: Of the optimiser.
+        warmup: Steps over which the learning rate rises from 0.
+        grad_clip: Largest norm of the gradient; none to leave it as it is.
+        ema_halflives: Images after which an average of the weights has half forgotten a step: one number, or a list of
+            averages to keep; the first is the one that is saved as the model.
+        ema_warmup: The half-lives are at most this share of the images seen so far; 0 for no such limit.
+        ema_widths: Further averages, whose length is this share of the training so far; 0.05 and 0.1 are enough to make
+            any other from their snapshots afterwards (scripts/average.py).
+        snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
+        mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations; auto is what
+            accelerate launch was asked for, else bf16 on a GPU that computes in it.
+        channels_last: Keep the weights of an image net with the channels last in memory; unless told, wherever that is
+            faster: on a GPU, and on a CPU in full precision.
+        compile: Compile the net: slow to start, then faster.
+        seed: Of the weights, the data's order and all noise.
+        out: Folder of the run: config.json, log.jsonl, checkpoints/, samples/, model/.
+        save_every: Steps between checkpoints.
+        keep: How many checkpoints to keep.
+        log_every: Steps between lines of the log; losses in it are means over these steps.
+        tracker: tensorboard or none.
+        progress: Show a progress bar.
+        sample_every: Steps between grids of samples; 0 for none.
+        sample_count: Samples in a grid.
+        sample_solver: Solver of the grids.
+        sample_steps: Its steps.
+
+    Raises ValueError, naming the field, for a value that is not valid.
+    """
+
+    data: str = "digits"
+    data_args: dict[str, Any] = field(default_factory=dict)
+    data_key: str = "x"
+    label_key: str = "y"
+    data_low: float | None = None
+    data_high: float | None = None
+    data_levels: int | None = None
+    corrupt: str = "stop"
+    statistics: str | None = None
+    flips: bool = False
+    dequantize: bool = False
+    workers: int = 2
+    conditional: bool = False
+    label_drop: float = 0.1
+    net: str = "UNet"
+    net_args: dict[str, Any] = field(default_factory=dict)
+    sde: str = "VPSDE"
+    sde_args: dict[str, Any] = field(default_factory=dict)
+    predicts: str = "noise"
+    data_std: float | None = None
+    weighting: str = "simple"
+    time_distribution: str = "low-discrepancy"
+    steps: int = 10_000
+    minutes: float | None = None
+    batch_size: int = 128
+    accumulation: int = 1
+    optimizer: str = "adamw"
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    warmup: int = 500
+    grad_clip: float | None = 1.0
+    ema_halflives: tuple[float, ...] = (100_000,)
+    ema_warmup: float = 0.05
+    ema_widths: tuple[float, ...] = ()
+    snapshot_every: int = 0
+    mixed_precision: str = "auto"
+    channels_last: bool | None = None
+    compile: bool = False
+    seed: int = 0
+    out: str = "runs/train"
+    save_every: int = 1000
+    keep: int = 3
+    log_every: int = 50
+    tracker: str = "tensorboard"
+    progress: bool = True
+    sample_every: int = 1000
+    sample_count: int = 64
+    sample_solver: str = "heun"
+    sample_steps: int = 18
+
+    def __post_init__(self) -> None:
+        for name in ("betas", "ema_halflives", "ema_widths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, valid in CHOICES.items():
+            self._check(name, getattr(self, name) in valid, ", ".join(map(repr, valid)))
+        for name in AT_LEAST_ONE:
+            self._check(name, getattr(self, name) >= 1, "integers of at least 1")
+        for name in AT_LEAST_ZERO:
+            self._check(name, getattr(self, name) >= 0, "numbers of at least 0")
+        for name in ("lr", "minutes", "grad_clip", "data_std"):
+            value = getattr(self, name)
+            self._check(name, value is None or (value > 0 and math.isfinite(value)), "positive numbers")
+        self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
+        self._check("ema_halflives", len(self.ema_halflives) > 0, "lists of at least one number")
+        names = [average.name for average in self.averages()]
+        self._check("ema_halflives", len(set(names)) == len(names), "lists without repetitions")
+        self._check("label_drop", 0 <= self.label_drop < 1, "numbers in [0, 1)")
+        parts = f"at most batch_size={self.batch_size}"
+        self._check("accumulation", self.accumulation <= self.batch_size, parts)
+        find_solver(self.sample_solver)
+
+    def _check(self, name: str, good: bool, valid: str) -> None:
+        if not good:
+            raise ValueError(f"{name}={getattr(self, name)!r}; expected {valid}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON holds them."""
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return content
+
+    def conflicts(self, saved: dict[str, Any]) -> list[str]:
+        """The fields in which a saved run differs so that this one cannot continue it, as "name (saved, given)"."""
+        own, default = self.to_json(), TrainConfig().to_json()
+        names = [each.name for each in fields(self) if each.name not in FREE]
+        then = {name: saved.get(name, default[name]) for name in names}  # a field that is newer than the folder
+        return [f"{name} ({then[name]!r}, {own[name]!r})" for name in names if then[name] != own[name]]
+
+    def averages(self) -> list[Average]:
+        """The averages of the weights to keep; the first is the model."""
+        lives = [HalfLife(images, self.ema_warmup) for images in self.ema_halflives]
+        return [*lives, *(PowerFunction(width) for width in self.ema_widths)]
+
+    def build_source(self) -> Source:
+        """The data, checked."""
+        low, high, levels = self.data_low, self.data_high, self.data_levels
+        scaling = None
+        if low is not None and high is not None:
+            scaling = Scaling(low, high, levels)
+        elif (low, high, levels) != (None, None, None):
+            raise ValueError(f"data_low={low}, data_high={high}, data_levels={levels}; the range needs low and high")
+        source = load(
+            self.data,
+            key=self.data_key,
+            label_key=self.label_key,
+            scaling=scaling,
+            args=self.data_args,
+            skip=self.corrupt == "skip",
+        )
+        if scaling and source.scaling != scaling:
+            raise ValueError(f"data_low and data_high are given, but data={self.data!r} has a range of its own")
+        return source
+
+    def build_process(self) -> LinearSDE:
+        """The process."""
+        cls = PROCESSES[self.sde]
+        args = {name: tuple(v) if isinstance(v, list) else v for name, v in self.sde_args.items()}
+        check_arguments(cls, args, "sde_args")
+        return cls(**args)
+
+    def build_net(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+        """The net for samples of a shape, freshly initialised from torch's global generator.
+
+        Of what follows from the data, it is told what its constructor has a name for: channels, image_size, dims,
+        features, classes. net_args come on top; a net among them is written as in a saved folder's config.json.
+        """
+        cls = find_plugin("sdescore.nets", self.net, "net")
+        takes = inspect.signature(cls).parameters
+        check_arguments(cls, self.net_args, "net_args")
+        if classes is not None and "classes" not in takes:
+            raise ValueError(f"conditional=True, but net={self.net!r} takes no classes")
+        known: dict[str, Any] = {"channels": shape[0], "image_size": list(shape[1:]), "dims": len(shape) - 1}
+        known |= {"features": shape[0], "classes": classes}
+        return build_net(self.net, self.net_args, known)
+
+    def build_denoiser(self, source: Source, std: float | None = None) -> Denoiser:
+        """The untrained denoiser for a source. Raises ValueError where the settings do not fit it.
+
+        std is that of the data; measured unless told here or by data_std.
+        """
+        if self.conditional and source.classes is None:
+            raise ValueError(f"conditional=True, but data={self.data!r} has no labels")
+        if self.flips and len(source.shape) != 3:
+            raise ValueError(f"flips=True, but samples have shape {source.shape}; expected images")
+        if self.dequantize and source.scaling.levels is None:
+            raise ValueError(f"dequantize=True, but data={self.data!r} has no levels")
+        std = self.data_std or std or data_std(source)
+        net = self.build_net(source.shape, source.classes if self.conditional else None)
+        return Denoiser(net, self.build_process(), self.predicts, std, shape=source.shape, scaling=source.scaling)

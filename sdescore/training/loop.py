@@ -1,0 +1,160 @@
+"""Training: a run is a function of its config, whatever the number of processes and however often it is resumed."""
+
+import json
+import logging
+import math
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from sdescore.data.source import Source, batches
+from sdescore.data.statistics import measure, read_statistics
+from sdescore.denoisers.denoiser import Denoiser
+from sdescore.training import checkpoints
+from sdescore.training.accelerator import launch
+from sdescore.training.config import TrainConfig
+from sdescore.training.run_log import RunLog, picture
+from sdescore.training.trainer import Trainer
+
+__all__ = ["TrainConfig", "train"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_start(config: TrainConfig, resume: bool) -> Path | None:
+    """The checkpoint to go on from, None for a new run.
+
+    Raises FileExistsError for a new run where there are checkpoints, FileNotFoundError for none to resume from, and
+    ValueError, naming the fields, for a run with another config or fewer steps than are done.
+    """
+    root = Path(config.out) / "checkpoints"
+    if not resume:
+        if checkpoints.steps(root):
+            raise FileExistsError(f"out={config.out!r} has checkpoints; resume that run, or choose another folder")
+        return None
+    folder = checkpoints.newest(root)
+    state = json.loads((folder / checkpoints.STATE).read_bytes())
+    conflicts = config.conflicts(state["config"])
+    if conflicts:
+        raise ValueError(
+            f"{folder} is of a run with other settings (saved, given): {', '.join(conflicts)}. "
+            f"The run's own are in {Path(config.out) / 'config.json'}"
+        )
+    if config.steps < state["step"]:
+        raise ValueError(f"steps={config.steps}, but {folder} has made {state['step']}; expected at least these")
+    return folder
+
+
+def find_std(config: TrainConfig, source: Source, accelerator: Accelerator, new: bool = True) -> float:
+    """The data's standard deviation: as told, from the file that is named, or the run's own, made if need be.
+
+    Raises ValueError for a file of other data.
+    """
+    if config.data_std is not None:
+        return config.data_std
+    if config.statistics is not None:
+        return read_statistics(config.statistics, source).std
+    own = Path(config.out) / "statistics.json"
+    if not new:  # what a new run finds may be of other data, even where shape and range are the same
+        with suppress(ValueError):
+            return read_statistics(own, source).std
+    found = measure(source, 4096)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if accelerator.is_main_process and (new or not own.exists()):
+        found.write(own)
+    return found.std
+
+
+def train(config: TrainConfig, *, resume: bool = False, source: Source | None = None) -> Denoiser:
+    """Train a denoiser and return it with its averaged weights, as it is saved in the folder config.out/model.
+
+    Runs in one process or as one of many. A resumed run ends with the bits of one that was never interrupted.
+
+    Args:
+        config: The settings.
+        resume: Go on from the newest sound checkpoint in config.out.
+        source: Data other than what config.data names.
+
+    Raises:
+        ValueError, FileExistsError, FileNotFoundError: For settings, data or a folder that do not fit, before training.
+        FloatingPointError: If the loss is no longer finite. OSError: If a checkpoint cannot be written.
+    """
+    accelerator = launch(config.mixed_precision, config.tracker, config.out)
+    start = find_start(config, resume)
+    source = source or config.build_source()
+    out, device = Path(config.out), accelerator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        learner = Trainer(config, source, accelerator, find_std(config, source, accelerator, start is None))
+        if start is not None:
+            learner.load(start)
+        if accelerator.is_main_process:  # only now: settings that fail leave those of the run as they were
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
+        if start is not None and accelerator.is_main_process:
+            logger.info("resumed from %s", start)
+        if start is not None:  # the run may have been killed after the checkpoint and before what follows it
+            learner.publish()
+            _keep(learner, learner.step == config.steps)
+        _run(learner)
+    averaged: Denoiser = learner.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return averaged.eval()  # in the layout in which it is loaded
+
+
+def _run(learner: Trainer) -> None:
+    config, accelerator, source = learner.config, learner.accelerator, learner.source
+    reader = batches(
+        source,
+        config.seed,
+        config.batch_size,
+        range(learner.step, config.steps),
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+        workers=config.workers,
+        pin=accelerator.device.type == "cuda",
+    )
+    deadline = time.monotonic() + 60 * (config.minutes or math.inf)
+    with RunLog(config, accelerator, learner.step) as report:
+        for raw, labels in reader:
+            rate = learner.schedule.get_last_lr()[0]
+            report.add(*learner.update(raw, labels))
+            done = learner.step
+            late = (
+                config.minutes is not None
+                and done % config.log_every == 0
+                and _any(deadline < time.monotonic(), learner)
+            )
+            last = late or done == config.steps
+            if last or done % config.log_every == 0 or done % config.save_every == 0:
+                report.write(rate)
+            if last or done % config.save_every == 0:
+                learner.save()
+            if _keep(learner, last):
+                report.restart_clock()
+            if late:
+                if accelerator.is_main_process:
+                    logger.info("stopped at step %d of %d: minutes=%g are over", done, config.steps, config.minutes)
+                break
+
+
+def _keep(learner: Trainer, last: bool) -> bool:
+    """Write the snapshots and the picture that are due after a step; returns whether a picture was."""
+    config, step = learner.config, learner.step
+    if config.snapshot_every and (step == config.steps or step % config.snapshot_every == 0):
+        learner.snapshot()
+    pictured = config.sample_every > 0 and (last or step % config.sample_every == 0)
+    if pictured:
+        averaged = learner.averaged
+        if learner.accelerator.is_main_process:
+            picture(config, averaged, step, learner.classes)
+    return pictured
+
+
+def _any(here: bool, learner: Trainer) -> bool:
+    """Whether it is so in any of the processes, which thereby agree."""
+    accelerator = learner.accelerator
+    total: Any = accelerator.reduce(torch.tensor(float(here), device=accelerator.device))
+    return bool(total > 0)

@@ -1,0 +1,138 @@
+"""Averages of any length, put together after training from snapshots of others (Karras et al. 2024, section 3.2)."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from sdescore.common.files import replace_file
+from sdescore.training.averages import Average, Averages, HalfLife, PowerFunction
+from sdescore.training.sharding import whole
+
+__all__ = ["Snapshot", "fit", "profile", "reconstruct", "snapshots", "write_snapshots"]
+
+RULES: dict[str, type[Average]] = {"HalfLife": HalfLife, "PowerFunction": PowerFunction}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A file with the state of an average after a step of a run with so many images a step."""
+
+    path: Path
+    average: Average
+    step: int
+    batch: int
+    buffers: tuple[str, ...]
+
+
+def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool = True) -> None:
+    """Write the state of each average after a step, a file each, whole or not at all. Raises OSError.
+
+    All processes must call it, since each may have a part; only those write that are told to.
+    """
+    for rule, model in zip(averages.rules, averages.models, strict=True):
+        state = whole(model.state_dict(), write)
+        if not write:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        said = {"average": type(rule).__name__, "args": asdict(cast(Any, rule)), "step": step, "batch": averages.batch}
+        said["buffers"] = [name for name, _ in model.named_buffers()]
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+        content = save(tensors, {"snapshot": json.dumps(said)})
+        replace_file(folder / f"step-{step:06d}.{rule.name}.safetensors", content)
+
+
+def snapshots(folder: str | Path) -> list[Snapshot]:
+    """The snapshots in a folder. Raises ValueError naming a file that is none, and if there are none at all."""
+    found = []
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                said = json.loads(file.metadata()["snapshot"])
+            rule = RULES[said["average"]](**said["args"])
+            found.append(Snapshot(path, rule, said["step"], said["batch"], tuple(said["buffers"])))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a snapshot: {error!r}") from error
+    if not found:
+        raise ValueError(f"there are no snapshots in {folder}; a run keeps them if snapshot_every is set")
+    if len({each.batch for each in found}) > 1:
+        raise ValueError(f"{folder} has snapshots of runs with different batches")
+    return found
+
+
+def profile(average: Average, steps: int, batch: int) -> np.ndarray:
+    """How much the weights after each of `steps` steps count in their average; (steps,), float64, its sum is 1."""
+    fresh, later = _decays(average, steps, batch)
+    return fresh * np.exp(later[-1] - later)
+
+
+def _decays(average: Average, steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each step adds of its weights, and the logarithm of what the steps up to it leave of the first's."""
+    decay = average.decay(np.arange(1, steps + 1), batch)
+    return 1 - decay, np.append(0.0, np.log(np.maximum(decay[1:], 1e-300))).cumsum()
+
+
+def fit(stored: Sequence[tuple[Average, int]], wanted: tuple[Average, int], batch: int) -> tuple[np.ndarray, float]:
+    """Coefficients, of sum 1, with which stored averages, each after its step, come closest to the wanted one.
+
+    Least squares between the profiles, step by step, not in their continuous limit as in the paper: warm-ups and
+    half-lives are then as exact as power functions. The sum leaves weights that do not move exactly where they are.
+
+    Returns the coefficients and the distance of the profiles, as a share of the wanted one's norm.
+    """
+    longest = {average: max(step for each, step in stored if each == average) for average, _ in stored}
+    known = {average: _decays(average, steps, batch) for average, steps in longest.items()}
+    target, size = profile(*wanted, batch), 4096
+    triangle: np.ndarray = np.zeros((0, len(stored) + 1))  # of a QR decomposition that takes in rows as they come
+    for low in range(0, len(target), size):
+        rows = np.zeros((min(size, len(target) - low), len(stored) + 1))
+        for column, (average, step) in enumerate(stored):
+            fresh, later = (each[low : min(low + len(rows), step)] for each in known[average])
+            rows[: len(fresh), column] = fresh * np.exp(known[average][1][step - 1] - later)
+        rows[:, -1] = target[low : low + len(rows)]
+        triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, rows]), mode="r"))
+    norms = np.linalg.norm(triangle[:, :-1], axis=0)
+    matrix, right = triangle[:, :-1] / norms, triangle[:, -1]
+    basis = np.linalg.qr((1 / norms)[:, None], mode="complete").Q[:, 1:]  # along these the sum stays
+    start = (1 / norms) / np.sum(norms**-2)
+    # Profiles that differ by less than the rounding of stored weights are not told apart.
+    free = np.linalg.lstsq(matrix @ basis, right - matrix @ start, rcond=1e-6)[0]
+    found = start + basis @ free
+    return found / norms, float(np.linalg.norm(matrix @ found - right) / np.linalg.norm(right))
+
+
+def reconstruct(
+    stored: Sequence[Snapshot], average: Average, step: int | None = None
+) -> tuple[dict[str, Tensor], float]:
+    """The state that an average would have after a step, the last stored one unless told, and the profile's error.
+
+    The state is that of a Denoiser. Bit for bit a snapshot if there is one of this average and step. Buffers are those
+    of the last snapshot up to the step.
+
+    Raises ValueError without snapshots up to the step.
+    """
+    last = max(each.step for each in stored)
+    step = last if step is None else step
+    usable = [each for each in stored if each.step <= step]
+    if not usable or step > last:
+        steps = sorted({each.step for each in stored})
+        raise ValueError(f"step={step}; expected steps from {steps[0]} to {last}")
+    same = [each for each in usable if each.step == step and each.average == average]
+    if same:
+        return load_file(same[0].path), 0.0
+    coefficients, error = fit([(each.average, each.step) for each in usable], (average, step), usable[0].batch)
+    newest = max(usable, key=lambda each: each.step)
+    state = load_file(newest.path)
+    total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in state if name not in newest.buffers}
+    for coefficient, each in zip(coefficients.tolist(), usable, strict=True):
+        with safe_open(each.path, "pt") as file:
+            for name, value in total.items():
+                value.add_(file.get_tensor(name).double(), alpha=coefficient)
+    return {name: total[name].to(value.dtype) if name in total else value for name, value in state.items()}, error

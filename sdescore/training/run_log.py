@@ -1,0 +1,134 @@
+"""What a training run says while it goes on: log.jsonl, the tracker, the progress bar and pictures of samples."""
+
+import json
+import logging
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdescore.common.files import refused, replace_file
+from sdescore.denoisers.denoiser import Denoiser
+from sdescore.evaluation.pictures import is_image, save_grid
+from sdescore.sampling.sample import sample
+from sdescore.training.config import TrainConfig
+
+__all__ = ["RunLog", "picture", "read_log"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_log(out: str | Path) -> list[dict[str, float]]:
+    """The lines of a run's log.jsonl: step, loss, grad_norm, lr and images_per_second, each since the line before."""
+    path = Path(out) / "log.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _whole_lines(path: Path, step: int) -> str:
+    """The lines of a log up to a step; a torn last line is left out."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):
+            continue
+    return "".join(kept)
+
+
+class RunLog:
+    """Collects what happens in each step without waiting for the device, and writes it down now and then.
+
+    A context manager; only the main process writes. A resumed run's log goes on after the line of its first step.
+    """
+
+    def __init__(self, config: TrainConfig, accelerator: Accelerator, step: int) -> None:
+        self.config, self.accelerator, self.step = config, accelerator, step
+        self.path = Path(config.out) / "log.jsonl"
+        self.pending: list[Tensor] = []
+        self.since = time.perf_counter()
+        main = accelerator.is_main_process
+        if main:
+            replace_file(self.path, _whole_lines(self.path, step))
+        if config.tracker != "none":
+            # What a killed run showed beyond its checkpoint is taken back.
+            accelerator.init_trackers("tracker", init_kwargs={config.tracker: {"purge_step": step + 1}})
+        self.bar = tqdm(total=config.steps, initial=step, disable=not (main and config.progress), unit="step")
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    def add(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Take note of a step: this process's part of the loss, whose mean over the processes is the batch's."""
+        self.pending.append(torch.stack([loss, grad_norm.to(loss)]))
+        self.step += 1
+        self.bar.update()
+
+    def restart_clock(self) -> None:
+        """Leave out of the speed what was done since the last line."""
+        self.since = time.perf_counter()
+
+    def write(self, lr: Tensor | float) -> None:
+        """Write a line on the steps since the last. Raises FloatingPointError, on all processes, for a NaN or Inf."""
+        if not self.pending:
+            return
+        means: Any = self.accelerator.reduce(torch.stack(self.pending).mean(0), reduction="mean")
+        loss, grad_norm = means.tolist()
+        # fp16 skips the steps whose gradient overflows, and lowers its scale.
+        if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.accelerator.mixed_precision == "fp16"):
+            first = self.step - len(self.pending) + 1
+            raise FloatingPointError(
+                f"in steps {first} to {self.step} the loss is {loss} and the gradient's norm {grad_norm}; the last "
+                "checkpoint is from before. Try a smaller lr, a longer warmup or another mixed_precision"
+            )
+        now = time.perf_counter()
+        speed = len(self.pending) * self.config.batch_size / (now - self.since)
+        self.pending, self.since = [], now
+        line = {"loss": loss, "grad_norm": grad_norm, "lr": float(lr), "images_per_second": round(speed, 1)}
+        self.bar.set_postfix(loss=f"{loss:.4f}", img_s=f"{speed:.0f}")
+        if self.config.tracker != "none":
+            self.accelerator.log(line, step=self.step)
+        if self.accelerator.is_main_process:
+            try:
+                with open(self.path, "a") as file:
+                    file.write(json.dumps({"step": self.step, **line}) + "\n")
+            except OSError as error:
+                what = f"{self.path} was not written: {error}; checkpoints are untouched"
+                raise refused(error, what) from error
+
+
+def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | None) -> None:
+    """Write samples of a denoiser to samples/step-...: .png for images, .npz for anything else; classes in turn."""
+    assert denoiser.shape is not None and denoiser.scaling is not None
+    shape = (config.sample_count, *denoiser.shape)
+    label = None if classes is None else {"label": torch.arange(config.sample_count) % classes}
+    solver, steps = config.sample_solver, config.sample_steps
+    try:
+        x = sample(denoiser.sde, denoiser, shape, solver=solver, steps=steps, seed=config.seed, condition=label)
+    except FloatingPointError as error:  # no reason to end a run that may still come right
+        logger.warning("no samples at step %d: %s", step, error)
+        return
+    raw = denoiser.scaling.to_data(x).cpu()
+    path = Path(config.out) / "samples" / f"step-{step:06d}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_image(denoiser.shape):
+            save_grid(path.with_suffix(".png"), raw, denoiser.scaling)
+        else:
+            np.savez(path.with_suffix(".npz"), x=raw.numpy())
+    except OSError as error:  # whether a checkpoint can still be written decides about the run
+        logger.warning("no picture at step %d: %s", step, error)

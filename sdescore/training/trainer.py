@@ -1,0 +1,298 @@
+"""One training step, and all the state that it changes.
+
+All that is random in a step belongs to (seed, step, index in the global batch): each process draws it for the whole
+batch and takes its share. Dropout alone belongs to (seed, step, rank).
+"""
+
+import logging
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from sdescore.common.random import generator
+from sdescore.common.scaling import level_width
+from sdescore.data.source import Source, checksum, share
+from sdescore.denoisers.denoiser import Denoiser
+from sdescore.denoisers.folders import STAGING
+from sdescore.objectives.denoising import TIME_DISTRIBUTIONS, denoising_score_matching
+from sdescore.training import checkpoints
+from sdescore.training import posthoc_averages as posthoc
+from sdescore.training.averages import Averages
+from sdescore.training.config import TrainConfig
+from sdescore.training.sharding import full, parts, placed, whole
+
+__all__ = ["Draws", "Trainer", "draw"]
+
+logger = logging.getLogger(__name__)
+
+
+class Draws(NamedTuple):
+    """What a step draws: quantiles u (batch,), noise and shift (batch, *shape); whether to mirror, to drop the label.
+
+    shift is uniform in [-1/2, 1/2), in levels of the data; zeros that broadcast where it is not wanted.
+    """
+
+    u: Tensor
+    noise: Tensor
+    flip: Tensor
+    drop: Tensor
+    shift: Tensor
+
+    def select(self, where: slice) -> "Draws":
+        """The draws of a part of the batch."""
+        return Draws(*(each[where] for each in self))
+
+
+def draw(config: TrainConfig, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Draws:
+    """The draws for the whole global batch of a step (from 0); no setting changes what another one draws."""
+    batch = config.batch_size
+
+    def own(name: str) -> torch.Generator:
+        return generator(f"train {name}", config.seed, step, device=device)
+
+    u = TIME_DISTRIBUTIONS[config.time_distribution].draw(batch, own("times"), torch.device(device))
+    noise = torch.randn(batch, *shape, generator=own("noise"), device=device)
+    flip = torch.rand(batch, generator=own("flip"), device=device) < (0.5 if config.flips else 0.0)
+    drop = torch.rand(batch, generator=own("drop"), device=device) < config.label_drop
+    shift = torch.zeros(batch, *(1,) * len(shape), device=device)
+    if config.dequantize:
+        shift = torch.rand(noise.shape, generator=own("shift"), device=device) - 0.5
+    return Draws(u, noise, flip, drop, shift)
+
+
+class Trainer:
+    """All that a run changes: the net, its average, the optimiser with its schedule, and the step."""
+
+    def __init__(self, config: TrainConfig, source: Source, accelerator: Accelerator, std: float | None = None) -> None:
+        if config.batch_size < accelerator.num_processes * config.accumulation:
+            raise ValueError(
+                f"batch_size={config.batch_size} is less than {accelerator.num_processes} processes with "
+                f"accumulation={config.accumulation} parts each"
+            )
+        self.config, self.source, self.accelerator, self.step = config, source, accelerator, 0
+        torch.manual_seed(generator("train init", config.seed).initial_seed())
+        self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
+        channels_last, split = config.channels_last, accelerator.is_fsdp2
+        if channels_last and split:
+            raise ValueError("channels_last=True; expected False where FSDP splits the weights")
+        if channels_last is None:  # on a CPU it pays in float32 alone: bf16 took twice the time
+            kind = accelerator.device.type
+            channels_last = not split and (kind == "cuda" or (kind == "cpu" and accelerator.mixed_precision == "no"))
+        if channels_last and len(source.shape) == 3:
+            self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classes = source.classes if config.conditional else None
+        self.averages = Averages(self.denoiser, config.averages(), config.batch_size)
+        net, optimizer = self.denoiser.net, self._optimizer()
+        if config.compile:
+            net.forward = torch.compile(net.forward)
+        if split and accelerator.mixed_precision != "no":
+            net.forward = convert_outputs_to_fp32(accelerator.autocast()(net.forward))  # as accelerate does elsewhere
+        self.schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup, 1)))
+        self.net, self.optimizer = accelerator.prepare(net, optimizer)
+        self.averages.split_like(self.denoiser)
+        # The same net behind what accelerate wraps around it: its processes and its precision.
+        self.parallel = Denoiser(self.net, self.denoiser.sde, config.predicts, self.denoiser.data_std)
+        self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
+        size = self.share.stop - self.share.start
+        self.parts = [share(size, k, config.accumulation) for k in range(config.accumulation)]
+        self.checksum = checksum(source)
+        self._rehearse()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        cls = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        return cls(
+            self.denoiser.parameters(),
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=self.accelerator.device.type in ("cpu", "cuda"),
+        )
+
+    def _rehearse(self) -> None:
+        """A pass without effect, in which a net that does not fit the data fails and gradients are put into buckets.
+
+        torch sorts the buckets anew after the first pass, and with them the sums over more than two processes: without
+        this, a resumed run's first step would be summed in another order than the same step of an unbroken run.
+        """
+        before = {name: value.clone() for name, value in self.denoiser.state_dict().items()}
+        raw, labels = self.source.__getitems__([0])
+        draws, part = draw(self.config, 0, self.source.shape, self.accelerator.device), self.parts[0]
+        count = part.stop - part.start
+        labels = None if labels is None else labels.expand(count)
+        self._backward(raw.expand(count, *self.source.shape), labels, draws.select(slice(0, count)))
+        self.optimizer.zero_grad()
+        self.denoiser.load_state_dict(before)
+
+    def _backward(self, raw: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
+        """Add the gradient of samples to this process's; returns their part of the loss.
+
+        The loss of a sample is the mean over its elements, and a batch's the mean over its samples. What accelerate
+        averages over the processes are sums, so that shares need not be equal.
+        """
+        device, config = self.accelerator.device, self.config
+        raw = raw.to(device, non_blocking=True)
+        x0 = self.source.scaling.to_model(raw, torch.get_default_dtype())
+        if config.flips:
+            x0 = torch.where(draws.flip.reshape(-1, 1, 1, 1), x0.flip(-1), x0)
+        if config.dequantize:
+            x0 = x0 + level_width(self.source.scaling) * draws.shift
+        condition = {}
+        if self.classes is not None:
+            labels = cast(Tensor, labels).to(device, non_blocking=True)
+            condition["label"] = torch.where(draws.drop, self.classes, labels)
+        losses = denoising_score_matching(
+            self.parallel,
+            x0,
+            weighting=config.weighting,
+            time_distribution=config.time_distribution,
+            u=draws.u,
+            eps=draws.noise,
+            condition=condition,
+        )
+        loss = losses.sum() * (2 / x0[0].numel() * self.accelerator.num_processes / config.batch_size)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def update(self, raw: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One step on this process's share of the batch: raw (share, *shape), labels (share,).
+
+        Returns its part of the loss, whose mean over the processes is the batch's, and the norm of the gradient.
+        """
+        config, accelerator = self.config, self.accelerator
+        torch.manual_seed(generator("train dropout", config.seed, accelerator.process_index, self.step).initial_seed())
+        draws = draw(config, self.step, self.source.shape, accelerator.device).select(self.share)
+        losses = []
+        for part in self.parts:
+            with nullcontext() if part is self.parts[-1] else accelerator.no_sync(self.net):
+                some_labels = None if labels is None else labels[part]
+                losses.append(self._backward(raw[part], some_labels, draws.select(part)))
+        norm = accelerator.clip_grad_norm_(self.net.parameters(), config.grad_clip or float("inf"))
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.averages.update(self.denoiser, self.step)
+        return torch.stack(losses).sum(), full(norm)
+
+    @property
+    def averaged(self) -> Denoiser:
+        """The denoiser with the first average's weights; all processes must ask, since each may have a part."""
+        return self.averages.whole().to(self.accelerator.device)
+
+    def save(self) -> None:
+        """Write a checkpoint, remove older ones, and write the averaged denoiser to model/.
+
+        As in snapshot() and publish(), the main process writes, and all must call, since each may have a part.
+        """
+        content = self._state()
+        if self.accelerator.is_main_process:
+            root = Path(self.config.out) / "checkpoints"
+            checkpoints.save_checkpoint(root, self.step, *content)
+            checkpoints.prune(root, self.step, self.config.keep)
+        del content
+        self.publish()
+        self.accelerator.wait_for_everyone()
+
+    def snapshot(self) -> None:
+        """Write the averages to snapshots/, where they stay."""
+        folder, main = Path(self.config.out) / "snapshots", self.accelerator.is_main_process
+        posthoc.write_snapshots(folder, self.averages, self.step, write=main)
+
+    def publish(self) -> None:
+        """Write the averaged denoiser to model/, from which it can be sampled."""
+        averaged, folder = self.averaged, Path(self.config.out) / "model"
+        if not self.accelerator.is_main_process:
+            return
+        for left in folder.glob(f"{STAGING}*"):  # by a process that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            averaged.save_pretrained(folder)
+        except OSError as error:
+            what = f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole"
+            raise checkpoints.refused(error, f"{what}, and resuming writes the model too") from error
+
+    def _data(self) -> dict[str, Any]:
+        """What a resumed run must find unchanged of the data."""
+        scaling, source = self.source.scaling, self.source
+        known = {"samples": len(source), "shape": list(source.shape), "data_std": self.denoiser.data_std}
+        return known | {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
+
+    def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        moments, groups = split_optimizer(self.optimizer.state_dict())
+        held = {"net": self.denoiser.state_dict(), "optimizer": moments, **self.averages.state_dicts()}
+        tensors = {name: whole(group, self.accelerator.is_main_process) for name, group in held.items()}
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "config": self.config.to_json(),
+            "data": self._data(),
+            "checksum": self.checksum,
+            "processes": self.accelerator.num_processes,
+            "mixed_precision": self.accelerator.mixed_precision,
+            "optimizer": groups,
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        return tensors, state
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint. Raises ValueError if it is that of another run or of other data."""
+        tensors, state = checkpoints.load(folder)
+        data = self._data()
+        if data | state["data"] != data:  # older checkpoints say less
+            raise ValueError(f"{folder} was made with data {state['data']}; now it is {data}")
+        self.denoiser.load_state_dict(parts(tensors["net"], self.denoiser.state_dict()))
+        self.averages.load_state_dicts(tensors)
+        saved = join_optimizer(tensors["optimizer"], state["optimizer"])
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        for i, moments in saved["state"].items():
+            for name, value in moments.items():
+                if value.shape == weights[i].shape:  # fused kernels read both in the order of memory
+                    moments[name] = placed(value, weights[i])
+        self.optimizer.load_state_dict(saved)
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        if state.get("checksum", self.checksum) != self.checksum:
+            logger.warning(
+                "%s was made with other samples: as many, of the same shape and range, but not these", folder
+            )
+        precision = self.accelerator.mixed_precision
+        if state.get("mixed_precision", precision) != precision:
+            logger.warning("%s was computed in %s, and goes on in %s", folder, state["mixed_precision"], precision)
+        if state["processes"] != self.accelerator.num_processes:
+            logger.warning(
+                "%s was written by %d processes and goes on with %d: data and noise stay the same, but dropout "
+                "differs, and sums in their last bits",
+                folder,
+                state["processes"],
+                self.accelerator.num_processes,
+            )
+        then = {name: state["config"].get(name) for name in ("accumulation", "channels_last", "compile")}
+        now = {name: getattr(self.config, name) for name in then}
+        if then != now:
+            logger.warning("%s was written with %s and goes on with %s: dropout may differ", folder, then, now)
+
+
+def split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The tensors of an optimiser's state, named "parameter.what", and the settings of its groups."""
+    moments = {f"{i}.{name}": value for i, each in state["state"].items() for name, value in each.items()}
+    return moments, state["param_groups"]
+
+
+def join_optimizer(moments: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The inverse of split_optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": [{**group, "betas": tuple(group["betas"])} for group in groups]}

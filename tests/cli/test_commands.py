@@ -1,0 +1,294 @@
+"""The scripts: what they say of themselves, what they leave, and what they refuse in one line."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripting import NEEDS_SCRIPTS, SCRIPTS, refused
+from torch import Tensor
+
+from sdescore import Denoiser, KarrasSDE, Scaling, sample
+from sdescore.data.load import digits
+from sdescore.nets import UNet
+
+pytestmark = NEEDS_SCRIPTS
+STD = 0.75
+
+
+def saved(
+    path: Path, *, classes: int | None = None, active: bool = True, shape: tuple[int, ...] | None = (1, 8, 8)
+) -> str:
+    """A tiny untrained model: the exact denoiser of N(0, STD^2) unless it is active."""
+    torch.manual_seed(0)
+    net = UNet(1, 8, base_width=8, multipliers=(1,), blocks=1, attention=(), heads=1, classes=classes)
+    if active:
+        for parameter in net.exits.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    Denoiser(net, KarrasSDE(), "edm", STD, shape=shape, scaling=Scaling(0, 16, 17)).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    return saved(tmp_path / "model")
+
+
+def content(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("name", ["sample", "likelihood", "evaluate", "demo"])
+def test_help_shows_commands_and_explains_every_flag(
+    name: str, script: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        script(name).main(["--help"])
+    said = capsys.readouterr().out
+    assert f"    python scripts/{name}.py --" in said
+    flags = said.split("Settings of ")[1].split("\n  --")[1:]
+    assert flags and all(len(re.split(r"\((?:required|type)", flag)[0].split()) > 4 for flag in flags)
+
+
+class TestSample:
+    def test_writes_what_the_library_draws(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "out"
+        arguments = ["--model", model, "--out", str(out), "--count", "10", "--nfe", "7", "--batch_size", "4"]
+        script("sample").main([*arguments, "--seed", "3"])
+        denoiser = Denoiser.from_pretrained(model)
+        x = sample(denoiser.sde, denoiser, (10, 1, 8, 8), nfe=7, seed=3, batch_size=4)
+        raw = content(out / "samples.npz")["x"]
+        assert raw.dtype == np.uint8 and raw.shape == (10, 1, 8, 8)
+        # Rounded to the nearest of 17 levels, not cut off.
+        assert np.abs(raw - ((x.clamp(-1, 1) + 1) * 8).numpy()).max() <= 0.5 + 1e-4
+        pictures = sorted((out / "images").iterdir())
+        assert [path.name for path in pictures] == [f"{i:06d}.png" for i in range(10)]
+        for path, image in zip(pictures, raw, strict=True):
+            assert np.abs(np.asarray(Image.open(path)) - image[0] * (255 / 16)).max() <= 0.5
+        assert (out / "grid.png").exists() and not (out / "parts").exists()
+        cost = json.loads((out / "cost.json").read_text())
+        assert (cost["nfe"], cost["samples"]) == (7, 10) and cost["seconds"] > 0
+
+        before = (out / "samples.npz").stat().st_mtime_ns
+        script("sample").main([*arguments, "--seed", "3"])
+        assert "is complete" in capsys.readouterr().out and (out / "samples.npz").stat().st_mtime_ns == before
+        assert "other settings (saved, given): seed (3, 4)" in refused(
+            script("sample").main, [*arguments, "--seed", "4"], capsys
+        )
+        saved(Path(model), active=False)
+        assert "other settings (saved, given): weights" in refused(
+            script("sample").main, [*arguments, "--seed", "3"], capsys
+        )
+
+    def test_goes_on_after_an_interruption(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = script("sample")
+        arguments = [
+            "--model",
+            model,
+            "--count",
+            "10",
+            "--steps",
+            "3",
+            "--batch_size",
+            "4",
+            "--solver",
+            "euler-maruyama",
+        ]
+        module.main([*arguments, "--out", str(tmp_path / "whole")])
+        firsts: list[int] = []
+
+        def stopping(*given: Any, first: int, **named: Any) -> Tensor:
+            firsts.append(first)
+            if firsts == [0, 4]:
+                raise KeyboardInterrupt
+            return sample(*given, index_offset=first, **named)
+
+        monkeypatch.setattr(module, "sample", stopping)
+        with pytest.raises(SystemExit, match="interrupted"):
+            module.main([*arguments, "--out", str(tmp_path / "halves")])
+        assert not (tmp_path / "halves/samples.npz").exists()
+        module.main([*arguments, "--out", str(tmp_path / "halves")])
+        assert firsts == [0, 4, 4, 8]
+        assert (tmp_path / "halves/samples.npz").read_bytes() == (tmp_path / "whole/samples.npz").read_bytes()
+
+    @pytest.mark.slow
+    def test_processes_share_the_set(self, model: str, tmp_path: Path) -> None:
+        arguments = [str(SCRIPTS / "sample.py"), "--model", model, "--count", "19", "--steps", "3", "--batch_size", "4"]
+        alone, two = tmp_path / "alone", tmp_path / "two"
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        subprocess.run([sys.executable, *arguments, "--out", str(alone)], check=True)
+        subprocess.run([*launcher, *arguments, "--out", str(two)], check=True)
+        assert (alone / "samples.npz").read_bytes() == (two / "samples.npz").read_bytes()
+        assert len(list((two / "images").iterdir())) == 19
+
+    def test_classes(self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = [
+            "--model",
+            saved(tmp_path / "model", classes=3),
+            "--count",
+            "7",
+            "--steps",
+            "2",
+            "--batch_size",
+            "4",
+        ]
+        script("sample").main([*arguments, "--label", "-1", "--out", str(tmp_path / "each")])
+        assert content(tmp_path / "each/samples.npz")["y"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+        arguments += ["--out", str(tmp_path / "one"), "--label"]
+        assert "label=3; expected -1 to 2" in refused(script("sample").main, [*arguments, "3"], capsys)
+
+    def test_solvers_of_all_kinds(
+        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "own_solvers.py").write_text(
+            "from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector\n"
+            "corrected = PredictorCorrector(EulerMaruyama(), Langevin(snr=0.1, repeats=2))\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        build = script("shared").build_solver
+        assert build("own_solvers:corrected", {}).corrector.repeats == 2
+        assert build("ddpm", {"tau": 0.5}).tau == 0.5
+        assert build("churn", {"amount": 5.0}).amount == 5.0
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--solver", "huen"], "solver='huen' is not installed; expected"),
+            (["--solver", "nowhere:thing"], "No module named 'nowhere'"),
+            (["--solver", "heun", "--solver_args.order", "3"], "solver_args has order"),
+            (["--nfe", "2", "--solver", "heun"], "nfe=2 is too small"),
+            (["--nfe", "9", "--steps", "3"], "expected one of them"),
+            (["--grid", "square"], "grid='square'; expected karras, uniform-lambda, uniform-angle"),
+            (["--count", "0"], "count=0; expected"),
+            (["--label", "1"], "the model has no classes"),
+            (["--model", "nothing/here/either"], "no folder"),
+        ],
+    )
+    def test_bad_input_is_one_line(
+        self,
+        arguments: list[str],
+        message: str,
+        script: Callable[[str], Any],
+        model: str,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        given = ["--model", model, "--out", str(tmp_path / "out"), *arguments]
+        assert message in refused(script("sample").main, given, capsys)
+
+    def test_a_folder_with_other_things(
+        self, script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "mine.txt").write_text("mine")
+        assert "is not empty" in refused(script("sample").main, ["--model", model, "--out", str(tmp_path)], capsys)
+
+
+class TestLikelihood:
+    def test_a_gaussian_has_its_closed_form(
+        self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        model, out = saved(tmp_path / "model", active=False), tmp_path / "out.json"
+        script("likelihood").main(["--model", model, "--count", "100", "--out", str(out)])
+        result, source = json.loads(out.read_text()), digits("test")
+        x, width = source.scaling.to_model(source.raw[:100]).double().flatten(1), 2 / 16
+        # The mean over the noise, uniform over a level's width, of log(width * density).
+        energy = (x.square() + width**2 / 12) / STD**2 + math.log(2 * math.pi * STD**2)
+        bits = (energy.mean(1) / 2 - math.log(width)) / math.log(2)
+        spread = width / 12**0.5 * x.norm(dim=1) / STD**2 / 64 / math.log(2)  # of one draw of the noise
+        assert (torch.tensor(result["samples"]["bits_per_dim"]) - bits).abs().max() < 5 * spread.max()
+        assert result["bits_per_dim"]["mean"] == pytest.approx(float(bits.mean()), abs=4 * float(spread.mean()) / 10)
+        assert result["bits_per_dim"]["stderr"] == pytest.approx(float(bits.std()) / 10, rel=0.3)
+        assert result["nats"]["mean"] == pytest.approx(-result["bits_per_dim"]["mean"] * 64 * math.log(2), rel=1e-6)
+        assert f"{result['bits_per_dim']['mean']:.4f}" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--data", "digits:both"], "data='digits:both'; expected"),
+            (["--data", "colour.npz"], "(3, 4, 4); the model's are (1, 8, 8)"),
+            (["--data", "range.npz"], "spans [17, 17]"),
+            (["--data", "missing.npz"], "there is no file 'missing.npz'"),
+            (["--count", "0"], "count=0; expected"),
+            (["--trace", "guess"], "trace='guess'; expected"),
+            (["--out", "colour.npz"], "out='colour.npz' exists"),
+            (["--data", "plain.npz", "--conditional", "true"], "has no labels"),
+        ],
+    )
+    def test_bad_input_is_one_line(
+        self,
+        arguments: list[str],
+        message: str,
+        script: Callable[[str], Any],
+        model: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        np.savez("colour.npz", x=np.zeros((4, 3, 4, 4), np.uint8))
+        np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
+        np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
+        assert message in refused(script("likelihood").main, ["--model", model, *arguments], capsys)
+
+
+class TestDemo:
+    def test_leaves_a_table_and_pictures_and_resumes(
+        self,
+        script: Callable[[str], Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        demo = script("demo")
+        few = {name: (kind, solver, 3) for name, (kind, solver, _) in demo.SOLVERS.items()}
+        monkeypatch.setattr(demo, "SOLVERS", few)
+        whole = demo.measure
+        monkeypatch.setattr(demo, "measure", lambda denoiser, x, **options: whole(denoiser, x[:3], **options))
+        arguments = ["--out", str(tmp_path), "--steps", "4", "--count", "100"]
+        resumed: list[bool] = []
+        train = demo.train
+
+        def stopping(settings: Any, resume: bool) -> Any:
+            resumed.append(resume)
+            if len(resumed) == 1:
+                train(replace(settings, steps=2), resume=resume)
+                raise KeyboardInterrupt
+            return train(settings, resume=resume)
+
+        monkeypatch.setattr(demo, "train", stopping)
+        with pytest.raises(SystemExit, match="interrupted"):
+            demo.main(arguments)
+        assert "Resuming" not in capsys.readouterr().out
+        demo.main(arguments)
+        assert resumed == [False, True]
+        said = capsys.readouterr().out
+        assert "Resuming: training was at step 2 of 4" in said
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert [row["solver"] for row in results["solvers"]] == list(few)
+        assert [row["nfe"] for row in results["solvers"]] == [5, 3, 3, 5]
+        assert results["real"][0]["recognised"] > 0.9 and results["bits_per_dim"]["mean"] > 0
+        assert (tmp_path / "table.md").read_text() in said
+        pictures = {path.name for path in tmp_path.glob("*.png")}
+        drawn = {"real", "overview", "loss", "quality", "trajectory", *(f"samples-{name}" for name in few)}
+        assert pictures == {f"{name}.png" for name in drawn}
+        assert Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)
+
+    def test_too_slow_a_machine_trains_less(self, script: Callable[[str], Any], tmp_path: Path) -> None:
+        demo = script("demo")
+        demo.trained(demo.DemoConfig(out=str(tmp_path), steps=10_000, training_minutes=0.01))
+        lines = [json.loads(line)["step"] for line in (tmp_path / "train/log.jsonl").read_text().splitlines()]
+        assert max(lines) < 1000 and Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)

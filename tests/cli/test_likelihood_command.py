@@ -1,0 +1,197 @@
+"""Scoring a set and showing interpolations from the command line."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scripting import NEEDS_SCRIPTS, SCRIPTS
+from torch import Tensor, nn
+
+from sdescore import Denoiser, KarrasSDE, Scaling
+from sdescore.nets import UNet
+
+pytestmark = NEEDS_SCRIPTS
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """The exact denoiser of N(0, 0.75^2)."""
+    net = UNet(1, 8, base_width=8, multipliers=(1,), blocks=1, attention=(), heads=1)
+    denoiser = Denoiser(net, KarrasSDE(), "edm", 0.75, shape=(1, 8, 8), scaling=Scaling(0, 16, 17))
+    denoiser.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(
+    script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    likelihood, out, whole = script("likelihood"), tmp_path / "a.json", tmp_path / "b.json"
+    given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3"]
+    likelihood.main([*given, "--out", str(whole)])
+    measure, calls = likelihood.measure, []
+
+    def breaks(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["first"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measure(*arguments, **options)
+
+    monkeypatch.setattr(likelihood, "measure", breaks)
+    with pytest.raises(SystemExit, match="interrupted"):
+        likelihood.main([*given, "--out", str(out)])
+    assert not out.exists()
+    with pytest.raises(SystemExit, match="seed"):
+        likelihood.main([*given, "--out", str(out), "--seed", "1"])
+    likelihood.main([*given, "--out", str(out)])
+    assert calls == [0, 3, 6, 6]
+    results = [json.loads(path.read_text()) for path in (out, whole)]
+    assert results[0]["samples"] == results[1]["samples"] and len(results[0]["samples"]["nats"]) == 7
+    assert not Path(f"{out}.parts").exists()
+    # The net is exact for its Gaussian: bound and ODE agree within the bound's noise.
+    gap = results[0]["gap_bits_per_dim"]
+    assert abs(gap["mean"]) < 4 * gap["stderr"] + 0.01
+
+
+def test_the_bound_goes_on_where_the_ode_ends(script: Callable[[str], Any], model: str, tmp_path: Path) -> None:
+    likelihood, results = script("likelihood"), {}
+    for name, more in (("whole", []), ("some", ["--ode", "4"]), ("none", ["--ode", "0"])):
+        given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3", "--out", str(tmp_path / name)]
+        likelihood.main([*given, *more])
+        results[name] = json.loads((tmp_path / name).read_text())["samples"]
+    for some, count in (("some", 4), ("none", 0)):
+        assert results[some]["bound_nats"] == pytest.approx(results["whole"]["bound_nats"], rel=1e-5)
+        assert results[some].get("nats", []) == pytest.approx(results["whole"]["nats"][:count], rel=1e-5)
+    with pytest.raises(SystemExit):
+        likelihood.main(["--model", model, "--ode", "4"])
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+
+
+@pytest.mark.slow
+def test_processes_share_a_set_and_go_on_after_a_kill(model: str, tmp_path: Path) -> None:
+    """One process, two, and one or two that go on where two were killed, all write the same numbers."""
+    command = [str(SCRIPTS / "likelihood.py"), "--model", model, "--count", "9", "--batch_size", "1"]
+    command += ["--bound", "2", "--probes", "2", "--rtol", "1e-5", "--out"]
+    for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
+        subprocess.run([*start, *command, str(tmp_path / name)], check=True, capture_output=True)
+    for name, again in (("again two", TORCHRUN), ("again accelerate", ACCELERATE)):
+        broken = subprocess.Popen([*TORCHRUN, *command, str(tmp_path / name)])
+        parts, deadline = tmp_path / f"{name}.parts", time.monotonic() + 120
+        while len(list(parts.glob("[0-9]*.json"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        workers = subprocess.run(["pgrep", "-P", str(broken.pid)], check=True, capture_output=True, text=True).stdout
+        for process in [int(number) for number in workers.split()]:
+            os.kill(process, signal.SIGKILL)
+        assert broken.wait() != 0
+        done = {path: path.stat().st_mtime_ns for path in parts.glob("[0-9]*.json")}
+        assert 2 <= len(done) < 9 and not (tmp_path / name).exists()
+        finished = subprocess.run([*again, *command, str(tmp_path / name)], check=True, capture_output=True, text=True)
+        assert f"{len(done)} of 9 batches are there already" in finished.stdout
+    expected = json.loads((tmp_path / "one").read_text())["samples"]
+    assert len(expected["nats"]) == 9
+    for name in ("two", "again two", "again accelerate"):
+        found = json.loads((tmp_path / name).read_text())["samples"]
+        for key, values in expected.items():
+            assert found[key] == pytest.approx(values, rel=1e-9, abs=1e-9)
+
+
+def test_interpolations_begin_and_end_with_the_data(
+    script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = np.random.default_rng(0).integers(0, 17, (4, 1, 8, 8)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", x=raw)
+    given = ["--model", model, "--data", str(tmp_path / "data.npz"), "--pairs", "2", "--steps", "3"]
+    script("interpolate").main([*given, "--out", str(tmp_path / "way.png")])
+    picture = torch.from_numpy(np.array(Image.open(tmp_path / "way.png")))
+    zoom = 6
+    for row, column, image in ((0, 0, 0), (0, 2, 1), (1, 0, 2), (1, 2, 3)):
+        top, left = (2 + index * (8 * zoom + 2) for index in (row, column))
+        shown = picture[top : top + 8 * zoom : zoom, left : left + 8 * zoom : zoom].double()
+        difference = (shown - torch.from_numpy(raw[image, 0]).double() * 255 / 16).abs()
+        # Noise that ends at the edge of a level may be rounded to the next.
+        assert float(difference.max()) <= 17 and float(difference.median()) <= 1
+    assert "back within" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="need 6 images; data has 4"):
+        script("interpolate").main([*given, "--pairs", "3", "--out", str(tmp_path / "more.png")])
+
+
+class FailsForDigit(nn.Module):
+    """The noise of N(0, 1), but NaN for one digit once sigma is above the data's deviation, or for none at -1."""
+
+    def __init__(self, digit: int) -> None:
+        super().__init__()
+        self.digit, self.scale = digit, nn.Parameter(torch.ones(()))
+
+    def forward(self, y: Tensor, c_noise: Tensor, label: Tensor) -> Tensor:
+        rho = torch.exp(4 * c_noise).reshape(-1, 1, 1, 1)
+        noise = self.scale * rho / (1 + rho**2).sqrt() * y
+        return noise.masked_fill(((label == self.digit) & (c_noise > 0)).reshape(-1, 1, 1, 1), math.nan)
+
+
+def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
+    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    likelihood, source = script("likelihood"), script("shared").open_source("digits:test")
+    labels = source.__getitems__(range(7))[1].tolist()
+    failing = [i for i, label in enumerate(labels) if label == labels[2]]
+    results = []
+    for digit in (-1, labels[2]):
+        denoiser = Denoiser(
+            FailsForDigit(digit), KarrasSDE(), data_std=1.0, shape=(1, 8, 8), scaling=Scaling(0, 16, 17)
+        )
+        monkeypatch.setattr(likelihood, "load_model", lambda name, denoiser=denoiser: (denoiser, (1, 8, 8)))
+        given = ["--model", "none", "--count", "7", "--conditional", "true", "--bound", "2", "--batch_size", "1"]
+        likelihood.main([*given, "--out", str(tmp_path / f"{digit}.json")])
+        results.append(json.loads((tmp_path / f"{digit}.json").read_text()))
+    good, found = results
+    assert good["failed"] == good["warnings"] == []
+    assert found["failed"] == failing
+    for row in range(7):
+        for name in ("nats", "bound_nats"):
+            expected = None if row in failing else pytest.approx(good["samples"][name][row], rel=1e-12)
+            assert found["samples"][name][row] == expected
+    for row in failing:
+        about = [message for message in found["warnings"] if f"sample {row} is NaN" in message]
+        assert any("flow is not finite at t = " in message for message in about)
+        assert any("bound" in message and "net is not finite at t = " in message for message in about)
+    shown = capsys.readouterr().out
+    assert f"left out of the means: samples {failing}" in shown and "is not finite at t = " in shown
+    kept = [found["samples"]["nats"][i] for i in range(7) if i not in failing]
+    assert found["nats"]["mean"] == pytest.approx(sum(kept) / len(kept))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rtol", "1e-20"], "rtol=1e-20.*expected numbers from"),
+        (["--probes", "0"], "probes=0"),
+        (["--data", "OUTSIDE"], r"x spans \[3, 40\].*left first in sample 1"),
+    ],
+)
+def test_what_cannot_be_computed_is_one_line(
+    script: Callable[[str], Any],
+    model: str,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.array([3.0, 40.0])[:, None, None, None] * np.ones((1, 1, 8, 8)))
+    arguments = [str(tmp_path / "data.npz") if each == "OUTSIDE" else each for each in arguments]
+    with pytest.raises(SystemExit) as stopped:
+        script("likelihood").main(["--model", model, "--count", "2", *arguments])
+    assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")

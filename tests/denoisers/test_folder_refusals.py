@@ -1,0 +1,121 @@
+"""Denoisers that could not be loaded again are not saved, and folders that hold none are refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_nets import small
+from torch import Tensor, nn
+
+from sdescore import VPSDE, Denoiser
+
+
+class Unregistered(nn.Module):
+    config: dict[str, Any] = {}  # noqa: RUF012
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        return x
+
+
+class OwnProcess(VPSDE):
+    pass
+
+
+def not_json() -> Denoiser:
+    denoiser = small()
+    denoiser.net.config = {"features": 2, "device": torch.device("cpu")}  # type: ignore[assignment]
+    return denoiser
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "message"),
+    [
+        (Denoiser(Unregistered(), VPSDE()), "net is a Unregistered, which no package registers in sdescore.nets.*MLP"),
+        (small(OwnProcess()), "sde is a OwnProcess, which a folder cannot name; expected VPSDE"),
+        (not_json(), "config.json cannot hold .*: Object of type device is not JSON"),
+    ],
+)
+def test_what_could_not_be_loaded_again_is_not_saved(denoiser: Denoiser, message: str, tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=message):
+        denoiser.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*absent"):
+        Denoiser.from_pretrained(tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="'runs/absent' is no folder here, and the Hub"):
+        Denoiser.from_pretrained("runs/absent", local_files_only=True, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name} has no {missing}; it holds .*README.md"):
+        Denoiser.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("format", 2, "format is 2; this version of sdescore reads 1"),
+        ("extra", 1, "expected an object of format, net, process"),
+        ("net.name", "ResNet", "net='ResNet' is not installed; expected Distance, Energy, MLP, UNet"),
+        ("net.name", "os:system", "net='os:system' is not installed"),
+        ("net.config.width", -1, "width has -1; expected"),
+        ("net.config.wide", 8, "unexpected keyword argument 'wide'"),
+        ("process.name", "OUSDE", "process='OUSDE'; expected VPSDE"),
+        ("process.config.beta_min", 30.0, "beta_min=30.0"),
+        ("process.config.beta_mid", 1.0, "unexpected keyword argument 'beta_mid'"),
+        ("predicts", "noises", "predicts='noises'; expected"),
+        ("data_std", "wide", "not supported between"),
+        ("shape", ["a"], "cannot be interpreted as an integer"),
+        ("scaling", {"low": 1, "high": 0}, "low=1, high=0; expected"),
+    ],
+)
+def test_config_that_describes_no_denoiser(path: str, value: Any, message: str, tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    *parents, last = path.split(".")
+    place = config
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"config.json does not describe a denoiser: .*{message}"):
+        Denoiser.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1, 2]", b"\xff\xfe", b"null"])
+def test_config_that_is_not_the_json_of_one(text: bytes, tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"config\.json does not describe a denoiser"):
+        Denoiser.from_pretrained(tmp_path)
+
+
+def test_weights_that_are_corrupt_or_of_another_net(tmp_path: Path) -> None:
+    denoiser = small()
+    denoiser.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole, weights = path.read_bytes(), load_file(path)
+
+    def refused(message: str) -> None:
+        with pytest.raises(ValueError, match=f"(?s)model.safetensors does not hold the weights.*{message}"):
+            Denoiser.from_pretrained(tmp_path)
+
+    for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole)):
+        path.write_bytes(damaged)
+        refused("")
+    save_file({name: tensor for name, tensor in weights.items() if name != "entry.bias"}, path)
+    refused('Missing key.*"entry.bias"')
+    save_file({**weights, "more": torch.ones(1)}, path)
+    refused('Unexpected key.*"more"')
+    save_file({**weights, "entry.bias": torch.ones(9)}, path)
+    refused("size mismatch for entry.bias")

@@ -1,0 +1,105 @@
+"""Training and sampling on a CUDA device: no step waits for it, and a resumed run gives the same bits."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from sdescore import VPSDE, Denoiser, trajectory
+from sdescore.nets import UNet
+from sdescore.training import checkpoints
+from sdescore.training.accelerator import launch
+from sdescore.training.config import TrainConfig
+from sdescore.training.loop import train
+from sdescore.training.trainer import Trainer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture(autouse=True)
+def on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def config(config: TrainConfig) -> TrainConfig:
+    args = {"base_width": 32, "multipliers": [1, 2], "blocks": 1, "dropout": 0.2}
+    slow: dict[str, Any] = {"lr": 2e-4, "warmup": 500}  # two kinds of arithmetic stay near
+    return replace(config, dequantize=True, net_args=args, batch_size=32, accumulation=1, **slow)
+
+
+def learner(config: TrainConfig) -> Trainer:
+    return Trainer(config, config.build_source(), launch(config.mixed_precision, "none", config.out))
+
+
+def test_no_step_waits_for_the_device(config: TrainConfig) -> None:
+    own = learner(config)
+    raw, labels = own.source.__getitems__(range(config.batch_size))
+    assert labels is not None
+    raw, labels = raw.pin_memory(), labels.pin_memory()
+    own.update(raw, labels)  # kernels are chosen and loaded in the first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            own.update(raw, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", ["adams", "heun", "ddpm", "euler-maruyama", "predictor-corrector"])
+def test_no_step_of_sampling_waits_for_the_device(name: str) -> None:
+    sde = VPSDE()
+    net = Denoiser(UNet(1, 8, base_width=32, multipliers=(1, 2), blocks=1), sde).cuda()
+    states = trajectory(sde, net, (4, 1, 8, 8), solver=name, steps=9)
+    for _ in range(3):  # the grid's coefficients are computed, and kernels chosen and loaded
+        next(states)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            assert next(states).is_cuda
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_automatic_settings(config: TrainConfig) -> None:
+    own = learner(config)
+    weight = own.denoiser.net.get_parameter("encoder.0.conv1.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last) and weight.dtype == torch.float32
+    wanted = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    assert own.accelerator.mixed_precision == wanted
+
+
+def test_resumed_bit_for_bit_with_deterministic_algorithms(config: TrainConfig, tmp_path: Path) -> None:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        unbroken = replace(config, out=str(tmp_path / "unbroken"))
+        train(unbroken)
+        train(replace(config, steps=4))
+        train(config, resume=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    (one, _), (two, _) = (
+        checkpoints.load(checkpoints.newest(Path(each.out) / "checkpoints")) for each in (unbroken, config)
+    )
+    assert one.keys() == two.keys()
+    for group, tensors in one.items():
+        assert all(tensor.equal(two[group][name]) for name, tensor in tensors.items()), group
+
+
+@pytest.mark.slow
+def test_compiled_learns_like_eager(config: TrainConfig) -> None:
+    raw, labels = config.build_source().__getitems__(range(config.batch_size))
+    losses = []
+    for compile in (False, True):
+        own = learner(replace(config, compile=compile, net_args={**config.net_args, "dropout": 0.0}))
+        losses.append(torch.stack([own.update(raw, labels)[0] for _ in range(5)]))
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
