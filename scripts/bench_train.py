@@ -32,7 +32,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sdescore.data.source import Arrays
-from sdescore.training.accelerator import keep_memory, launch
+from sdescore.training.accelerator import build_accelerator, keep_memory
 from sdescore.training.config import TrainConfig
 from sdescore.training.run_log import read_log
 from sdescore.training.trainer import Trainer
@@ -127,7 +127,7 @@ def whole_step(net_args: dict[str, Any], batch: int, setting: Setting) -> Callab
         flips=True,
     )
     images = torch.randint(0, 256, (max(batch, 64), 3, 32, 32), dtype=torch.uint8)
-    learner = Trainer(config, Arrays(images), launch(config.mixed_precision, "none", "."))
+    learner = Trainer(config, Arrays(images), build_accelerator(config.mixed_precision, "none", "."))
     raw = images[:batch].pin_memory() if torch.cuda.is_available() else images[:batch]  # as training reads them
 
     def step() -> None:

@@ -46,7 +46,7 @@ from sdescore.common.scaling import Scaling
 from sdescore.data.source import Source
 from sdescore.evaluation.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
 from sdescore.evaluation.pictures import is_image
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 
 logger = logging.getLogger(__name__)
 METRICS = ("frechet", "kernel", "precision-recall", "sliced-wasserstein", "neighbours")
@@ -257,7 +257,7 @@ def bits_in(path: str) -> dict[str, Any]:
 def compare(config: EvaluateConfig) -> None:
     """Print the table; write it, and pictures, if a folder is named."""
     likelihood = None if config.likelihood is None else bits_in(config.likelihood)
-    accelerator = launch("no", "none", config.out or ".")
+    accelerator = build_accelerator("no", "none", config.out or ".")
     if config.out is not None and accelerator.is_main_process:
         make_folder(Path(config.out))
     table = Table(config, accelerator)

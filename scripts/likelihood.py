@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from sdescore import Denoiser, dequantize, elbo, log_likelihood, quantised_likelihood
 from sdescore.common.scaling import level_width
 from sdescore.density.dequantisation import draw_seed
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def compute(config: LikelihoodConfig) -> None:
     if folder is not None:
         settings["weights"] = fingerprint(denoiser)
         claim(folder, settings)
-    accelerator = launch("no", "none", str(folder or "."))
+    accelerator = build_accelerator("no", "none", str(folder or "."))
     if accelerator.num_processes > 1 and folder is None:
         raise ValueError(f"out is not set; {accelerator.num_processes} processes put their results together in a file")
     accelerator.wait_for_everyone()  # all have looked before one writes

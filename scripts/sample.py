@@ -39,7 +39,7 @@ from sdescore.sampling import (
     uniform_t,
 )
 from sdescore.sampling.grids import Grid
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 
 GRIDS: dict[str, Grid] = {
     "karras": karras(),
@@ -162,7 +162,7 @@ def draw(config: SampleConfig) -> None:
         settings["times"] = times.tolist()  # the file may change
     config.labels(denoiser, 0, 1)
     claim(out, settings)
-    accelerator = launch("no", "none", config.out)
+    accelerator = build_accelerator("no", "none", config.out)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if (out / "samples.npz").exists():
         accelerator.print(f"{out / 'samples.npz'} is complete: {config.count} samples of these settings")

@@ -13,7 +13,7 @@ import torch
 
 from sdescore.data.source import order
 from sdescore.training import checkpoints
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.trainer import Trainer
 
@@ -22,7 +22,7 @@ from sdescore.training.trainer import Trainer
 WORKER = """
 import json, os, signal, sys
 import torch
-from sdescore.learner import Trainer
+from sdescore.training.trainer import Trainer
 from sdescore.training import TrainConfig, train
 
 torch.set_num_threads(1)
@@ -52,8 +52,8 @@ if torch.distributed.is_initialized():
 """
 
 
-def learner(config: TrainConfig) -> Trainer:
-    accelerator = launch(config.mixed_precision, config.tracker, config.out)
+def make_trainer(config: TrainConfig) -> Trainer:
+    accelerator = build_accelerator(config.mixed_precision, config.tracker, config.out)
     return Trainer(config, config.build_source(), accelerator)
 
 

@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import is_tensorboard_available
 
-__all__ = ["chosen_precision", "keep_memory", "launch", "launcher_warnings"]
+__all__ = ["build_accelerator", "chosen_precision", "keep_memory", "launcher_warnings"]
 
 logger = logging.getLogger(__name__)
 
 
-def launch(mixed_precision: str, tracker: str, out: str) -> Accelerator:
+def build_accelerator(mixed_precision: str, tracker: str, out: str) -> Accelerator:
     """The Accelerator of this process, under plain python, torchrun or accelerate launch; on a CPU keep_memory() too.
 
     Raises ValueError for an absent tracker, for a precision that is not to be had, for settings of the launcher that

@@ -15,7 +15,7 @@ from sdescore.data.source import Source, batches
 from sdescore.data.statistics import measure, read_statistics
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.training import checkpoints
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.run_log import RunLog, picture
 from sdescore.training.trainer import Trainer
@@ -83,56 +83,56 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
         ValueError, FileExistsError, FileNotFoundError: For settings, data or a folder that do not fit, before training.
         FloatingPointError: If the loss is no longer finite. OSError: If a checkpoint cannot be written.
     """
-    accelerator = launch(config.mixed_precision, config.tracker, config.out)
+    accelerator = build_accelerator(config.mixed_precision, config.tracker, config.out)
     start = find_start(config, resume)
     source = source or config.build_source()
     out, device = Path(config.out), accelerator.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        learner = Trainer(config, source, accelerator, find_std(config, source, accelerator, start is None))
+        trainer = Trainer(config, source, accelerator, find_std(config, source, accelerator, start is None))
         if start is not None:
-            learner.load(start)
+            trainer.load(start)
         if accelerator.is_main_process:  # only now: settings that fail leave those of the run as they were
             out.mkdir(parents=True, exist_ok=True)
             checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
         if start is not None and accelerator.is_main_process:
             logger.info("resumed from %s", start)
         if start is not None:  # the run may have been killed after the checkpoint and before what follows it
-            learner.publish()
-            _keep(learner, learner.step == config.steps)
-        _run(learner)
-    averaged: Denoiser = learner.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            trainer.publish()
+            _keep(trainer, trainer.step == config.steps)
+        _run(trainer)
+    averaged: Denoiser = trainer.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return averaged.eval()  # in the layout in which it is loaded
 
 
-def _run(learner: Trainer) -> None:
-    config, accelerator, source = learner.config, learner.accelerator, learner.source
+def _run(trainer: Trainer) -> None:
+    config, accelerator, source = trainer.config, trainer.accelerator, trainer.source
     reader = batches(
         source,
         config.seed,
         config.batch_size,
-        range(learner.step, config.steps),
+        range(trainer.step, config.steps),
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
         workers=config.workers,
         pin=accelerator.device.type == "cuda",
     )
     deadline = time.monotonic() + 60 * (config.minutes or math.inf)
-    with RunLog(config, accelerator, learner.step) as report:
+    with RunLog(config, accelerator, trainer.step) as report:
         for raw, labels in reader:
-            rate = learner.schedule.get_last_lr()[0]
-            report.add(*learner.update(raw, labels))
-            done = learner.step
+            rate = trainer.schedule.get_last_lr()[0]
+            report.add(*trainer.update(raw, labels))
+            done = trainer.step
             late = (
                 config.minutes is not None
                 and done % config.log_every == 0
-                and _any(deadline < time.monotonic(), learner)
+                and _any(deadline < time.monotonic(), trainer)
             )
             last = late or done == config.steps
             if last or done % config.log_every == 0 or done % config.save_every == 0:
                 report.write(rate)
             if last or done % config.save_every == 0:
-                learner.save()
-            if _keep(learner, last):
+                trainer.save()
+            if _keep(trainer, last):
                 report.restart_clock()
             if late:
                 if accelerator.is_main_process:
@@ -140,21 +140,21 @@ def _run(learner: Trainer) -> None:
                 break
 
 
-def _keep(learner: Trainer, last: bool) -> bool:
+def _keep(trainer: Trainer, last: bool) -> bool:
     """Write the snapshots and the picture that are due after a step; returns whether a picture was."""
-    config, step = learner.config, learner.step
+    config, step = trainer.config, trainer.step
     if config.snapshot_every and (step == config.steps or step % config.snapshot_every == 0):
-        learner.snapshot()
+        trainer.snapshot()
     pictured = config.sample_every > 0 and (last or step % config.sample_every == 0)
     if pictured:
-        averaged = learner.averaged
-        if learner.accelerator.is_main_process:
-            picture(config, averaged, step, learner.classes)
+        averaged = trainer.averaged
+        if trainer.accelerator.is_main_process:
+            picture(config, averaged, step, trainer.classes)
     return pictured
 
 
-def _any(here: bool, learner: Trainer) -> bool:
+def _any(here: bool, trainer: Trainer) -> bool:
     """Whether it is so in any of the processes, which thereby agree."""
-    accelerator = learner.accelerator
+    accelerator = trainer.accelerator
     total: Any = accelerator.reduce(torch.tensor(float(here), device=accelerator.device))
     return bool(total > 0)

@@ -21,7 +21,7 @@ from sdescore import Scaling
 from sdescore.data.load import digits, load
 from sdescore.data.source import Arrays
 from sdescore.evaluation.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 
 pytestmark = NEEDS_SCRIPTS
 Script = Callable[[str], Any]
@@ -236,7 +236,7 @@ class TestFeatures:
     def test_any_change_of_the_data_is_noticed(self, script: Script, here: Path, kind: str) -> None:
         """Of one sample of 600 alone, which is not among those that are evenly spaced."""
         x = np.random.default_rng(0).integers(0, 256, (600, 1, 4, 4), dtype=np.uint8)
-        features, accelerator = script("features").Features("own_judge:embed"), launch("no", "none", ".")
+        features, accelerator = script("features").Features("own_judge:embed"), build_accelerator("no", "none", ".")
 
         def kept() -> torch.Tensor:
             if kind == "npz":

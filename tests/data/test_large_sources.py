@@ -78,7 +78,7 @@ class TestMapped:
             assert raw.equal(torch.from_numpy(array[[4, 1]].astype(array.dtype.newbyteorder("="))).reshape(2, *shape))
 
     def test_range(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sdescore.mapped.CHUNK", 64)  # several pieces
+        monkeypatch.setattr("sdescore.data.memory_mapped.CHUNK", 64)  # several pieces
         x = np.random.default_rng(0).normal(size=(50, 3))
         np.save(tmp_path / "x.npy", x)
         source = load(str(tmp_path / "x.npy"))
@@ -88,7 +88,7 @@ class TestMapped:
             load(str(tmp_path / "x.npy"), scaling=Scaling(-0.1, 0.1, None)).__getitems__([7])
 
     def test_damage_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sdescore.mapped.CHUNK", 64)
+        monkeypatch.setattr("sdescore.data.memory_mapped.CHUNK", 64)
         x = np.random.default_rng(0).normal(size=(50, 3))
         x[33, 2] = np.nan
         np.save(tmp_path / "x.npy", x)

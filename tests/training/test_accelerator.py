@@ -14,7 +14,7 @@ from PIL import Image
 from scripting import NEEDS_SCRIPTS, SCRIPTS
 
 import sdescore.training.accelerator
-from sdescore.training.accelerator import chosen_precision, launch, launcher_warnings
+from sdescore.training.accelerator import build_accelerator, chosen_precision, launcher_warnings
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 
@@ -60,10 +60,10 @@ class TestLauncher:
             train(config)
 
     def test_fewer_processes_than_started(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        launch("no", "none", config.out)  # this process is alone for accelerate from now on
+        build_accelerator("no", "none", config.out)  # this process is alone for accelerate from now on
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(RuntimeError, match="started 2 processes, but accelerate has 1"):
-            launch("no", "none", config.out)
+            build_accelerator("no", "none", config.out)
 
 
 @NEEDS_SCRIPTS

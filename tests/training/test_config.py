@@ -85,7 +85,7 @@ class TestBadInput:
             {"dequantize": True},
             {"conditional": False},
             {"label_drop": 0.2},
-            {"times": "uniform"},
+            {"time_distribution": "uniform"},
             {"weighting": "edm"},
             {"sde": "VESDE"},
             {"predicts": "v"},

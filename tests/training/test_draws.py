@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from training_runs import learner, next_batch
+from training_runs import make_trainer, next_batch
 
 from sdescore.training.config import TrainConfig
 from sdescore.training.trainer import draw
@@ -31,7 +31,7 @@ class TestDraws:
     def test_dropout_is_anothers_in_each_step_and_process(
         self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own, seeds = learner(config), []
+        own, seeds = make_trainer(config), []
         own.denoiser.net.register_forward_pre_hook(lambda *_: seeds.append(torch.initial_seed()))
         for rank in (0, 1):
             monkeypatch.setattr(Accelerator, "process_index", rank)

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from sdescore import VPSDE, Denoiser, trajectory
 from sdescore.nets import UNet
 from sdescore.training import checkpoints
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.trainer import Trainer
@@ -36,12 +36,12 @@ def config(config: TrainConfig) -> TrainConfig:
     return replace(config, dequantize=True, net_args=args, batch_size=32, accumulation=1, **slow)
 
 
-def learner(config: TrainConfig) -> Trainer:
-    return Trainer(config, config.build_source(), launch(config.mixed_precision, "none", config.out))
+def make_trainer(config: TrainConfig) -> Trainer:
+    return Trainer(config, config.build_source(), build_accelerator(config.mixed_precision, "none", config.out))
 
 
 def test_no_step_waits_for_the_device(config: TrainConfig) -> None:
-    own = learner(config)
+    own = make_trainer(config)
     raw, labels = own.source.__getitems__(range(config.batch_size))
     assert labels is not None
     raw, labels = raw.pin_memory(), labels.pin_memory()
@@ -70,7 +70,7 @@ def test_no_step_of_sampling_waits_for_the_device(name: str) -> None:
 
 
 def test_automatic_settings(config: TrainConfig) -> None:
-    own = learner(config)
+    own = make_trainer(config)
     weight = own.denoiser.net.get_parameter("encoder.0.conv1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last) and weight.dtype == torch.float32
     wanted = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
@@ -100,6 +100,6 @@ def test_compiled_learns_like_eager(config: TrainConfig) -> None:
     raw, labels = config.build_source().__getitems__(range(config.batch_size))
     losses = []
     for compile in (False, True):
-        own = learner(replace(config, compile=compile, net_args={**config.net_args, "dropout": 0.0}))
+        own = make_trainer(replace(config, compile=compile, net_args={**config.net_args, "dropout": 0.0}))
         losses.append(torch.stack([own.update(raw, labels)[0] for _ in range(5)]))
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import WORKER, assert_close, assert_same_bits, learner, next_batch, outcome, run
+from training_runs import WORKER, assert_close, assert_same_bits, make_trainer, next_batch, outcome, run
 
 from sdescore import Denoiser
 from sdescore.data.source import Arrays
@@ -85,10 +85,10 @@ class TestResume:
     def test_moments_lie_in_memory_as_their_weights(self, config: TrainConfig, channels_last: bool) -> None:
         """A fused optimiser reads both in that order; what is loaded comes in another."""
         config = replace(config, channels_last=channels_last)
-        own = learner(config)
+        own = make_trainer(config)
         own.update(*next_batch(own))
         own.save()
-        other = learner(config)
+        other = make_trainer(config)
         other.load(checkpoints.newest(Path(config.out) / "checkpoints"))
         for each in (own, other):
             for parameter, moments in each.optimizer.state.items():

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import assert_close, assert_same_bits, learner, outcome, start
+from training_runs import assert_close, assert_same_bits, make_trainer, outcome, start
 
 from sdescore import Denoiser
 from sdescore.training import checkpoints
-from sdescore.training.accelerator import launch
+from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.posthoc_averages import snapshots
@@ -29,9 +29,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from sdescore.learner import Trainer
+from sdescore.training.trainer import Trainer
 from sdescore.nets import UNet
-from sdescore.sharding import local
+from sdescore.training.sharding import local
 from sdescore.training import TrainConfig, train
 
 start, save, forward = Accelerator.__init__, Trainer.save, UNet.forward
@@ -148,8 +148,8 @@ class TestRefusals:
 
         monkeypatch.setattr(AcceleratorState, "is_fsdp2", True)
         with pytest.raises(ValueError, match="mixed_precision='fp16'; expected with FSDP are no and bf16"):
-            launch("fp16", "none", config.out)
+            build_accelerator("fp16", "none", config.out)
         AcceleratorState._reset_state()
         monkeypatch.setattr(AcceleratorState, "fsdp_plugin", type("Plugin", (), {}), raising=False)
         with pytest.raises(ValueError, match="channels_last=True; expected False where FSDP splits the weights"):
-            learner(replace(config, channels_last=True))
+            make_trainer(replace(config, channels_last=True))

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from scipy.optimize import brentq
 from torch.distributions import Normal
-from training_runs import learner, next_batch
+from training_runs import make_trainer, next_batch
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, Scaling, denoising_score_matching, sample
 from sdescore.data.source import Arrays
@@ -28,7 +28,7 @@ class TestGradient:
     def test_is_that_of_the_mean_squared_error(self, plain: TrainConfig, float64: None) -> None:
         """Against a loss written out by hand, through the first moments that Adam keeps of the first gradient."""
         config = replace(plain, grad_clip=None, time_distribution="uniform")
-        own = learner(config)
+        own = make_trainer(config)
         raw, _ = next_batch(own)
         draws, sde = draw(config, 0, (1, 8, 8)), VPSDE()
         t = (sde.t_min + (1 - sde.t_min) * draws.u).reshape(-1, 1, 1, 1)
@@ -43,7 +43,7 @@ class TestGradient:
 
     def test_is_edms_where_that_is_asked_for(self, plain: TrainConfig, float64: None) -> None:
         """(sigma^2 + d^2) / (sigma d)^2 on the data, ln sigma from N(-1.2, 1.2^2) (Karras et al. 2022)."""
-        own = learner(
+        own = make_trainer(
             replace(
                 plain, sde="KarrasSDE", predicts="edm", weighting="edm", time_distribution="log-normal", data_std=0.5
             )
@@ -61,7 +61,7 @@ class TestGradient:
     def test_accumulated_in_parts(self, plain: TrainConfig, float64: None, parts: int) -> None:
         runs = []
         for accumulation in (1, parts):  # 10 samples in 3 parts: of unequal size
-            own = learner(replace(plain, accumulation=accumulation))
+            own = make_trainer(replace(plain, accumulation=accumulation))
             updates = [own.update(*next_batch(own)) for _ in range(3)]
             state = own.optimizer.state
             moments = [state[p]["exp_avg"] for p in own.denoiser.parameters()]
@@ -75,7 +75,7 @@ class TestGradient:
     ) -> None:
         """Three steps beside torch's own, not fused, on copies."""
         settings: dict[str, Any] = {"betas": (0.8, 0.95), "weight_decay": 0.3}
-        own = learner(replace(plain, optimizer=name, warmup=0, **settings))
+        own = make_trainer(replace(plain, optimizer=name, warmup=0, **settings))
         weights = [p.detach().clone() for p in own.denoiser.parameters()]
         other, step = cls(weights, lr=plain.lr, fused=False, **settings), own.optimizer.step
 
@@ -92,7 +92,7 @@ class TestGradient:
         torch.testing.assert_close(list(own.denoiser.parameters()), weights, check_dtype=False)
 
     def test_clipped(self, plain: TrainConfig) -> None:
-        own = learner(replace(plain, grad_clip=1e-3))
+        own = make_trainer(replace(plain, grad_clip=1e-3))
         _, norm = own.update(*next_batch(own))
         first = torch.cat([own.optimizer.state[p]["exp_avg"].flatten() for p in own.denoiser.parameters()])
         assert norm > 1e-2
@@ -100,7 +100,7 @@ class TestGradient:
 
     def test_warmup_and_average(self, plain: TrainConfig, float64: None) -> None:
         """The learning rate rises linearly; the average follows its recursion."""
-        own = learner(plain)
+        own = make_trainer(plain)
         rates, average, mean = [], torch.zeros(()), torch.zeros(())
         # The exponent of width 0.1, by its definition.
         gamma = brentq(lambda g: (g + 1) / ((g + 2) ** 2 * (g + 3)) - 0.1**2, 0, 100)
@@ -118,7 +118,7 @@ class TestGradient:
 
     def test_flips_and_dropped_labels_reach_the_net(self, config: TrainConfig) -> None:
         config = replace(config, batch_size=400, accumulation=1)
-        own, seen = learner(config), []
+        own, seen = make_trainer(config), []
 
         def record(x: torch.Tensor, c_noise: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             seen.append((x, label))
@@ -139,7 +139,7 @@ class TestGradient:
 
     def test_dequantised_data_fills_the_width_of_a_level(self, config: TrainConfig) -> None:
         config = replace(config, batch_size=200, accumulation=1, conditional=False, flips=False, dequantize=True)
-        own, seen = learner(config), []
+        own, seen = make_trainer(config), []
 
         def record(x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
             seen.append(x)
@@ -229,7 +229,7 @@ class TestOutcome:
         assert seen == pytest.approx(wanted, rel=1e-6)
 
     def test_bf16_computes_in_bf16_and_keeps_float32(self, plain: TrainConfig) -> None:
-        own = learner(replace(plain, mixed_precision="bf16"))
+        own = make_trainer(replace(plain, mixed_precision="bf16"))
         seen = []
         conv = own.denoiser.net.get_submodule("entries.0")
         conv.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
@@ -241,20 +241,20 @@ class TestOutcome:
         """Dropout draws part by part."""
         train(replace(config, steps=2))
         saved = checkpoints.newest(Path(config.out) / "checkpoints")
-        learner(config).load(saved)
+        make_trainer(config).load(saved)
         assert not caplog.messages
-        learner(replace(config, accumulation=3)).load(saved)
+        make_trainer(replace(config, accumulation=3)).load(saved)
         assert "with {'accumulation': 2, " in caplog.text and "dropout may differ" in caplog.text
 
     def test_another_precision_is_named(self, plain: TrainConfig, caplog: Any) -> None:
         train(replace(plain, steps=2, mixed_precision="bf16"))
         AcceleratorState._reset_state(reset_partial_state=True)
         saved = checkpoints.newest(Path(plain.out) / "checkpoints")
-        learner(replace(plain, mixed_precision="no")).load(saved)
+        make_trainer(replace(plain, mixed_precision="no")).load(saved)
         assert "was computed in bf16, and goes on in no" in caplog.text
 
     def test_channels_last_is_the_same_net(self, plain: TrainConfig, float64: None) -> None:
-        own, other = learner(replace(plain, channels_last=True)), learner(plain)
+        own, other = make_trainer(replace(plain, channels_last=True)), make_trainer(plain)
         weight = own.denoiser.net.get_parameter("encoder.0.conv1.weight")
         assert weight.is_contiguous(memory_format=torch.channels_last)
         for _ in range(3):
@@ -265,7 +265,7 @@ class TestOutcome:
 
     @pytest.mark.slow
     def test_compiled_is_the_same_net(self, plain: TrainConfig) -> None:
-        own, other = learner(replace(plain, compile=True)), learner(plain)
+        own, other = make_trainer(replace(plain, compile=True)), make_trainer(plain)
         assert own.denoiser.state_dict().keys() == other.denoiser.state_dict().keys()
         for _ in range(2):
             one, two = own.update(*next_batch(own)), other.update(*next_batch(other))
