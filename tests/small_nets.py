@@ -1,4 +1,4 @@
-"""Small nets and denoisers for tests, and inputs for them."""
+"""Small nets and denoisers, and inputs for them."""
 
 from typing import Any
 
@@ -31,3 +31,18 @@ def inputs(net: Any, batch: int = 3, dtype: torch.dtype = torch.float32) -> tupl
 
 def small(sde: LinearSDE | None = None, **arguments: Any) -> Denoiser:
     return Denoiser(filled(MLP(2, width=8, depth=1)), sde or VPSDE(), **{"shape": (2,), **arguments})
+
+
+class ConvNet(nn.Module):
+    """A small net whose rows are not computed alone."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(
+            nn.Conv2d(2, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
+        )
+
+    def forward(self, y: Tensor, c_noise: Tensor) -> Tensor:
+        level = c_noise.to(y).reshape(-1, 1, 1, 1).expand_as(y)
+        return self.layers(torch.cat([y, level], 1))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from predictions import DATA_STD, KINDS, coefficients
+from prediction_kinds import DATA_STD, KINDS, coefficients
 from torch import Tensor
 
 from sdescore import LinearSDE, convert

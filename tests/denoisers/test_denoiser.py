@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from predictions import DATA_STD, KINDS, coefficients
+from prediction_kinds import DATA_STD, KINDS, coefficients
 from torch import Tensor, nn
 
 from sdescore import (

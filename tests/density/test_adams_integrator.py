@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from numeric import rms
 from scipy.integrate import solve_ivp
+from tensors_and_errors import rms
 from torch import Tensor
 
 from sdescore.density.adams import HIGHEST, _newton, multistep

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FIVE
-from rotated import Rotated, wide
+from rotated_mixtures import Rotated, wide
 from scipy import stats
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, likelihood

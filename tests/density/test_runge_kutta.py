@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from numeric import rms
 from scipy import integrate as scipy_integrate
+from tensors_and_errors import rms
 from torch import Tensor
 
 from sdescore.density.runge_kutta import DORMAND_PRINCE, TSITOURAS, Tableau, integrate

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from rotated import Rotated, rotation, wide
+from rotated_mixtures import Rotated, rotation, wide
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, likelihood

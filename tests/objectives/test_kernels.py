@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plane import OVERLAPPING, Waves, quadrature
+from plane_quadrature import OVERLAPPING, Waves, quadrature
 from torch import Tensor, nn
 from torch.distributions import (
     Cauchy,

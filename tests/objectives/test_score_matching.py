@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from plane import OVERLAPPING, Waves, quadrature
+from plane_quadrature import OVERLAPPING, Waves, quadrature
 from torch import Tensor, nn
 
 from sdescore.denoisers.energy import Energy

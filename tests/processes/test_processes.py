@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from numeric import double, relative
 from scipy.integrate import solve_ivp
+from tensors_and_errors import double, relative
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, KarrasSDE, LinearSDE, SubVPSDE

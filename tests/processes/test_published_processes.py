@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 import torch
-from numeric import double, relative
+from tensors_and_errors import double, relative
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, DiscreteSDE, SubVPSDE

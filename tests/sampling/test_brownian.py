@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from numeric import fitted_order
+from tensors_and_errors import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, ReverseProcess, Solver, find_solver, sample

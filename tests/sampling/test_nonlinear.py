@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from fixed_noise import Constant as ConstantNoise
+from noise_doubles import Constant as ConstantNoise
 from scipy import stats
 from torch import Tensor
 

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from sampled import FIXED, NAMES, ConvNet
+from named_solvers import FIXED, NAMES
+from small_nets import ConvNet
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, sample, trajectory
 from sdescore.common.random import generator

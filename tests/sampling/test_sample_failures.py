@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampled import NoCalls
+from named_solvers import NoCalls
 from torch import Tensor, nn
 
 from sdescore import SDE, VESDE, VPSDE, FlowSDE, GaussianMixture, KarrasSDE, OneStep, sample, trajectory

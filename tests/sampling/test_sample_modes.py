@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sampled import FIXED
+from named_solvers import FIXED
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, sample, trajectory

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from fixed_noise import Constant, Replay
-from numeric import double, draws
+from noise_doubles import Constant, Replay
+from tensors_and_errors import double, draws
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, DiscreteSDE, GaussianMixture, LinearSDE, ReverseProcess, sample

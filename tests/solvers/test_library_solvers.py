@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from library import exact, last, recorded
+from adapter_checks import exact, last, recorded
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from parity import Diffusers, Pair, check, deviations, mixture, multistep, own_table
+from peer_pairs import Diffusers, Pair, check, deviations, mixture, multistep, own_table
 from torch import Tensor
 
 from sdescore import VPSDE, KarrasSDE, trajectory

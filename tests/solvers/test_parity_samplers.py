@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 import pytest
-from parity import Azula, KDiffusion, Pair, check, k_diffusion_sampling, own_sigmas
+from peer_pairs import Azula, KDiffusion, Pair, check, k_diffusion_sampling, own_sigmas
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, KarrasSDE, LinearSDE, Noise, OneStep, ReverseProcess, karras

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from parity import Azula, Diffusers, KDiffusion, Pair, deviations, multistep
+from peer_pairs import Azula, Diffusers, KDiffusion, Pair, deviations, multistep
 
 from sdescore import VPSDE, Solver, karras
 from sdescore.solvers import DPMPP_3M, LAM, Adams, V

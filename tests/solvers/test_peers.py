@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from parity import Diffusers, Pair, check, deviations, mixture
+from peer_pairs import Diffusers, Pair, check, deviations, mixture
 from torch import Tensor
 
 import sdescore

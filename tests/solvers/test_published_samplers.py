@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from fixed_noise import Constant, Replay
-from numeric import double, draws
-from sampled import one_step
+from named_solvers import one_step
+from noise_doubles import Constant, Replay
+from tensors_and_errors import double, draws
 from torch import Tensor
 
 from sdescore import VESDE, DiscreteSDE, GaussianMixture, KarrasSDE, ReverseProcess, find_solver, karras, sample

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from conftest import FIVE
-from fixed_noise import WithNoise
-from numeric import double
+from noise_doubles import WithNoise
 from scipy.stats import chi2_contingency, ks_2samp
+from tensors_and_errors import double
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, GaussianMixture, LinearSDE, Solver, find_solver, trajectory

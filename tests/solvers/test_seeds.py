@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from fixed_noise import WithNoise
-from numeric import double, fitted_order
+from noise_doubles import Given, WithNoise
+from tensors_and_errors import double, fitted_order
 from torch import Tensor
-from weak import Given, weak_errors
+from weak_orders import weak_errors
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, find_solver
 from sdescore.sampling.brownian import Brownian, Clock, rho_clock, snr_clock, time_clock

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from fixed_noise import Replay
-from numeric import double, fitted_order
-from sampled import one_step
+from named_solvers import one_step
+from noise_doubles import Given, Replay
+from tensors_and_errors import double, fitted_order
 from torch import Tensor
-from weak import Given, weak_errors
+from weak_orders import weak_errors
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample
 from sdescore.sampling.noise import WhiteNoise

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import FIVE
-from numeric import fitted_order
 from scipy.integrate import solve_ivp
+from tensors_and_errors import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, ReverseProcess, Solver, SubVPSDE, find_solver

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 import torchdiffeq
-from library import UNUSED, check_gradients, exact, last, recorded
-from numeric import fitted_order
+from adapter_checks import UNUSED, check_gradients, exact, last, recorded
+from tensors_and_errors import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from library import UNUSED, check_gradients, exact, recorded
+from adapter_checks import UNUSED, check_gradients, exact, recorded
 from torch import Tensor
 
 from sdescore import (

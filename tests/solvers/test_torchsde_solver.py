@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from library import last, recorded
-from numeric import fitted_order
+from adapter_checks import last, recorded
+from tensors_and_errors import fitted_order
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, ReverseProcess, karras, sample, trajectory

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from fixed_noise import Constant, Replay
-from numeric import double, fitted_order
-from sampled import one_step
+from named_solvers import one_step
+from noise_doubles import Constant, Replay
+from tensors_and_errors import double, fitted_order
 
 from sdescore import GaussianMixture, LinearSDE, OneStep, ReverseProcess, Solver, find_solver
 

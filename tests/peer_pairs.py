@@ -1,4 +1,4 @@
-"""What the tests of parity share: our solvers beside peers', on their own grids."""
+"""Solvers of ours beside peers', on the peers' own grids."""
 
 import sys
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a net may predict, and what converting its predictions takes, in the tests' own words."""
+"""What a net may predict, and the coefficients that converting it takes, by autograd."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Fields of the plane and exact expectations over its mixtures, for the tests of score matching."""
+"""Exact expectations over mixtures in the plane, and a smooth field there."""
 
 import itertools
 import math

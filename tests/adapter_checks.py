@@ -1,4 +1,4 @@
-"""What the tests of the adapters to other libraries share: exact paths, nets that note their calls, and gradients."""
+"""Checks of solvers that hand over to other libraries: exact paths, nets that note their times, gradients."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Noise that is not random, and a solver whose noise is too loud."""
+"""Noise that is not random: one value, replayed, or handed out; and a solver whose noise is too loud."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,25 @@ class Replay:
         return std * next(self.draws)
 
     def select(self, index: Tensor) -> "Replay":
+        raise NotImplementedError
+
+
+class Given:
+    """Noise that is handed out: one for the path, another for its area, and fresh ones in their order."""
+
+    def __init__(self, z: Tensor, area: Tensor, fresh: Iterable[Tensor] = ()) -> None:
+        self.z, self.second, self.draws = z, area, iter(fresh)
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
+        return std * self.z
+
+    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.second.clone()
+
+    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
+        return std * next(self.draws)
+
+    def select(self, index: Tensor) -> "Given":
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""Numbers of the tests: tensors in float64, sizes of errors, and the order that they show."""
+"""Tensors in float64, sizes of errors, and the order that errors show."""
 
 from collections.abc import Callable, Sequence
 

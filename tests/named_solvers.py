@@ -1,11 +1,10 @@
-"""What the tests of samplers share: solvers by their names, one that tells no calls, and a net of images."""
+"""Solvers by their names, and one that does not tell its net calls."""
 
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdescore import OneStep, ReverseProcess, find_solver
 from sdescore.sampling.solver import calls_of
@@ -32,18 +31,3 @@ def one_step(name: str) -> OneStep:
 class NoCalls:
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Any) -> Iterator[Tensor]:
         yield x
-
-
-class ConvNet(nn.Module):
-    """A small net whose rows are not computed alone."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.layers = nn.Sequential(
-            nn.Conv2d(2, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 1, 3, padding=1)
-        )
-
-    def forward(self, y: Tensor, c_noise: Tensor) -> Tensor:
-        level = c_noise.to(y).reshape(-1, 1, 1, 1).expand_as(y)
-        return self.layers(torch.cat([y, level], 1))

@@ -1,33 +1,13 @@
-"""What tests of weak orders share: noise that is handed out, and errors of means without any sampling."""
+"""Weak errors of a method: those of means, without any sampling."""
 
-from collections.abc import Iterable
 from functools import reduce
 
 import numpy as np
 import torch
+from noise_doubles import Given
 from scipy.interpolate import CubicSpline
-from torch import Tensor
 
 from sdescore import GaussianMixture, LinearSDE, OneStep, ReverseProcess
-
-
-class Given:
-    """Noise that is handed out: one for the path, another for its area, and fresh ones in their order."""
-
-    def __init__(self, z: Tensor, area: Tensor, fresh: Iterable[Tensor] = ()) -> None:
-        self.z, self.second, self.draws = z, area, iter(fresh)
-
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
-        return std * self.z
-
-    def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return self.second.clone()
-
-    def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
-        return std * next(self.draws)
-
-    def select(self, index: Tensor) -> "Given":
-        raise NotImplementedError
 
 
 def weak_errors(method: OneStep, sde: LinearSDE, steps: tuple[int, ...], normals: int = 2) -> list[float]:
