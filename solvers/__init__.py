@@ -1,20 +1,26 @@
-"""The numerical methods. To add one: a file here, its name below, and a line under sdescore.solvers in pyproject."""
+"""The numerical methods. To add one: a file here, its name below, and a line under sdescore.solvers in pyproject.
 
-from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, NOISE_SHARE, RHO, TIME, Adams, Coordinate, Tau
+Which there are, of what order and what for: table(), or the command `sdescore solvers`.
+"""
+
+from sdescore.sampling import table
+
+from . import tableaux
+from .adams import Adams
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, CallRecord
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, Ancestral
 from .churn import Churn
-from .ending import DPM_FAST, LowerOrderFinal
+from .coordinates import CUBE_ROOT_RHO, INDEX, LAM, NOISE_SHARE, RHO, TIME, Coordinate
 from .euler_maruyama import EulerMaruyama
+from .exponential_euler import DDIM, DDPM, EULER, SEEDS, ExponentialEuler
 from .langevin import AnnealedLangevin, Langevin
 from .langevin_variants import BatchMeanLangevin, MetropolisLangevin
+from .lower_order_final import DPM_FAST, LowerOrderFinal
 from .milstein import Milstein
 from .predictor_corrector import Corrector, PredictorCorrector
 from .presets import (
     ADAMS,
-    DDIM,
-    DDPM,
     DEIS,
     DPMPP_2M,
     DPMPP_3M,
@@ -24,13 +30,9 @@ from .presets import (
     SA,
     SDE_DPMPP_2M,
     SDE_DPMPP_3M,
-    SEEDS,
     UNIPC,
     UNIPC_BH1,
     UNIPC_BH2,
-    ddim_eta,
-    er_noise,
-    k_diffusion_eta,
 )
 from .restart import Restart, RestartInterval
 from .reverse_diffusion import ReverseDiffusion
@@ -39,32 +41,25 @@ from .runge_kutta import (
     DPM_3,
     DPMPP_2S,
     DPMPP_3S,
-    EULER,
     HEUN,
-    MIDDLE,
     MIDPOINT,
-    RALSTON,
     RK4,
     SDE_DPMPP_2S,
     SDE_DPMPP_3S,
     SEEDS_2,
     SEEDS_3,
-    SIMPSON,
     SRA,
-    THIRDS,
-    TRAPEZOID,
     RungeKutta,
-    Tableau,
 )
+from .tableaux import Tableau
 from .targets import DATA, DIFFERENCE, IN_LAM, NOISE, Spacing, Target, V
+from .tau import Tau, ddim_eta, er_noise, k_diffusion_eta
 from .torchdiffeq import TorchDiffEq
 from .torchode import TorchODE
 from .torchsde import TorchSDE
 
 __all__ = [
     "ADAMS",
-    "BH1",
-    "BH2",
     "BOSH3",
     "CONSISTENCY",
     "CUBE_ROOT_RHO",
@@ -91,11 +86,9 @@ __all__ = [
     "IPNDM",
     "LAM",
     "LMS",
-    "MIDDLE",
     "MIDPOINT",
     "NOISE",
     "NOISE_SHARE",
-    "RALSTON",
     "RHO",
     "RK4",
     "SA",
@@ -106,11 +99,8 @@ __all__ = [
     "SEEDS",
     "SEEDS_2",
     "SEEDS_3",
-    "SIMPSON",
     "SRA",
-    "THIRDS",
     "TIME",
-    "TRAPEZOID",
     "TSIT5",
     "UNIPC",
     "UNIPC_BH1",
@@ -126,6 +116,7 @@ __all__ = [
     "Coordinate",
     "Corrector",
     "EulerMaruyama",
+    "ExponentialEuler",
     "Langevin",
     "LowerOrderFinal",
     "MetropolisLangevin",
@@ -146,4 +137,6 @@ __all__ = [
     "ddim_eta",
     "er_noise",
     "k_diffusion_eta",
+    "table",
+    "tableaux",
 ]

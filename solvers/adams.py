@@ -4,54 +4,22 @@ A step is the exponential one (exponential.py) of the polynomial through the las
 a polynomial of q.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sdescore.common.linear_combinations import Summand, in_one, total, weighted
+from sdescore.common.linear_combinations import Summand, combine, materialise, weight
 from sdescore.processes import LinearSDE
-from sdescore.sampling import Noise, OneStep, ReverseProcess, karras
-from sdescore.sampling.grids import Grid
-from sdescore.sampling.solver import Step
+from sdescore.sampling import About, Grid, Noise, ReverseProcess, karras
 
-from .exponential import Tau, interval, lagrange, points, tau_squared
-from .runge_kutta import ONE, RungeKutta
-from .targets import DATA, DIFFERENCE, Target
+from .coordinates import LAM, Coordinate
+from .exponential import interval, lagrange, points
+from .targets import DATA, Target
+from .tau import Tau, tau_squared
 
-__all__ = ["BH1", "BH2", "CUBE_ROOT_RHO", "INDEX", "LAM", "NOISE_SHARE", "RHO", "TIME", "Adams", "Coordinate", "Tau"]
-
-
-@dataclass(frozen=True)
-class Coordinate:
-    """The variable q in which targets are interpolated, a function (sde, times) of the grid.
-
-    Within a step q follows the time exactly; where it has no value between nodes, as an index, it advances linearly in
-    the measure of the target.
-    """
-
-    name: str
-    q: Callable[[LinearSDE, Tensor], Tensor] = field(repr=False)
-    linear: bool = False
-
-
-LAM = Coordinate("lam", lambda sde, times: sde.lam(times))
-RHO = Coordinate("rho", lambda sde, times: sde.rho(times))
-CUBE_ROOT_RHO = Coordinate("rho^1/3", lambda sde, times: sde.rho(times) ** (1 / 3))
-NOISE_SHARE = Coordinate("sigma/(alpha+sigma)", lambda sde, times: DIFFERENCE.mu(sde.lam(times)))
-TIME = Coordinate("t", lambda sde, times: times)
-INDEX = Coordinate("index", lambda sde, times: torch.arange(len(times), dtype=times.dtype), linear=True)
-
-
-def BH1(total: Tensor, end: Tensor) -> Tensor:
-    """B(h) = h of Zhao et al. 2023, eq. 11, in the units of the weights: the measure's density at the end, times h."""
-    return end
-
-
-def BH2(total: Tensor, end: Tensor) -> Tensor:
-    """B(h) = e^h - 1: the whole measure, as in DPM-Solver++ 2M."""
-    return total
+__all__ = ["Adams"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +33,7 @@ class _Table:
 
 
 @dataclass(frozen=True)
-class Adams(OneStep):
+class Adams:
     """An Adams-Bashforth predictor of the given order and, if asked, an Adams-Moulton corrector at no further call.
 
     Deterministic, order `order`, or one more with the corrector (Zhao et al. 2023); for tau > 0 weak order at most 2.
@@ -77,10 +45,13 @@ class Adams(OneStep):
         coordinate: In which variable.
         corrector: Correct each state, but the last, with the target at the predicted one.
         tau: Noise: 0 for the ODE, 1 for the reverse SDE; a number, or a function of lam and the step h in lam.
-        bh: What the slope through two targets weighs, doubled, instead of its exact integral: BH1 or BH2.
+        bh: What the slope through two targets weighs, doubled, instead of its exact integral (Zhao et al. 2023, eq.
+            11): "bh1" for B(h) = h, the measure's density at the end of the step times h; "bh2" for B(h) = e^h - 1,
+            the whole measure, as in DPM-Solver++ 2M.
         end: Number of last data predictions that are extrapolated, in rho^2, to the data at rho = 0. With 1 the error
             of the last step is of order rho^2 and does not fall with the steps.
-        grid: The times that are used unless sample() is told others.
+        grid: The times by default.
+        about: What it says of itself in the table of solvers.
     """
 
     order: int = 2
@@ -88,14 +59,17 @@ class Adams(OneStep):
     coordinate: Coordinate = LAM
     corrector: bool = False
     tau: Tau = 0.0
-    bh: Callable[[Tensor, Tensor], Tensor] | None = None
+    bh: str | None = None
     end: int = 1
-    grid: Grid = field(default=karras(), repr=False)
+    grid: Grid = karras()
+    about: About | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in (("order", self.order), ("end", self.end)):
             if not 1 <= value <= 6:
                 raise ValueError(f"{name}={value}; expected 1 to 6")
+        if self.bh not in (None, "bh1", "bh2"):
+            raise ValueError(f"bh={self.bh!r}; expected None, 'bh1' or 'bh2'")
         tau_squared(self.tau, torch.zeros(1), torch.ones(1))
 
     def table(self, sde: LinearSDE, times: Tensor) -> _Table:
@@ -125,48 +99,50 @@ class Adams(OneStep):
             weights = (lagrange(q_inside[here], nodes) * measure[here, None, :]).sum(2)
             if self.bh and count + ahead == 2:
                 total = weights.sum(1)
-                slope = self.bh(total, end[here]) / 2 * q.diff()[here] / (nodes[:, 0] - nodes[:, 1])
+                bh = total if self.bh == "bh2" else end[here]
+                slope = bh / 2 * q.diff()[here] / (nodes[:, 0] - nodes[:, 1])
                 weights = torch.stack([slope, total - slope] if ahead else [total + slope, -slope], 1)
             rows += weights.tolist()
         return rows
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         table, levels = self.table(reverse.sde, times), times.unbind()
-        terms = reverse.summands(times, *self.target.pair(reverse.sde.lam(times)))
-        ending, last = self._ending_at(reverse.sde, times), len(times) - 2
+        summands = reverse.summands(times, *self.target.pair(reverse.sde.lam(times)))
+        ending = self._ending_at(reverse.sde, times)
+        last = len(times) - 2
         looks_back = self.order - (not self.corrector)  # at so many earlier targets
         again = self.corrector or looks_back > 1  # after the next call, which may write over the output of this one
 
         def target(i: int, x: Tensor) -> list[Summand]:
-            found = terms(i, x)
-            return [in_one(found)] if again or i in ending else found
+            found = summands(i, x)
+            return [materialise(found)] if again or i in ending else found
 
         def rest(i: int, older: list[list[Summand]]) -> Tensor | None:
             """What step i adds to its start and newest target."""
             drawn = noise(x, levels[i], levels[i + 1], table.spread[i]) if table.spread[i] > 0 else None
-            history = weighted(table.predict[i][1:], older)
-            return total(history, drawn) if history else drawn
+            history = weight(table.predict[i][1:], older)
+            return combine(history, drawn) if history else drawn
 
         newest, known, ends = target(0, x), rest(0, []), {}
         older: list[list[Summand]] = []
         for i in range(last + 1):
             if i in ending:
                 ends[i] = [(x, 1.0)], newest
-            x = total([(x, table.kept[i]), *weighted(table.predict[i], [newest])], known)
+            x = combine([(x, table.kept[i]), *weight(table.predict[i], [newest])], known)
             older = [newest, *older][:looks_back]
             known = rest(i + 1, older) if i < last else None
             correct = self.corrector and i < last
             if not correct:
                 yield x
-            if i == last and self.end == 1:
-                return  # sample() denoises
+            if i == last and not self.denoises:
+                return
             newest = target(i + 1, x)
             if correct:
-                x = total([(x, 1.0), *weighted(table.correct[i], [newest, *older])])
+                x = combine([(x, 1.0), *weight(table.correct[i], [newest, *older])])
                 yield x
         ends[last + 1] = [(x, 1.0)], newest
         parts = [ends[i][part] for part in (0, 1) for i in ending]
-        yield total(weighted(self._ending(reverse.sde, times[ending]), parts))
+        yield combine(weight(self._ending(reverse.sde, times[ending]), parts))
 
     def _ending_at(self, sde: LinearSDE, times: Tensor) -> list[int]:
         """Which times the end extrapolates from, newest first; a factor 2 in rho^2 apart: errors stay small."""
@@ -186,13 +162,9 @@ class Adams(OneStep):
         determinant = alpha * q - sigma * p  # x0 = (q x - sigma m) / determinant
         return [*(share * q / determinant).tolist(), *(-share * sigma / determinant).tolist()]
 
-    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        """One step without history, of order 1."""
-        return self._alone.step(reverse, x, t, s, noise)
-
-    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
-        return self._alone.prepare(reverse, t, s)
-
     @property
-    def _alone(self) -> OneStep:
-        return RungeKutta(ONE, self.target, tau=self.tau)
+    def denoises(self) -> bool:
+        return self.end > 1
+
+    def nfe(self, intervals: int) -> int:
+        return intervals + self.denoises

@@ -10,25 +10,24 @@ from torch import Tensor
 
 from sdescore.density.flow import transport
 from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
-from sdescore.sampling import Noise, ReverseProcess
-from sdescore.sampling.grids import two_ends
+from sdescore.sampling import About, Noise, ReverseProcess, two_ends
 
 __all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "CallRecord", "check_tolerance"]
 
 
 @dataclass
 class CallRecord:
-    """A record for adaptive solvers to write in: the net calls of each sample, (samples,).
+    """A record for adaptive solvers to write in: the net calls of each sample, `nfe` (samples,).
 
     Every solve() appends a batch. The copies that fill the last batch of sample() come last; its last denoising, one
     call more, is not counted.
     """
 
-    calls: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    nfe: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
-    def add(self, calls: Tensor) -> None:
+    def add(self, nfe: Tensor) -> None:
         """Append a batch."""
-        self.calls = torch.cat([self.calls, calls.cpu()])
+        self.nfe = torch.cat([self.nfe, nfe.cpu()])
 
 
 def check_tolerance(rtol: float, atol: float) -> None:
@@ -47,35 +46,60 @@ class Adaptive:
     Args:
         pair: An embedded pair whose last stage is the first of the next step.
         rtol, atol: Bound the root mean square of a step's error in x / sqrt(alpha^2 + sigma^2).
-        spent: Where the calls of each sample are written, if anywhere.
+        record: Where the net calls of each sample are written, if anywhere.
     """
 
     pair: Tableau = field(default=TSITOURAS, repr=False)
     rtol: float = 1e-4
     atol: float = 1e-4
-    spent: CallRecord | None = field(default=None, compare=False)
+    record: CallRecord | None = field(default=None, repr=False, compare=False)
+    about: About | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_tolerance(self.rtol, self.atol)
         if not self.pair.error:
             raise ValueError("pair has no error weights; expected embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
 
-    grid = staticmethod(two_ends)
+    grid = two_ends()
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        calls = torch.zeros(len(x), dtype=torch.long)
+        nfe = torch.zeros(len(x), dtype=torch.long)
         for i, (start, stop) in enumerate(pairwise(times.tolist()), start=2):
             done = transport(reverse, x, start, stop, self.rtol, self.atol, tableau=self.pair)
             x = done.y.masked_fill(done.failed.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
-            calls += done.calls.cpu()
-            if i == len(times) and self.spent is not None:
-                self.spent.add(calls)
+            nfe += done.calls.cpu()
+            if i == len(times) and self.record is not None:
+                self.record.add(nfe)
             yield x
 
 
-# Bogacki & Shampine 1989: order 3, for loose tolerances.
-BOSH3 = Adaptive(BOGACKI_SHAMPINE)
-# Dormand & Prince 1980: order 5.
-DOPRI5 = Adaptive(DORMAND_PRINCE)
-# Tsitouras 2011: order 5 with smaller errors.
-TSIT5 = Adaptive(TSITOURAS)
+BOSH3 = Adaptive(
+    BOGACKI_SHAMPINE,
+    about=About(
+        "ODE",
+        3,
+        "Bogacki & Shampine 1989",
+        "https://doi.org/10.1016/0893-9659(89)90079-7",
+        "steps of each sample's own, for loose tolerances",
+    ),
+)
+DOPRI5 = Adaptive(
+    DORMAND_PRINCE,
+    about=About(
+        "ODE",
+        5,
+        "Dormand & Prince 1980",
+        "https://doi.org/10.1016/0771-050X(80)90013-3",
+        "exact to a tolerance, with steps of each sample's own",
+    ),
+)
+TSIT5 = Adaptive(
+    TSITOURAS,
+    about=About(
+        "ODE",
+        5,
+        "Tsitouras 2011",
+        "https://doi.org/10.1016/j.camwa.2011.06.002",
+        "the same with smaller errors",
+    ),
+)

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from sdescore.common.linear_combinations import expand
-from sdescore.sampling import Noise, ReverseProcess
-from sdescore.sampling.grids import two_ends
+from sdescore.sampling import About, Noise, ReverseProcess, two_ends
 
 from .adaptive import CallRecord, check_tolerance
-from .runge_kutta import TRAPEZOID, RungeKutta
+from .runge_kutta import RungeKutta
+from .tableaux import HEUN
 from .targets import DATA, IN_LAM
 
 __all__ = ["AdaptiveSDE"]
 
-PAIR = RungeKutta(TRAPEZOID, DATA, IN_LAM, tau=1.0)
+PAIR = RungeKutta(HEUN, DATA, IN_LAM, tau=1.0)
 
 
 @dataclass(frozen=True)
@@ -31,56 +31,65 @@ class AdaptiveSDE:
 
     Args:
         rtol, atol: Bound the root mean square of the difference by rtol |x| + atol sqrt(alpha^2 + sigma^2).
-        spent: Where the calls of each sample are written, if anywhere.
-        limit: Calls that a sample may take.
+        record: Where the net calls of each sample are written, if anywhere.
+        limit: Net calls that a sample may take.
     """
 
     rtol: float = 0.02
     atol: float = 0.02
-    spent: CallRecord | None = field(default=None, compare=False)
+    record: CallRecord | None = field(default=None, repr=False, compare=False)
     limit: int = 10_000
+    about = About(
+        "SDE",
+        1,
+        "Jolicoeur-Martineau et al. 2021, algorithm 1",
+        "https://arxiv.org/abs/2105.14080",
+        "the reverse SDE to a tolerance, with steps of each sample's own",
+    )
 
     def __post_init__(self) -> None:
         check_tolerance(self.rtol, self.atol)
 
-    grid = staticmethod(two_ends)
+    grid = two_ends()
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        calls = torch.zeros(len(x), dtype=torch.long)
+        nfe = torch.zeros(len(x), dtype=torch.long)
         steps = torch.full((len(x),), 0.1, dtype=torch.float64)
         for i, (start, stop) in enumerate(pairwise(reverse.sde.lam(times).tolist()), start=2):
-            x = self._carry(reverse, x, start, stop, noise, steps, calls)
-            if i == len(times) and self.spent is not None:
-                self.spent.add(calls)
+            x = self._carry(reverse, x, start, stop, noise, steps, nfe)
+            if i == len(times) and self.record is not None:
+                self.record.add(nfe)
             yield x
 
     def _carry(
-        self, reverse: ReverseProcess, x: Tensor, start: float, stop: float, noise: Noise, steps: Tensor, calls: Tensor
+        self, reverse: ReverseProcess, x: Tensor, start: float, stop: float, noise: Noise, steps: Tensor, nfe: Tensor
     ) -> Tensor:
-        """From lam = start to stop; `steps` in lam and `calls`, each (batch,), are kept up to date."""
-        sde, done, rows, held = reverse.sde, torch.full_like(x, torch.nan), torch.arange(len(x)), _Held(x)
+        """From lam = start to stop; `steps` in lam and `nfe`, each (batch,), are kept up to date."""
+        sde = reverse.sde
+        done, rows = torch.full_like(x, torch.nan), torch.arange(len(x))
+        rejected = RejectedNoise(x)
         # The clock is the snr, in which the noise is a Brownian motion, in units of that at stop.
         clock = torch.full((len(x),), 2 * (start - stop), dtype=torch.float64).exp()
         while len(rows):
-            width, w = held.draw((clock * (2 * steps[rows]).exp()).clamp(max=1) - clock, noise.randn(x))
+            width, w = rejected.draw((clock * (2 * steps[rows]).exp()).clamp(max=1) - clock, noise.randn(x))
             later = torch.where(clock + width > 1 - 1e-12, 1.0, clock + width)
             t, s = (sde.time(stop + at.log() / 2).clamp(sde.t_min, sde.T) for at in (clock, later))
             euler, improved = _pair(reverse, x, t, s, w / expand(width.sqrt(), w))
-            calls[rows] += 2
+            nfe[rows] += 2
             bound = self.rtol * torch.maximum(euler.abs(), x.abs()) + self.atol * expand(
                 torch.hypot(sde.alpha(s), sde.sigma(s)), x
             )
             error = ((improved - euler) / bound).flatten(1).double().square().mean(1).sqrt().cpu()
             error, good = error.nan_to_num(torch.inf), error <= 1
             steps[rows] = (later / clock).log() / 2 * (0.8 * error.clamp(min=1e-10) ** -0.5).clamp(0.2, 2.0)
-            held.put(~good, width, w)
+            rejected.put(~good, width, w)
             x, clock = torch.where(_like(good, x), improved, x), torch.where(good, later, clock)
             arrived = clock == 1
             done[rows[arrived]] = x[arrived]
-            going = ~arrived & (calls[rows] < self.limit) & (steps[rows] > 1e-9)
+            going = ~arrived & (nfe[rows] < self.limit) & (steps[rows] > 1e-9)
             if not bool(going.all()):
                 index = going.nonzero().flatten()
-                reverse, noise, held = reverse.select(index), noise.select(index), held.select(index)
+                reverse, noise, rejected = reverse.select(index), noise.select(index), rejected.select(index)
                 rows, x, clock = rows[index], x[index], clock[index]
         return done
 
@@ -98,8 +107,11 @@ def _pair(reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, z: Tensor) -
     return euler, base + expand(correct[:, 1], x) * first + expand(correct[:, 2], x) * reverse.data(euler, s)
 
 
-class _Held:
-    """The known future of each sample's path: a stack of the widths and increments of steps that were not taken."""
+class RejectedNoise:
+    """The known future of each sample's path: a stack of the widths and increments of steps that were rejected.
+
+    Rackauckas & Nie 2017, rejection sampling with memory (https://doi.org/10.3934/dcdsb.2017133).
+    """
 
     def __init__(self, x: Tensor) -> None:
         self.depth = torch.zeros(len(x), dtype=torch.long)
@@ -129,7 +141,7 @@ class _Held:
         self.widths[top], self.w[top] = width[rows], w[rows]
         self.depth[rows] += 1
 
-    def select(self, index: Tensor) -> "_Held":
+    def select(self, index: Tensor) -> "RejectedNoise":
         chosen = copy(self)
         chosen.depth, chosen.widths, chosen.w = self.depth[index], self.widths[:, index], self.w[:, index]
         return chosen

@@ -1,24 +1,24 @@
-"""Ancestral steps of any method: beyond the next level, and back by adding noise (Crowson's k-diffusion samplers)."""
+"""Ancestral steps: beyond the next level by a one-step method, and back by adding noise (Crowson's k-diffusion)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sdescore.common.linear_combinations import total
+from sdescore.common.linear_combinations import combine, per_step
 from sdescore.processes import LinearSDE
-from sdescore.sampling import Noise, OneStep, ReverseProcess
-from sdescore.sampling.solver import Step
+from sdescore.sampling import About, OneStep, PlannedOneStep, ReverseProcess, Step, check_one_step, drawn
 
+from .exponential_euler import DDIM
 from .renoise import at_rho, renoising
-from .runge_kutta import DPM_2, DPMPP_2S, EULER
+from .runge_kutta import DPM_2, DPMPP_2S
 
 __all__ = ["CONSISTENCY", "DPMPP_2S_ANCESTRAL", "DPM_2_ANCESTRAL", "Ancestral"]
 
 
 @dataclass(frozen=True)
-class Ancestral(OneStep):
+class Ancestral(PlannedOneStep):
     """From t to rho_down = rho_s sqrt(1 - min(1, eta^2 (1 - rho_s^2 / rho_t^2))) by a method for the ODE, then to s.
 
     eta = 1 is DDPM's step, for a method of order 1, and eta = 0 the method itself. The law at each time is exact but
@@ -27,19 +27,18 @@ class Ancestral(OneStep):
 
     method: OneStep
     eta: float = 1.0
+    about: About | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_one_step(self.method, "method")
         if not self.eta >= 0:
             raise ValueError(f"eta={self.eta}; expected numbers from 0 on")
 
-    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
-        down, *pair = self._parts(reverse.sde, t, s)
-        step, (kept, added) = self.method.prepare(reverse, t, down), (factor.tolist() for factor in pair)
-        return lambda i, x, noise: total([(step(i, x, noise), kept[i])], noise(x, t[i], s[i], added[i]))
-
-    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        down, kept, added = self._parts(reverse.sde, t, s)
-        return total([(self.method.step(reverse, x, t, down, noise), kept), (noise(x, t, s), added)])
+    def plan(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
+        down, *factors = self._parts(reverse.sde, t, s)
+        step = self.method.plan(reverse, t, down)
+        kept, added = map(per_step, factors)
+        return lambda i, x, noise: combine([(step(i, x, noise), kept[i])], drawn(noise, x, t[i], s[i], added[i]))
 
     def _parts(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Tensor, ...]:
         """The time that the method goes to, and the factors of the state there and of the noise that leads back."""
@@ -48,11 +47,42 @@ class Ancestral(OneStep):
         down = torch.where(below > 0, at_rho(sde, sde.rho(s) * (1 - below).sqrt()), s)
         return down, *renoising(sde, down, s)
 
-    def calls(self, steps: int) -> int:
-        return self.method.calls(steps)
+    def nfe(self, intervals: int) -> int:
+        return self.method.nfe(intervals)
 
 
-DPM_2_ANCESTRAL = Ancestral(DPM_2)
-DPMPP_2S_ANCESTRAL = Ancestral(DPMPP_2S)
-# Song et al. 2023, algorithm 1: to the data and back with fresh noise, for nets whose prediction is a sample of it.
-CONSISTENCY = Ancestral(EULER, math.inf)
+CROWSON = "https://github.com/crowsonkb/k-diffusion"
+DPM_2_ANCESTRAL = Ancestral(
+    DPM_2,
+    about=About(
+        "SDE",
+        2,
+        "Crowson's k-diffusion, on Lu et al. 2022a",
+        CROWSON,
+        "DPM-Solver-2's step beyond the next level, and noise back to it",
+        ("dpm-2-ancestral", "kdpm2ancestraldiscrete"),
+    ),
+)
+DPMPP_2S_ANCESTRAL = Ancestral(
+    DPMPP_2S,
+    about=About(
+        "SDE",
+        2,
+        "Crowson's k-diffusion, on Lu et al. 2022b",
+        CROWSON,
+        "DPM-Solver++ (2S)'s step beyond the next level, and noise back to it",
+        ("dpmpp-2s-ancestral",),
+    ),
+)
+CONSISTENCY = Ancestral(
+    DDIM,
+    math.inf,
+    about=About(
+        "SDE",
+        1,
+        "Song et al. 2023, algorithm 1",
+        "https://arxiv.org/abs/2303.01469",
+        "consistency models, whose prediction is a sample: to the data, and back with fresh noise",
+        ("lcm", "consistencymodel"),
+    ),
+)

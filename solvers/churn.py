@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling import About, Noise, OneStep, ReverseProcess, check_one_step
 
 from .renoise import at_rho, renoising
 from .runge_kutta import HEUN
@@ -28,7 +28,16 @@ class Churn:
     high: float = 50.0
     inflation: float = 1.003
 
+    about = About(
+        "SDE",
+        2,
+        "Karras et al. 2022, algorithm 2",
+        "https://arxiv.org/abs/2206.00364",
+        "EDM's stochastic sampler: noise added before each step corrects earlier errors",
+    )
+
     def __post_init__(self) -> None:
+        check_one_step(self.method, "method")
         for name, value in (("amount", self.amount), ("inflation", self.inflation)):
             if not value >= 0:
                 raise ValueError(f"{name}={value}; expected numbers from 0 on")
@@ -40,12 +49,12 @@ class Churn:
         # Elsewhere u is t to the bit: rounding alone would add noise of its square root.
         u = torch.where(raised, at_rho(sde, rho * (1 + gamma)), t)
         kept, added = renoising(sde, t, u)
-        step, factors = self.method.prepare(reverse, u, times[1:]), zip(kept.tolist(), added.tolist(), strict=True)
+        step, factors = self.method.plan(reverse, u, times[1:]), zip(kept.tolist(), added.tolist(), strict=True)
         for i, (share, spread) in enumerate(factors):
             if spread > 0:
                 x = noise.randn(x, self.inflation * spread).add_(x, alpha=share)
             x = step(i, x, noise)
             yield x
 
-    def calls(self, steps: int) -> int:
-        return self.method.calls(steps)
+    def nfe(self, intervals: int) -> int:
+        return self.method.nfe(intervals)

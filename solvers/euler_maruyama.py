@@ -4,20 +4,26 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore.common.linear_combinations import expand
-from sdescore.sampling import Noise, OneStep, ReverseProcess
-from sdescore.sampling.solver import Step
+from sdescore.common.linear_combinations import Coefficient
+from sdescore.processes import LinearSDE
+from sdescore.sampling import About, LinearOneStep, drift_pair
 
 __all__ = ["EulerMaruyama"]
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(OneStep):
+class EulerMaruyama(LinearOneStep):
     """x_s = x_t - (t - s) (f x - g^2 score) + g sqrt(t - s) z: weak order 1, one call a step."""
 
-    def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        width = expand(t - s, x)
-        return x - width * reverse.drift(x, t) + reverse.sde.diffusion(x, t) * width**0.5 * noise(x, t, s)
+    about = About(
+        "SDE",
+        1,
+        "Song et al. 2021, section 4.1",
+        "https://arxiv.org/abs/2011.13456",
+        "the plain baseline of the reverse SDE: hundreds of calls",
+    )
 
-    def prepare(self, reverse: ReverseProcess, t: Tensor, s: Tensor) -> Step:
-        return reverse.euler(t, s)
+    def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient, Coefficient]:
+        p, q = drift_pair(sde, t)
+        width = t - s
+        return sde.alpha(t) - width * p, sde.sigma(t) - width * q, sde.g(t) * width.sqrt()

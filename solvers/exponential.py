@@ -10,7 +10,6 @@ with integrals from lam_t to lam_s. At tau = 0 it is the probability-flow ODE, a
 the same marginals (Xue et al. 2023, proposition 3.1, for the data target).
 """
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,10 +20,9 @@ from sdescore.common.quadrature import gauss
 from sdescore.processes import LinearSDE
 
 from .targets import Target
+from .tau import Tau, tau_squared
 
-__all__ = ["Interval", "Tau", "interval", "lagrange", "points", "tau_squared"]
-
-Tau = float | Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Interval", "interval", "lagrange", "points"]
 
 
 class Interval(NamedTuple):
@@ -47,13 +45,6 @@ def points() -> tuple[Tensor, Tensor, Tensor]:
     part = nodes[:, None] + (1 - nodes)[:, None] * nodes
     basis = lagrange(part.reshape(1, -1), nodes[None]).reshape(24, 24, 24)
     return nodes, weights, (basis * (1 - nodes)[:, None] * weights).sum(2).T
-
-
-def tau_squared(tau: Tau, lam: Tensor, h: Tensor) -> Tensor:
-    """tau^2 at each lam of a step h in lam. Raises ValueError for a negative number."""
-    if not callable(tau) and not tau >= 0:
-        raise ValueError(f"tau={tau}; expected non-negative numbers or a function of lam and the step h")
-    return (tau(lam, h) if callable(tau) else torch.full_like(lam, tau)) ** 2
 
 
 def interval(target: Target, sde: LinearSDE, t: Tensor, s: Tensor, tau: Tau, h: Tensor | None = None) -> Interval:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sdescore.common.linear_combinations import expand
-from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling import About, Noise, OneStep, ReverseProcess
 
 __all__ = ["AnnealedLangevin", "Langevin", "check_langevin"]
 
@@ -42,7 +42,7 @@ class Langevin:
         return x
 
     @property
-    def calls(self) -> int:
+    def nfe(self) -> int:
         """Net calls of correct()."""
         return self.repeats
 
@@ -62,10 +62,17 @@ class AnnealedLangevin(OneStep):
     """
 
     corrector: Langevin = Langevin(snr=math.sqrt(6.2e-6 / 2) / 0.01, repeats=5)
+    about = About(
+        "SDE",
+        1,
+        "Song & Ermon 2019, algorithm 1",
+        "https://arxiv.org/abs/1907.05600",
+        "NCSN's sampler, on a ladder of noise levels: hundreds of calls",
+    )
 
     def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
         sde = reverse.sde
         return self.corrector.correct(reverse, expand(sde.alpha(s) / sde.alpha(t), x) * x, s, noise)
 
-    def calls(self, steps: int) -> int:
-        return (steps - 1) * self.corrector.calls + 1
+    def nfe(self, intervals: int) -> int:
+        return intervals * self.corrector.nfe

@@ -43,7 +43,7 @@ class BatchMeanLangevin:
         return x
 
     @property
-    def calls(self) -> int:
+    def nfe(self) -> int:
         return self.repeats
 
 
@@ -79,5 +79,5 @@ class MetropolisLangevin:
         return x
 
     @property
-    def calls(self) -> int:
+    def nfe(self) -> int:
         return 2 * self.repeats + (self.repeats > 0)

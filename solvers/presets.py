@@ -1,20 +1,17 @@
 """Published multistep methods, each one setting of Adams.
 
-To add one: a line here, its name in __init__.py, and a line in pyproject.toml.
+To add one: a preset below, its name in __init__.py, and a line in pyproject.toml.
 """
 
-import torch
-from torch import Tensor
+from sdescore.sampling import About, approaching
 
-from sdescore.sampling import approaching
-
-from .adams import BH1, BH2, CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME, Adams, Tau
+from .adams import Adams
+from .coordinates import CUBE_ROOT_RHO, INDEX, LAM, RHO, TIME
 from .targets import DATA, NOISE
+from .tau import er_noise
 
 __all__ = [
     "ADAMS",
-    "DDIM",
-    "DDPM",
     "DEIS",
     "DPMPP_2M",
     "DPMPP_3M",
@@ -24,64 +21,181 @@ __all__ = [
     "SA",
     "SDE_DPMPP_2M",
     "SDE_DPMPP_3M",
-    "SEEDS",
     "UNIPC",
     "UNIPC_BH1",
     "UNIPC_BH2",
-    "ddim_eta",
-    "er_noise",
-    "k_diffusion_eta",
 ]
 
-# Ours: nearest to exact flows and to a trained net's, over all budgets of net calls (scripts/bench_solvers.py).
-ADAMS = Adams(order=4, target=DATA, coordinate=CUBE_ROOT_RHO, corrector=True, end=3, grid=approaching())
-# Song, Meng & Ermon 2021, eq. 12 at eta = 0: Euler's method in rho.
-DDIM = Adams(order=1, target=NOISE)
-# Ho et al. 2020, eq. 6-7, the posterior variance: ancestral sampling. It is the step of Crowson's Euler ancestral too.
-DDPM = Adams(order=1, target=DATA, tau=1.0)
-# Karras et al. 2022 as implemented by Crowson: linear multistep in sigma.
-LMS = Adams(order=4, target=NOISE, coordinate=RHO)
-# Zhang & Chen 2023, section 3: polynomials of order 3 in time.
-DEIS = Adams(order=4, target=NOISE, coordinate=TIME)
-# Zhang & Chen 2023, appendix H.2: the weights of equal steps, so of order 2 on a grid that is not uniform in rho.
-IPNDM = Adams(order=4, target=NOISE, coordinate=INDEX)
-# Lu et al. 2022b, algorithm 2.
-DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM, bh=BH2)
-# Lu et al. 2022b, of third order in truth: their D2 lacks a factor 2.
-DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM)
-# Zhao et al. 2023, algorithms 1-2 of order 3, whose weights do not depend on B(h).
-UNIPC = Adams(order=3, target=DATA, coordinate=LAM, corrector=True)
-# The same algorithms of order 2 with either B(h), and so of the predictor of 2M at the second.
-UNIPC_BH1 = Adams(order=2, target=DATA, coordinate=LAM, corrector=True, bh=BH1)
-UNIPC_BH2 = Adams(order=2, target=DATA, coordinate=LAM, corrector=True, bh=BH2)
-# Lu et al. 2022b, appendix, as implemented by Crowson at eta = 1.
-SDE_DPMPP_2M = Adams(order=2, target=DATA, coordinate=LAM, tau=1.0, bh=BH2)
-# The same with a third target, and the factor 2 that is missing there.
-SDE_DPMPP_3M = Adams(order=3, target=DATA, coordinate=LAM, tau=1.0)
-# Gonzalez et al. 2023, SEEDS-1: the reverse SDE with the noise prediction held.
-SEEDS = Adams(order=1, target=NOISE, tau=1.0)
-# Xue et al. 2023, algorithm 1 with constant tau: predictor and corrector on the SDE.
-SA = Adams(order=3, target=DATA, coordinate=LAM, corrector=True, tau=1.0)
+DEIS_PAPER = "https://arxiv.org/abs/2204.13902"
+DPMPP_PAPER = "https://arxiv.org/abs/2211.01095"
+UNIPC_PAPER = "https://arxiv.org/abs/2302.04867"
 
-
-def er_noise(lam: Tensor, h: Tensor) -> Tensor:
-    """tau of the noise scale phi(rho) = rho (e^(rho^0.3) + 10): tau^2 = d log(phi) / d log(rho) - 1.
-
-    Cui et al. 2023, section 4.1 (ER-SDE 5): more noise at high levels, next to none at low ones.
-    """
-    power = torch.exp(-0.3 * lam)
-    return (0.3 * power / (1 + 10 * torch.exp(-power))).sqrt()
-
-
-# Cui et al. 2023, algorithm 3, of third order in truth: polynomials in rho of all three targets.
-ER_SDE = Adams(order=3, target=DATA, coordinate=RHO, tau=er_noise)
-
-
-def ddim_eta(eta: float) -> Tau:
-    """tau for DDIM's eta, whose step keeps sqrt(1 - eta^2 (1 - e^-2h)) of the noise (Song et al. 2021a, eq. 16)."""
-    return lambda lam, h: (-torch.log1p(-(eta**2) * -torch.expm1(-2 * h)) / (2 * h)).sqrt().expand_as(lam)
-
-
-def k_diffusion_eta(eta: float) -> Tau:
-    """tau for the eta of k-diffusion's multistep SDE samplers, whose step keeps e^(-eta h) of the noise."""
-    return eta**0.5
+ADAMS = Adams(
+    order=4,
+    target=DATA,
+    coordinate=CUBE_ROOT_RHO,
+    corrector=True,
+    end=3,
+    grid=approaching(),
+    about=About(
+        "ODE",
+        5,
+        "ours: exponential Adams in rho^(1/3) whose last step extrapolates to rho = 0",
+        "https://arxiv.org/abs/2302.04867",
+        "the default: nearest to the exact flow from 5 calls on (scripts/bench)",
+    ),
+)
+LMS = Adams(
+    order=4,
+    target=NOISE,
+    coordinate=RHO,
+    about=About(
+        "ODE",
+        4,
+        "Karras et al. 2022, as implemented by Crowson",
+        "https://arxiv.org/abs/2206.00364",
+        "linear multistep in sigma",
+        ("lmsdiscrete",),
+    ),
+)
+DEIS = Adams(
+    order=4,
+    target=NOISE,
+    coordinate=TIME,
+    about=About(
+        "ODE", 4, "Zhang & Chen 2023, section 3", DEIS_PAPER, "polynomials of order 3 in time", ("deismultistep",)
+    ),
+)
+IPNDM = Adams(
+    order=4,
+    target=NOISE,
+    coordinate=INDEX,
+    about=About(
+        "ODE",
+        2,
+        "Zhang & Chen 2023, appendix H.2",
+        DEIS_PAPER,
+        "the weights of equal steps: order 4 on grids uniform in rho, 2 on others",
+    ),
+)
+DPMPP_2M = Adams(
+    order=2,
+    target=DATA,
+    coordinate=LAM,
+    bh="bh2",
+    about=About(
+        "ODE",
+        2,
+        "Lu et al. 2022b, algorithm 2",
+        DPMPP_PAPER,
+        "DPM-Solver++ (2M): a safe choice at 10 to 20 calls, guided nets included",
+        ("dpmpp-2m", "dpmsolvermultistep"),
+    ),
+)
+DPMPP_3M = Adams(
+    order=3,
+    target=DATA,
+    coordinate=LAM,
+    about=About(
+        "ODE",
+        3,
+        "Lu et al. 2022b, with the factor 2 that their D2 lacks",
+        DPMPP_PAPER,
+        "DPM-Solver++ (3M), of third order in truth",
+        ("dpmpp-3m",),
+    ),
+)
+UNIPC = Adams(
+    order=3,
+    target=DATA,
+    coordinate=LAM,
+    corrector=True,
+    about=About(
+        "ODE",
+        4,
+        "Zhao et al. 2023, algorithms 1-2 of order 3",
+        UNIPC_PAPER,
+        "predictor and corrector at no further call; its weights do not depend on B(h)",
+    ),
+)
+UNIPC_BH1 = Adams(
+    order=2,
+    target=DATA,
+    coordinate=LAM,
+    corrector=True,
+    bh="bh1",
+    about=About("ODE", 3, "Zhao et al. 2023, order 2 with B(h) = h", UNIPC_PAPER, "UniPC for pixels without guidance"),
+)
+UNIPC_BH2 = Adams(
+    order=2,
+    target=DATA,
+    coordinate=LAM,
+    corrector=True,
+    bh="bh2",
+    about=About(
+        "ODE",
+        3,
+        "Zhao et al. 2023, order 2 with B(h) = e^h - 1",
+        UNIPC_PAPER,
+        "UniPC as diffusers has it: few calls on nets that predict the noise",
+        ("uni-pc", "uni-pc-bh2", "unipcmultistep"),
+    ),
+)
+SDE_DPMPP_2M = Adams(
+    order=2,
+    target=DATA,
+    coordinate=LAM,
+    tau=1.0,
+    bh="bh2",
+    about=About(
+        "SDE",
+        2,
+        "Lu et al. 2022b, appendix, as implemented by Crowson at eta = 1",
+        DPMPP_PAPER,
+        "diverse samples from 20 to 50 calls",
+        ("dpmpp-2m-sde",),
+    ),
+)
+SDE_DPMPP_3M = Adams(
+    order=3,
+    target=DATA,
+    coordinate=LAM,
+    tau=1.0,
+    about=About(
+        "SDE",
+        2,
+        "Lu et al. 2022b, with a third target",
+        DPMPP_PAPER,
+        "diverse samples, smoother nets",
+        ("dpmpp-3m-sde",),
+    ),
+)
+SA = Adams(
+    order=3,
+    target=DATA,
+    coordinate=LAM,
+    corrector=True,
+    tau=1.0,
+    about=About(
+        "SDE",
+        2,
+        "Xue et al. 2023, algorithm 1 with constant tau",
+        "https://arxiv.org/abs/2309.05019",
+        "predictor and corrector on the SDE",
+        ("sasolver", "sa-solver"),
+    ),
+)
+ER_SDE = Adams(
+    order=3,
+    target=DATA,
+    coordinate=RHO,
+    tau=er_noise(),
+    about=About(
+        "SDE",
+        2,
+        "Cui et al. 2023, algorithm 3, of third order in the drift",
+        "https://arxiv.org/abs/2309.06169",
+        "less noise at low levels: diverse samples from few calls",
+        ("er-sde-solver",),
+    ),
+)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling import About, Noise, OneStep, ReverseProcess, check_one_step
 
 from .renoise import at_rho, renoising
 from .runge_kutta import HEUN
@@ -32,19 +32,28 @@ class Restart:
     method: OneStep = HEUN
     intervals: tuple[RestartInterval, ...] = (RestartInterval(0.06, 0.3, 1, 4),)
 
+    about = About(
+        "SDE",
+        2,
+        "Xu et al. 2023, algorithm 1",
+        "https://arxiv.org/abs/2306.14878",
+        "an ODE method, with intervals gone through again: repairs the errors of few calls",
+    )
+
     def __post_init__(self) -> None:
+        check_one_step(self.method, "method")
         for low, high, repeats, steps in self.intervals:
             if not (0 < low < high and repeats >= 0 and steps >= 2):
                 raise ValueError(f"intervals has {(low, high, repeats, steps)}; expected low < high, steps >= 2")
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        sde, main = reverse.sde, self.method.prepare(reverse, times[:-1], times[1:])
+        sde, main = reverse.sde, self.method.plan(reverse, times[:-1], times[1:])
         loops = [self._loop(reverse, times[1:], again) for again in self.intervals]
         for i in range(len(times) - 1):
             x = main(i, x, noise)
             for place, grid, repeats in loops:
                 if place == i:
-                    down = self.method.prepare(reverse, grid[:-1], grid[1:])
+                    down = self.method.plan(reverse, grid[:-1], grid[1:])
                     kept, added = map(float, renoising(sde, grid[-1], grid[0]))
                     for _ in range(repeats):
                         x = noise.randn(x, added).add_(x, alpha=kept)
@@ -64,6 +73,6 @@ class Restart:
         grid[-1] = times[place]
         return place, grid, again.repeats
 
-    def calls(self, steps: int) -> int:
-        more = sum(again.repeats * (self.method.calls(again.steps) - 1) for again in self.intervals)
-        return self.method.calls(steps) + more * (steps > 1)
+    def nfe(self, intervals: int) -> int:
+        more = sum(again.repeats * self.method.nfe(again.steps - 1) for again in self.intervals)
+        return self.method.nfe(intervals) + more

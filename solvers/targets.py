@@ -1,85 +1,157 @@
-"""What a deterministic or stochastic exponential method integrates, as functions of lam alone.
+"""What an exponential method integrates, as functions of lam alone.
 
-Along the probability-flow ODE d(x / w) = m dmu for each of these targets m = p x0 + q eps.
+Along the probability-flow ODE d(x / w) = m dmu for each of these targets m = p x0 + q eps. To add one: a class with its
+functions, and the object that stands for it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdescore.denoisers.conversions import Pair
+from sdescore.denoisers import Pair
 from sdescore.processes import LinearSDE
 
 __all__ = ["DATA", "DIFFERENCE", "IN_LAM", "NOISE", "Spacing", "Target", "V"]
 
-Function = Callable[[Tensor], Tensor]
-
 
 @dataclass(frozen=True)
-class Spacing:
+class Spacing(ABC):
     """A monotone function mu(lam) and its inverse lam(mu): nodes within a step are placed by their share in mu."""
 
-    name: str
-    mu: Function = field(repr=False)
-    lam: Function = field(repr=False)
+    @abstractmethod
+    def mu(self, lam: Tensor) -> Tensor: ...
 
-
-IN_LAM = Spacing("lam", mu=lambda lam: lam, lam=lambda mu: mu)
+    @abstractmethod
+    def lam(self, mu: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
 class Target(Spacing):
-    """A target m = p x0 + q eps with its scale w and measure mu.
+    """A target m = p x0 + q eps with its scale w and measure mu."""
 
-    ratio(lam) is alpha / w and growth(lam) the derivative of its logarithm; mu(lam) the measure, slope(lam) its
-    derivative, lam(mu) its inverse; pair(lam) is (p, q).
-    """
+    @abstractmethod
+    def pair(self, lam: Tensor) -> Pair:
+        """(p, q)."""
 
-    ratio: Function = field(repr=False)
-    growth: Function = field(repr=False)
-    slope: Function = field(repr=False)
-    pair: Callable[[Tensor], Pair] = field(repr=False)
+    @abstractmethod
+    def ratio(self, lam: Tensor) -> Tensor:
+        """alpha / w."""
+
+    @abstractmethod
+    def growth(self, lam: Tensor) -> Tensor:
+        """The derivative of log(alpha / w)."""
+
+    @abstractmethod
+    def slope(self, lam: Tensor) -> Tensor:
+        """The derivative of mu."""
 
     def w(self, sde: LinearSDE, t: Tensor) -> Tensor:
         """The scale of x at time t."""
         return sde.alpha(t) / self.ratio(sde.lam(t))
 
 
-NOISE = Target(  # w = alpha, mu = rho
-    "noise",
-    ratio=torch.ones_like,
-    growth=torch.zeros_like,
-    mu=lambda lam: torch.exp(-lam),
-    slope=lambda lam: -torch.exp(-lam),
-    lam=lambda mu: -mu.log(),
-    pair=lambda lam: (0.0, 1.0),
-)
-DATA = Target(  # w = sigma, mu = 1 / rho
-    "data",
-    ratio=torch.exp,
-    growth=torch.ones_like,
-    mu=torch.exp,
-    slope=torch.exp,
-    lam=torch.log,
-    pair=lambda lam: (1.0, 0.0),
-)
-V = Target(  # w = sqrt(alpha^2 + sigma^2), mu = atan(rho), m = v / w
-    "v",
-    ratio=lambda lam: torch.sigmoid(2 * lam).sqrt(),
-    growth=lambda lam: torch.sigmoid(-2 * lam),
-    mu=lambda lam: torch.exp(-lam).atan(),
-    slope=lambda lam: -0.5 / torch.cosh(lam),
-    lam=lambda mu: -mu.tan().log(),
-    pair=lambda lam: (-torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()),
-)
-DIFFERENCE = Target(  # w = alpha + sigma, mu = sigma / (alpha + sigma), m = eps - x0
-    "difference",
-    ratio=torch.sigmoid,
-    growth=lambda lam: torch.sigmoid(-lam),
-    mu=lambda lam: torch.sigmoid(-lam),
-    slope=lambda lam: -torch.sigmoid(lam) * torch.sigmoid(-lam),
-    lam=lambda mu: -torch.logit(mu),
-    pair=lambda lam: (-1.0, 1.0),
-)
+class LogSNR(Spacing):
+    """Equal shares of lam."""
+
+    def mu(self, lam: Tensor) -> Tensor:
+        return lam
+
+    def lam(self, mu: Tensor) -> Tensor:
+        return mu
+
+
+class NoiseTarget(Target):
+    """w = alpha, mu = rho, m = eps."""
+
+    def pair(self, lam: Tensor) -> Pair:
+        return 0.0, 1.0
+
+    def ratio(self, lam: Tensor) -> Tensor:
+        return torch.ones_like(lam)
+
+    def growth(self, lam: Tensor) -> Tensor:
+        return torch.zeros_like(lam)
+
+    def mu(self, lam: Tensor) -> Tensor:
+        return torch.exp(-lam)
+
+    def slope(self, lam: Tensor) -> Tensor:
+        return -torch.exp(-lam)
+
+    def lam(self, mu: Tensor) -> Tensor:
+        return -mu.log()
+
+
+class DataTarget(Target):
+    """w = sigma, mu = 1 / rho, m = x0."""
+
+    def pair(self, lam: Tensor) -> Pair:
+        return 1.0, 0.0
+
+    def ratio(self, lam: Tensor) -> Tensor:
+        return torch.exp(lam)
+
+    def growth(self, lam: Tensor) -> Tensor:
+        return torch.ones_like(lam)
+
+    def mu(self, lam: Tensor) -> Tensor:
+        return torch.exp(lam)
+
+    def slope(self, lam: Tensor) -> Tensor:
+        return torch.exp(lam)
+
+    def lam(self, mu: Tensor) -> Tensor:
+        return torch.log(mu)
+
+
+class VTarget(Target):
+    """w = sqrt(alpha^2 + sigma^2), mu = atan(rho), m = v / w."""
+
+    def pair(self, lam: Tensor) -> Pair:
+        return -torch.sigmoid(-2 * lam).sqrt(), torch.sigmoid(2 * lam).sqrt()
+
+    def ratio(self, lam: Tensor) -> Tensor:
+        return torch.sigmoid(2 * lam).sqrt()
+
+    def growth(self, lam: Tensor) -> Tensor:
+        return torch.sigmoid(-2 * lam)
+
+    def mu(self, lam: Tensor) -> Tensor:
+        return torch.exp(-lam).atan()
+
+    def slope(self, lam: Tensor) -> Tensor:
+        return -0.5 / torch.cosh(lam)
+
+    def lam(self, mu: Tensor) -> Tensor:
+        return -mu.tan().log()
+
+
+class DifferenceTarget(Target):
+    """w = alpha + sigma, mu = sigma / (alpha + sigma), m = eps - x0."""
+
+    def pair(self, lam: Tensor) -> Pair:
+        return -1.0, 1.0
+
+    def ratio(self, lam: Tensor) -> Tensor:
+        return torch.sigmoid(lam)
+
+    def growth(self, lam: Tensor) -> Tensor:
+        return torch.sigmoid(-lam)
+
+    def mu(self, lam: Tensor) -> Tensor:
+        return torch.sigmoid(-lam)
+
+    def slope(self, lam: Tensor) -> Tensor:
+        return -torch.sigmoid(lam) * torch.sigmoid(-lam)
+
+    def lam(self, mu: Tensor) -> Tensor:
+        return -torch.logit(mu)
+
+
+IN_LAM = LogSNR()
+NOISE = NoiseTarget()
+DATA = DataTarget()
+V = VTarget()
+DIFFERENCE = DifferenceTarget()

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torchsde import sdeint
 
 from sdescore.common.linear_combinations import expand
-from sdescore.sampling import Noise, OneStep, ReverseProcess
+from sdescore.sampling import About, Noise, OneStep, ReverseProcess
 
 __all__ = ["TorchSDE"]
 
@@ -103,6 +102,13 @@ class TorchSDE(OneStep):
 
     method: str = "euler"
     noise_type: str = "additive"
+    about = About(
+        "SDE",
+        1,
+        "Li et al. 2020",
+        "https://arxiv.org/abs/2001.01328",
+        "the reverse SDE handed over to torchsde's Itô methods",
+    )
 
     def __post_init__(self) -> None:
         for name, value, valid in (("method", self.method, METHODS), ("noise_type", self.noise_type, NOISE_TYPES)):
@@ -110,10 +116,12 @@ class TorchSDE(OneStep):
                 raise ValueError(f"{name}={value!r}; expected {', '.join(map(repr, valid))}")
 
     def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+        from torchsde import sdeint  # imported where it runs: it takes a while to load
+
         problem = NOISE_TYPES[self.noise_type](reverse, tuple(x.shape), t, s)
         unit = torch.tensor([0.0, 1.0], dtype=torch.float64)
         path = sdeint(problem, x.flatten(1), unit, bm=_Brownian(noise, x, t, s), method=self.method, dt=1.0)
         return path[-1].reshape(x.shape).to(x.dtype)  # milstein widens it to that of the times
 
-    def calls(self, steps: int) -> int:
-        return METHODS[self.method][self.noise_type == "diagonal"] * (steps - 1) + 1
+    def nfe(self, intervals: int) -> int:
+        return METHODS[self.method][self.noise_type == "diagonal"] * intervals

@@ -1,16 +1,16 @@
-"""Sums of tensors times factors, in as few passes over memory as can be: beside a small net, passes are the cost."""
+"""Linear combinations of tensors in as few passes over memory as possible: beside a small net, passes are the cost."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, add
 
-__all__ = ["Coefficient", "Summand", "in_one", "scaled", "total", "weighted"]
+__all__ = ["Coefficient", "Summand", "combine", "expand", "materialise", "per_step", "scale", "weight"]
 
 Coefficient = Tensor | float  # a number, or () or (batch,) for a factor of each sample
 Summand = tuple[Tensor, Coefficient]
 
 
-def expand(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
+def expand(coefficient: Coefficient, x: Tensor) -> Coefficient:
     """Make a coefficient of shape () or (batch,) multiply x of shape (batch, *shape) sample by sample.
 
     A coefficient () is returned as it is: torch multiplies by it in the dtype of x without a device transfer.
@@ -20,17 +20,17 @@ def expand(coefficient: Tensor | float, x: Tensor) -> Tensor | float:
     return coefficient.to(x).reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def scaled(b: Coefficient, y: Tensor) -> Tensor:
+def scale(b: Coefficient, y: Tensor) -> Tensor:
     """b y, sample by sample; y itself for the number 1."""
     return y if not isinstance(b, Tensor) and b == 1 else expand(b, y) * y
 
 
-def total(terms: Sequence[Summand], onto: Tensor | None = None) -> Tensor:
+def combine(summands: Sequence[Summand], onto: Tensor | None = None) -> Tensor:
     """The sum of tensors (batch, *shape) times their factors: new, or added to `onto`, which may be overwritten.
 
-    There is one term at least. A tensor that comes first and comes again is added once.
+    There is at least one summand. A tensor that comes first and comes again is added once.
     """
-    (x, a), *others = terms
+    (x, a), *others = summands
     rest = []
     for y, b in others:
         if y is x:
@@ -52,12 +52,17 @@ def total(terms: Sequence[Summand], onto: Tensor | None = None) -> Tensor:
     return onto
 
 
-def weighted(weights: Sequence[Coefficient], sums: Sequence[Sequence[Summand]]) -> list[Summand]:
-    """The terms of a weighted sum of sums. Where there are more weights than sums, or fewer, the rest is left out."""
-    return [(x, weight * a) for weight, terms in zip(weights, sums, strict=False) for x, a in terms]
+def weight(weights: Sequence[Coefficient], sums: Sequence[Sequence[Summand]]) -> list[Summand]:
+    """The summands of a weighted sum of sums. Where one sequence is longer than the other, its rest is left out."""
+    return [(x, w * a) for w, summands in zip(weights, sums, strict=False) for x, a in summands]
 
 
-def in_one(terms: Sequence[Summand]) -> Summand:
-    """The sum as one new tensor and its factor, which is the first one's: a pass less."""
-    (x, a), *rest = terms
-    return total([(x, 1.0), *((y, b / a) for y, b in rest)]), a
+def materialise(summands: Sequence[Summand]) -> Summand:
+    """The sum as one new tensor and its factor, which is that of the first summand: this saves a pass."""
+    (x, a), *rest = summands
+    return combine([(x, 1.0), *((y, b / a) for y, b in rest)]), a
+
+
+def per_step(coefficients: Tensor) -> list[Coefficient]:
+    """The coefficients of each step: numbers from (n,), tensors (batch,) from (n, batch)."""
+    return coefficients.tolist() if coefficients.ndim == 1 else list(coefficients)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sdescore.common.linear_combinations import Coefficient, total
+from sdescore.common.linear_combinations import Coefficient, combine
 from sdescore.processes.base import LinearSDE
 
 __all__ = ["PREDICTIONS", "Pair", "change", "check_prediction", "convert"]
@@ -58,4 +58,4 @@ def convert(
         for argument, name in (("given", given), ("wanted", wanted))
     ]
     of_x, of_prediction = change(pairs[0], pairs[1], sde.alpha(t), sde.sigma(t))
-    return total([(x, of_x), (prediction, of_prediction)])
+    return combine([(x, of_x), (prediction, of_prediction)])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore.common.checks import check_returned
-from sdescore.common.linear_combinations import Coefficient, Summand, scaled, total
+from sdescore.common.linear_combinations import Coefficient, Summand, combine, scale
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, change, check_prediction
 from sdescore.denoisers.folders import Pretrained
@@ -32,9 +32,9 @@ def state_like(net: Any) -> Tensor | None:
 
 
 class Coefficients(NamedTuple):
-    """What of p x0 + q eps is known before x: of_x x + of_raw net(scale x, level)."""
+    """What of p x0 + q eps is known before x: of_x x + of_raw net(factor x, level)."""
 
-    scale: Coefficient
+    factor: Coefficient
     level: Coefficient
     of_x: Coefficient
     of_raw: Coefficient
@@ -70,17 +70,17 @@ class Denoiser(nn.Module, Pretrained):
             raise TypeError(f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known")
         if not data_std > 0:
             raise ValueError(f"data_std={data_std}; expected positive numbers")
-        self.net, self.sde, self.predicts = net, sde, check_prediction(predicts)
-        self.data_std, self.shape, self.scaling = (
-            float(data_std),
-            None if shape is None else tuple(shape),
-            scaling,
-        )
+        self.net = net
+        self.sde = sde
+        self.predicts = check_prediction(predicts)
+        self.data_std = float(data_std)
+        self.shape = None if shape is None else tuple(shape)
+        self.scaling = scaling
 
     def inputs(self, t: Tensor) -> Pair:
         """The factor of x and the noise level that the net is given at times t, each of the shape of t."""
-        scale = (self.sde.alpha(t) ** 2 * self.data_std**2 + self.sde.sigma(t) ** 2).rsqrt()
-        return scale, -self.sde.lam(t) / 4
+        factor = (self.sde.alpha(t) ** 2 * self.data_std**2 + self.sde.sigma(t) ** 2).rsqrt()
+        return factor, -self.sde.lam(t) / 4
 
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
         """All of linear(x, t, p, q) that does not depend on x, of the shape of t, for summands()."""
@@ -89,9 +89,9 @@ class Denoiser(nn.Module, Pretrained):
 
     def summands(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
         """The combination that coefficients() prepared, at x, as what there is to add up; one net call."""
-        scale, level, of_x, of_raw = coefficients
+        factor, level, of_x, of_raw = coefficients
         like = state_like(self.net)
-        y = scaled(scale, x if like is None else x.to(like.dtype))
+        y = scale(factor, x if like is None else x.to(like.dtype))
         output = check_returned(self.net(y, per_sample(level, x), **condition), x, "net")
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
@@ -101,7 +101,7 @@ class Denoiser(nn.Module, Pretrained):
 
     def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
-        return total(self.summands(self.coefficients(t, p, q), x, **condition))
+        return combine(self.summands(self.coefficients(t, p, q), x, **condition))
 
     def check(self, x: Tensor, t: Tensor) -> None:
         """Raise ValueError for a time or a shape that does not fit; times on a GPU are not read, as that would wait."""

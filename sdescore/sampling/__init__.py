@@ -1,4 +1,4 @@
-"""From noise to data: sample(), the reverse process, the solver protocol, noise, grids of times, fitted times."""
+"""From noise to data: sample(), the reverse process, the solver protocol and table, noise, grids of times."""
 
 from sdescore.sampling.brownian import Brownian
 from sdescore.sampling.fitting import fit_times
@@ -15,30 +15,50 @@ from sdescore.sampling.grids import (
     uniform_t,
 )
 from sdescore.sampling.noise import Noise, WhiteNoise
-from sdescore.sampling.nonlinear import FlowHeun, NonlinearReverse, reverse_sample
-from sdescore.sampling.reverse import ReverseProcess
+from sdescore.sampling.nonlinear import FlowHeun, ItoEuler, NonlinearReverse, reverse_sample
+from sdescore.sampling.reverse import ReverseProcess, drift_pair
 from sdescore.sampling.sample import sample, trajectory
-from sdescore.sampling.solver import OneStep, Solver, Step, find_solver
+from sdescore.sampling.solver import (
+    About,
+    LinearOneStep,
+    OneStep,
+    PlannedOneStep,
+    Solver,
+    Step,
+    check_one_step,
+    drawn,
+    find_solver,
+)
+from sdescore.sampling.table import SolverRecord, table
 
 __all__ = [
+    "About",
     "Brownian",
     "FlowHeun",
     "Grid",
+    "ItoEuler",
+    "LinearOneStep",
     "Noise",
     "NonlinearReverse",
     "OneStep",
+    "PlannedOneStep",
     "ReverseProcess",
     "Solver",
+    "SolverRecord",
     "Step",
     "WhiteNoise",
     "approaching",
     "beta_quantile",
+    "check_one_step",
+    "drawn",
+    "drift_pair",
     "find_solver",
     "fit_times",
     "karras",
     "polynomial_t",
     "reverse_sample",
     "sample",
+    "table",
     "trajectory",
     "two_ends",
     "uniform_angle",

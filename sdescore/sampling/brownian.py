@@ -42,8 +42,8 @@ class Brownian:
     """Makes the noise of sample(..., noise_source=Brownian(sde)): W(clock) of sample i depends on (seed, i) alone.
 
     Times are rounded to 2^depth places, equal in lam from T to t_min, so that grids agree on the path wherever they
-    meet; closer times raise ValueError. Each new place costs up to `depth` draws: this is for measuring, and WhiteNoise for
-    sampling.
+    meet; closer times raise ValueError. Each new place costs up to `depth` draws: this is for measuring; WhiteNoise is
+    for sampling.
     """
 
     sde: LinearSDE

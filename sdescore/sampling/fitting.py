@@ -14,14 +14,15 @@ from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_count, described
 from sdescore.processes.base import LinearSDE, check_linear
-from sdescore.sampling.grids import Grid, from_asinh, to_asinh
-from sdescore.sampling.sample import sample, time_grid, trajectory
+from sdescore.sampling.grids import Grid, uniform_asinh
+from sdescore.sampling.sample import sample, trajectory
 from sdescore.sampling.solver import Solver, find_solver
+from sdescore.sampling.times import time_grid
 
 __all__ = ["REFERENCE", "distances", "fit_times"]
 
 KNOTS = 5
-SCALE = 10.0  # of the variable asinh(SCALE / rho), in which the times are moved; that of the grid uniform_asinh
+ASINH = uniform_asinh()  # in whose variable the times are moved
 REFERENCE = 200  # net calls that stand for the exact flow
 
 
@@ -35,15 +36,16 @@ def _warped(sde: LinearSDE, start: Tensor, moves: np.ndarray) -> Tensor:
 
     The last move is the logarithm of what the whole range is stretched by, away from the noise.
     """
-    q, low = to_asinh(sde, start, SCALE).numpy(), torch.tensor(sde.t_min, dtype=start.dtype)
+    q = ASINH.variable(sde, start).numpy()
+    low = torch.tensor(sde.t_min, dtype=start.dtype)
     share = np.linspace(0, 1, 16 * len(start) + 1)
     density = np.exp(np.interp(share, np.linspace(0, 1, KNOTS), moves[:KNOTS]))
     mass = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     even = np.linspace(0, 1, len(start))
     moved = np.interp(np.interp(even, mass / mass[-1], share), even, q) - q[0]
-    most = float(to_asinh(sde, low, SCALE)) - q[0]
+    most = float(ASINH.variable(sde, low)) - q[0]
     stretched = torch.from_numpy(q[0] + moved * min(math.exp(moves[KNOTS]), most / moved[-1]))
-    times = from_asinh(sde, stretched, SCALE).clamp(sde.t_min, sde.T)
+    times = ASINH.time(sde, stretched).clamp(sde.t_min, sde.T)
     return torch.cat([start[:1], times[1:]])
 
 

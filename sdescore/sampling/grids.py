@@ -1,11 +1,14 @@
-"""Time grids: which times a solver visits. A grid is a function (sde, steps) -> decreasing float64 times.
+"""Time grids: which times a solver visits. A grid is a function (sde, steps) -> decreasing float64 times (steps,).
 
-Every grid leads from T to t_min, or to where the noise-to-signal ratio is rho_min if that is earlier. What is left of
-the noise there the last call removes, with an error of order rho_min^2.
+Those below are frozen dataclasses: karras() is a grid, karras(power=5) another. Each leads from T to t_min, or to where
+the noise-to-signal ratio is rho_min if that is earlier. The last net call removes the noise that is left there, with
+an error of order rho_min^2.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -14,6 +17,7 @@ from sdescore.common.checks import require
 from sdescore.processes.base import LinearSDE
 
 __all__ = [
+    "EqualSteps",
     "Grid",
     "approaching",
     "beta_quantile",
@@ -27,112 +31,174 @@ __all__ = [
 ]
 
 Grid = Callable[[LinearSDE, int], Tensor]
-Map = Callable[[LinearSDE, Tensor], Tensor]
 
 
-def _ends(sde: LinearSDE, rho_min: float) -> Tensor:
-    """The first and the last time (2,) of a grid."""
-    ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
-    high, low = sde.rho(ends).tolist()
-    expected = f"expected on {type(sde).__name__} positive numbers below {high:.6g}, its rho at T"
-    require(rho_min < high, f"rho_min={rho_min}; {expected}")
-    if low < rho_min:
-        ends[1] = sde.time(-torch.tensor(rho_min, dtype=torch.float64).log()).clamp(sde.t_min, sde.T)
-    return ends
+def _check_positive(name: str, value: float, most: float = math.inf) -> None:
+    expected = "positive numbers" if most == math.inf else f"positive numbers up to {most:g}"
+    require(0 < value <= most and value < math.inf, f"{name}={value}; expected {expected}")
 
 
-def _equal_steps(rho_min: float, to: Map, back: Map) -> Grid:
-    """Equal steps in a variable of the time: to(sde, t), whose inverse is back."""
-    require(0 < rho_min < math.inf, f"rho_min={rho_min}; expected positive numbers")
+@dataclass(frozen=True)
+class EqualSteps(ABC):
+    """Equal steps in a variable of the time. A subclass states the variable and its inverse.
 
-    def grid(sde: LinearSDE, steps: int) -> Tensor:
+    rho_min is the noise-to-signal ratio at which the grid ends, unless the process ends earlier.
+    """
+
+    rho_min: float = field(default=0.002, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            _check_positive(each.name, getattr(self, each.name))
+
+    @abstractmethod
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """The variable at times t, of their shape."""
+
+    @abstractmethod
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        """The times at which the variable is q."""
+
+    def ends(self, sde: LinearSDE) -> Tensor:
+        """The first and the last time (2,)."""
+        ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
+        high, low = sde.rho(ends).tolist()
+        expected = f"expected on {type(sde).__name__} positive numbers below {high:.6g}, its rho at T"
+        require(self.rho_min < high, f"rho_min={self.rho_min}; {expected}")
+        if low < self.rho_min:
+            ends[1] = sde.time(-torch.tensor(self.rho_min, dtype=torch.float64).log()).clamp(sde.t_min, sde.T)
+        return ends
+
+    def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
         require(steps >= 1, f"steps={steps}; expected positive integers")
-        ends = _ends(sde, rho_min)
-        first, last = to(sde, ends).tolist()
-        inside = back(sde, torch.linspace(first, last, steps, dtype=torch.float64)[1:-1])
+        ends = self.ends(sde)
+        first, last = self.variable(sde, ends).tolist()
+        inside = self.time(sde, torch.linspace(first, last, steps, dtype=torch.float64)[1:-1])
         # The ends are kept to the bit: a rounding would leave the process.
         return torch.cat([ends[:1], inside.clamp(ends[1], ends[0]), ends[1:]])[:steps]
 
-    return grid
 
-
-def _positive(name: str, value: float, most: float = math.inf) -> None:
-    valid = "positive numbers" if most == math.inf else f"positive numbers up to {most:g}"
-    require(0 < value <= most and value < math.inf, f"{name}={value}; expected {valid}")
-
-
-def karras(power: float = 7.0, rho_min: float = 0.002) -> Grid:
+@dataclass(frozen=True)
+class karras(EqualSteps):
     """Uniform in rho^(1/power), rho the noise-to-signal ratio (Karras et al. 2022, eq. 5)."""
-    _positive("power", power)
-    return _equal_steps(rho_min, lambda sde, t: sde.rho(t) ** (1 / power), lambda sde, q: sde.time(-power * q.log()))
+
+    power: float = 7.0
+
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return sde.rho(t) ** (1 / self.power)
+
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        return sde.time(-self.power * q.log())
 
 
-def uniform_lambda(rho_min: float = 0.002) -> Grid:
-    """Uniform in lam, the logarithm of the signal-to-noise ratio (Lu et al. 2022)."""
-    return _equal_steps(rho_min, lambda sde, t: sde.lam(t), lambda sde, q: sde.time(q))
+@dataclass(frozen=True)
+class uniform_lambda(EqualSteps):
+    """Uniform in lam, half the logarithm of the signal-to-noise ratio (Lu et al. 2022)."""
+
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return sde.lam(t)
+
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        return sde.time(q)
 
 
-def uniform_asinh(scale: float = 10.0, rho_min: float = 0.002) -> Grid:
+@dataclass(frozen=True)
+class uniform_asinh(EqualSteps):
     """Uniform in asinh(scale / rho): in 1 / rho, over which x0 moves the state, while rho is above `scale`, where the
     net has little to say; in lam below."""
-    _positive("scale", scale)
-    return _equal_steps(rho_min, lambda sde, t: to_asinh(sde, t, scale), lambda sde, q: from_asinh(sde, q, scale))
+
+    scale: float = 10.0
+
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return (self.scale * sde.lam(t).exp()).asinh()
+
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        return sde.time((q.sinh() / self.scale).log())
 
 
-def to_asinh(sde: LinearSDE, t: Tensor, scale: float) -> Tensor:
-    """asinh(scale / rho) at times t, of their shape."""
-    return (scale * sde.lam(t).exp()).asinh()
+@dataclass(frozen=True)
+class approaching:
+    """uniform_asinh to a rho that falls with the steps, as 0.38 / steps between rho_max and rho_min.
+
+    Short grids spend no step on the last details. For solvers that extrapolate to the data.
+    """
+
+    scale: float = 10.0
+    rho_max: float = 0.038
+    rho_min: float = 0.002
+
+    def __post_init__(self) -> None:
+        _check_positive("scale", self.scale)
+        _check_positive("rho_max", self.rho_max)
+        _check_positive("rho_min", self.rho_min, self.rho_max)
+
+    def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
+        rho_min = min(self.rho_max, max(self.rho_min, 0.38 / max(steps, 1)))
+        return uniform_asinh(self.scale, rho_min=rho_min)(sde, steps)
 
 
-def from_asinh(sde: LinearSDE, q: Tensor, scale: float) -> Tensor:
-    """The times at which asinh(scale / rho) is q."""
-    return sde.time((q.sinh() / scale).log())
+@dataclass(frozen=True)
+class two_ends:
+    """The first and the last time alone, for solvers that find their own steps."""
+
+    def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
+        """The times (2,), whatever `steps` says."""
+        return karras()(sde, 2)
 
 
-def approaching(scale: float = 10.0, rho_max: float = 0.038, rho_min: float = 0.002) -> Grid:
-    """uniform_asinh to a rho that falls with the steps, as 0.38 / steps between the two: short grids spend no step on
-    the last details. For solvers that extrapolate to the data."""
-    uniform_asinh(scale)
-    _positive("rho_max", rho_max)
-    _positive("rho_min", rho_min, rho_max)
-    return lambda sde, steps: uniform_asinh(scale, min(rho_max, max(rho_min, 0.38 / steps)))(sde, steps)
-
-
-def two_ends(sde: LinearSDE, steps: int) -> Tensor:
-    """The first and the last time alone (2,), whatever `steps` says: for solvers that find their own steps."""
-    return karras()(sde, 2)
-
-
-def uniform_angle(rho_min: float = 0.002) -> Grid:
+@dataclass(frozen=True)
+class uniform_angle(EqualSteps):
     """Uniform in atan(rho), the angle over which v-prediction integrates (Salimans & Ho 2022)."""
-    return _equal_steps(rho_min, lambda sde, t: sde.rho(t).atan(), lambda sde, q: sde.time(-q.tan().log()))
+
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return sde.rho(t).atan()
+
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        return sde.time(-q.tan().log())
 
 
-def uniform_t(rho_min: float = 0.002) -> Grid:
-    """Uniform in t."""
-    return polynomial_t(1.0, rho_min)
-
-
-def polynomial_t(power: float = 2.0, rho_min: float = 0.002) -> Grid:
+@dataclass(frozen=True)
+class polynomial_t(EqualSteps):
     """Uniform in t^(1/power) (Zhang & Chen 2023); 2 is the quadratic grid of Song, Meng & Ermon 2021."""
-    _positive("power", power)
-    return _equal_steps(rho_min, lambda sde, t: t ** (1 / power), lambda sde, q: q**power)
+
+    power: float = 2.0
+
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        return t ** (1 / self.power)
+
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        return q**self.power
 
 
-def beta_quantile(a: float = 0.6, b: float = 0.6, rho_min: float = 0.002) -> Grid:
+@dataclass(frozen=True)
+class uniform_t(polynomial_t):
+    """Uniform in t."""
+
+    power: float = field(default=1.0, init=False, repr=False)
+
+
+@dataclass(frozen=True)
+class beta_quantile(EqualSteps):
     """Times at equally spaced quantiles of the Beta(a, b) law on the range of t (Lee et al. 2024).
 
     Below 1, a crowds the times at the data and b at the noise.
     """
-    _positive("a", a, 100)
-    _positive("b", b, 100)
 
-    def back(sde: LinearSDE, q: Tensor) -> Tensor:
-        first, last = _ends(sde, rho_min).tolist()
-        return last + (first - last) * _quantiles(q, a, b)
+    a: float = 0.6
+    b: float = 0.6
 
-    # Equal steps in probability, which is 1 at T and 0 at the other end.
-    return _equal_steps(rho_min, lambda sde, t: (t == sde.T).to(t), back)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive("a", self.a, 100)
+        _check_positive("b", self.b, 100)
+
+    def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        # Equal steps in probability, which is 1 at T and 0 at the other end.
+        return (t == sde.T).to(t)
+
+    def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
+        first, last = self.ends(sde).tolist()
+        return last + (first - last) * _quantiles(q, self.a, self.b)
 
 
 def _quantiles(p: Tensor, a: float, b: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Processes without a closed-form kernel: simulated forwards, learnt by sliced score matching, sampled backwards.
+"""Processes without a closed-form kernel, sampled backwards.
 
 Train on states of simulate() at many times with sliced_score_matching(lambda x: net(x, t), x_t); then reverse_sample().
 """
@@ -6,6 +6,7 @@ Train on states of simulate() at many times with sliced_score_matching(lambda x:
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +18,9 @@ from sdescore.common.random import generator
 from sdescore.denoisers.denoiser import per_sample
 from sdescore.processes.base import SDE
 from sdescore.sampling.noise import Noise, WhiteNoise
-from sdescore.sampling.reverse import Step
 from sdescore.sampling.solver import OneStep, Solver, find_solver
 
-__all__ = [
-    "FlowHeun",
-    "NonlinearReverse",
-    "reverse_sample",
-]
+__all__ = ["FlowHeun", "ItoEuler", "NonlinearReverse", "reverse_sample"]
 
 
 @dataclass(frozen=True)
@@ -50,16 +46,6 @@ class NonlinearReverse:
         """The drift of the reverse-time SDE, f - div(g g^T) - g g^T score (Anderson 1982; Song et al. 2021, eq. 16)."""
         return self.sde.drift(x, t) - self._pull(x, t)
 
-    def euler(self, t: Tensor, s: Tensor) -> Step:
-        """Euler-Maruyama's steps from t[i] to s[i]: x - (t - s) drift + diffusion sqrt(t - s) z."""
-
-        def go(i: int, x: Tensor, noise: Noise) -> Tensor:
-            width = t[i] - s[i]
-            spread = self.sde.diffusion(x, t[i]) * width.sqrt()
-            return noise(x, t[i], s[i]).mul_(spread).add_(x - width * self.drift(x, t[i]))
-
-        return go
-
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         """dx/dt of the probability-flow ODE, f - (div(g g^T) + g g^T score) / 2 (Song et al. 2021, eq. 17)."""
         return self.sde.drift(x, t) - self._pull(x, t) / 2
@@ -70,6 +56,19 @@ class NonlinearReverse:
 
 
 @dataclass(frozen=True)
+class ItoEuler(OneStep):
+    """Euler-Maruyama's method on the reverse SDE of any process: x - (t - s) drift + diffusion sqrt(t - s) z.
+
+    Weak order 1, one call a step. For a LinearSDE, whose steps are linear in the net's prediction: EulerMaruyama.
+    """
+
+    def step(self, reverse: NonlinearReverse, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:  # type: ignore[override]
+        width = expand(t - s, x)
+        spread = reverse.sde.diffusion(x, t) * width**0.5
+        return noise(x, t, s).mul_(spread).add_(x - width * reverse.drift(x, t))
+
+
+@dataclass(frozen=True)
 class FlowHeun(OneStep):
     """Heun's method on the probability-flow ODE in x and t, on any process: order 2, two calls a step."""
 
@@ -77,8 +76,8 @@ class FlowHeun(OneStep):
         width, slope = expand(s - t, x), reverse.velocity(x, t)
         return x + width * (slope + reverse.velocity(x + width * slope, s)) / 2
 
-    def calls(self, steps: int) -> int:
-        return 2 * (steps - 1)
+    def nfe(self, intervals: int) -> int:
+        return 2 * intervals
 
 
 @torch.no_grad()
@@ -87,7 +86,7 @@ def reverse_sample(
     score: Callable[..., Tensor],
     shape: tuple[int, ...],
     *,
-    solver: str | Solver = "euler-maruyama",
+    solver: str | Solver = ItoEuler(),
     steps: int = 500,
     times: Tensor | None = None,
     seed: int = 0,
@@ -102,13 +101,15 @@ def reverse_sample(
     Sample i depends on (seed, index_offset + i) alone.
 
     Args:
-        sde: The process. A linear one is better served by sample(), which takes every solver and denoises at last.
+        sde: The process. A linear one is better served by sample(), which takes every solver and denoises the end.
         score: score(x, t, **condition), with t (batch,).
         shape: (n, *sample_shape).
-        solver: One that needs no closed-form kernel: "euler-maruyama", or "milstein" where the diffusion depends on the
-            state, for the reverse SDE, FlowHeun() for the ODE.
+        solver: One that needs no closed-form kernel: ItoEuler() or, where the diffusion depends on the state,
+            "milstein" for the reverse SDE; FlowHeun() for the ODE.
         steps: Number of times, even in t, from T to t_min; or `times`, a decreasing vector within that.
+        seed, index_offset: Seed of the set, and number of its first sample.
         condition: Tensors, sample first, that are handed to the score by name.
+        progress, dtype, device: As of sample().
 
     Raises ValueError for bad arguments and FloatingPointError if the result is not finite.
     """
@@ -123,9 +124,10 @@ def reverse_sample(
     numbers = range(index_offset, index_offset + shape[0])
     own = (generator("prior", seed, i, device=device) for i in numbers)
     x = torch.cat([sde.prior_sample((1, *shape[1:]), g, device, dtype) for g in own])
-    method, reverse = find_solver(solver), NonlinearReverse(sde, score, condition or {})
-    states = method.solve(reverse, x, grid, WhiteNoise(seed, numbers, device))  # type: ignore[arg-type]
+    method = find_solver(solver)
+    reverse: Any = NonlinearReverse(sde, score, condition or {})
     try:
+        states = method.solve(reverse, x, grid, WhiteNoise(seed, numbers, device))
         for state in tqdm(states, total=len(grid) - 1, disable=not progress, desc=type(method).__name__):
             x = state
     except AttributeError as error:

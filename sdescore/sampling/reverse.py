@@ -6,26 +6,31 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from sdescore.common.linear_combinations import Coefficient, Summand, scaled, total
+from sdescore.common.linear_combinations import Coefficient, Summand, per_step, scale
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.processes.base import LinearSDE
-from sdescore.sampling.noise import Noise
 
-__all__ = ["Along", "Calls", "ReverseProcess", "Step", "SummandsAlong"]
+__all__ = ["NetCalls", "ReverseProcess", "SummandsAlong", "drift_pair"]
 
 # Of the number of a time of a grid, and the state there.
-Along = Callable[[int, Tensor], Tensor]
 SummandsAlong = Callable[[int, Tensor], list[Summand]]
-# The state after step i from x, with a noise for it to draw from.
-Step = Callable[[int, Tensor, Noise], Tensor]
 
 
 @dataclass
-class Calls:
+class NetCalls:
     """How often the net has been called."""
 
     count: int = 0
+
+
+def drift_pair(sde: LinearSDE, t: Tensor) -> Pair:
+    """(p, q) of p x0 + q eps = f x - g^2 score, the drift of the reverse-time SDE: x itself is alpha x0 + sigma eps.
+
+    Anderson 1982; Song et al. 2021, eq. 6.
+    """
+    f = sde.f(t)
+    return f * sde.alpha(t), f * sde.sigma(t) + sde.g(t) ** 2 / sde.sigma(t)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class ReverseProcess:
     sde: LinearSDE
     denoiser: Denoiser
     condition: Mapping[str, Tensor] = field(default_factory=dict)
-    calls: Calls = field(default_factory=Calls)
+    net_calls: NetCalls = field(default_factory=NetCalls)
 
     def _own(self, t: Tensor) -> tuple[Tensor, Coefficient]:
         """The denoiser's time for t, and the factor of x there."""
@@ -51,27 +56,25 @@ class ReverseProcess:
 
     def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         """p x0 + q eps, with p and q of shape () or (batch,)."""
-        self.calls.count += 1
+        self.net_calls.count += 1
         own_t, factor = self._own(t)
-        return self.denoiser.linear(scaled(factor, x), own_t, p, q, **self.condition)
-
-    def along(self, times: Tensor, p: Coefficient, q: Coefficient) -> Along:
-        """linear() on a grid of times, with p and q of its shape or numbers, as a function (i, x)."""
-        terms = self.summands(times, p, q)
-        return lambda i, x: total(terms(i, x))
+        return self.denoiser.linear(scale(factor, x), own_t, p, q, **self.condition)
 
     def summands(self, times: Tensor, p: Coefficient, q: Coefficient) -> SummandsAlong:
-        """along() as what there is to add up, such as x and what the net returned: to be added to more of the kind.
+        """linear() on a grid, as a function (i, x) to the summands, such as x and what the net returned.
 
-        Every coefficient is computed here, in float64 on the CPU: a call costs the net and little else.
+        times is (n,), or (n, batch) for times of each sample; p and q are of its shape, or numbers. Every coefficient
+        is computed here, in float64: a call costs the net and little else.
         """
         own_times, factor = self._own(times)
-        factors = _rows((factor,), len(times))
-        rows = _rows(self.denoiser.coefficients(own_times, p, q), len(times))
+        columns = (factor, *self.denoiser.coefficients(own_times, p, q))
+        whole = (torch.as_tensor(column, dtype=torch.float64).expand(times.shape) for column in columns)
+        rows = list(zip(*map(per_step, whole), strict=True))
 
         def at(i: int, x: Tensor) -> list[Summand]:
-            self.calls.count += 1
-            return self.denoiser.summands(rows[i], scaled(factors[i][0], x), **self.condition)
+            self.net_calls.count += 1
+            factor, *coefficients = rows[i]
+            return self.denoiser.summands(tuple(coefficients), scale(factor, x), **self.condition)
 
         return at
 
@@ -96,30 +99,10 @@ class ReverseProcess:
         """dx/dt of the probability-flow ODE (Song et al. 2021, eq. 13)."""
         return self.predict("velocity", x, t)
 
-    def _drift(self, t: Tensor) -> Pair:
-        """f x - g^2 score as a combination: x itself is alpha x0 + sigma eps."""
-        sde, f = self.sde, self.sde.f(t)
-        return f * sde.alpha(t), f * sde.sigma(t) + sde.g(t) ** 2 / sde.sigma(t)
-
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        """The drift of the reverse-time SDE, f x - g^2 score (Anderson 1982; Song et al. 2021, eq. 6)."""
-        return self.linear(x, t, *self._drift(t))
-
-    def affine(self, t: Tensor, s: Tensor, p: Coefficient, q: Coefficient, spread: Tensor) -> Step:
-        """Steps from t[i] to s[i]: p x0 + q eps + spread z, with coefficients as of summands()."""
-        mean, stds = self.summands(t, p, q), spread.tolist()
-        return lambda i, x, noise: total(mean(i, x), noise(x, t[i], s[i], stds[i]))
-
-    def euler(self, t: Tensor, s: Tensor) -> Step:
-        """Euler-Maruyama's steps from t[i] to s[i]: x - (t - s) drift + g sqrt(t - s) z."""
-        (p, q), width = self._drift(t), t - s
-        spread = self.sde.g(t) * width.sqrt()
-        return self.affine(t, s, self.sde.alpha(t) - width * p, self.sde.sigma(t) - width * q, spread)
+        """The drift of the reverse-time SDE, f x - g^2 score."""
+        return self.linear(x, t, *drift_pair(self.sde, t))
 
     def select(self, index: Tensor) -> "ReverseProcess":
         """The same for a selection of the samples; net calls are counted together."""
         return replace(self, condition={name: value[index] for name, value in self.condition.items()})
-
-
-def _rows(columns: tuple[Coefficient, ...], count: int) -> list[tuple[float, ...]]:
-    return list(zip(*(torch.as_tensor(c, dtype=torch.float64).expand(count).tolist() for c in columns), strict=True))

@@ -1,0 +1,142 @@
+"""One run of a solver: its checked arguments, and the states of any selection of its samples."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.common.checks import described
+from sdescore.denoisers.denoiser import as_denoiser, state_dtype, state_like
+from sdescore.processes.base import LinearSDE, check_linear
+from sdescore.sampling.grids import Grid
+from sdescore.sampling.noise import Noise, WhiteNoise
+from sdescore.sampling.reverse import ReverseProcess
+from sdescore.sampling.solver import Solver, denoises, find_solver
+from sdescore.sampling.times import check_range, time_grid
+
+__all__ = ["NoiseSource", "Run", "check_condition", "evaluating"]
+
+# From the seed, the numbers of the samples and their device.
+NoiseSource = Callable[[int, Sequence[int], torch.device], Noise]
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Switch dropout and the like off for a while."""
+    modes = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[str, Tensor]:
+    """The condition as a dict. Raises ValueError for what is not a tensor with `count` rows."""
+    for name, value in (condition or {}).items():
+        if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
+            given = described(value)
+            raise ValueError(f"condition[{name!r}] is {given}; expected a tensor whose first axis has length {count}")
+    return dict(condition or {})
+
+
+def _states(reverse: ReverseProcess, solver: Solver, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    yield x
+    expected = len(times) - 1 + denoises(solver) if len(times) > 1 else 0
+    count = 0
+    for state in solver.solve(reverse, x, times, noise) if expected else ():
+        x, count = state, count + 1
+        yield x
+    if count != expected:
+        raise RuntimeError(f"{solver!r} yielded {count} states on {len(times)} times; it declares {expected}")
+    if len(times) == 1 or not denoises(solver):
+        yield reverse.data(x, times[-1])
+
+
+class Run:
+    """What sample() and trajectory() share: checked arguments, and the states of any selection of the samples."""
+
+    def __init__(
+        self,
+        sde: LinearSDE,
+        net: Any,
+        shape: tuple[int, ...] | None,
+        solver: str | Solver,
+        steps: int | None,
+        nfe: int | None,
+        times: Tensor | Grid | None,
+        x: Tensor | None,
+        seed: int,
+        condition: Mapping[str, Tensor] | None,
+        predicts: str | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        noise_source: NoiseSource,
+        index_offset: int = 0,
+    ) -> None:
+        check_linear(sde)
+        if (x is None) == (shape is None):
+            raise ValueError("give one of shape, (n, *sample_shape), and x, the state to start from")
+        if x is not None and not x.is_floating_point():
+            raise TypeError(f"x has dtype {x.dtype}; expected floating-point states at times[0]")
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype={dtype}; expected floating-point types")
+        if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)):
+            raise TypeError(f"shape={shape!r}; expected (n, *sample_shape), all integers")
+        self.sde = sde
+        self.solver = find_solver(solver)
+        self.seed = seed
+        self.index_offset = index_offset
+        self.noise_source = noise_source
+        self.name = solver if isinstance(solver, str) else repr(solver)
+        self.denoiser = as_denoiser(net, sde, predicts)
+        self.times = time_grid(sde, self.solver, steps, nfe, times)
+        check_range(sde, self.denoiser, self.times)
+        self.shape = tuple(shape) if x is None else tuple(x.shape)  # type: ignore[arg-type]
+        own_shape = self.denoiser.shape
+        if len(self.shape) < 2 or min(self.shape) < 1:
+            raise ValueError(f"shape={self.shape}; expected (n, *sample_shape) with positive numbers")
+        if own_shape is not None and self.shape[1:] != own_shape:
+            raise ValueError(f"shape={self.shape} asks for samples {self.shape[1:]}; the net makes {own_shape}")
+        if x is not None and not bool(x.isfinite().all()):
+            bad = index_offset + int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise ValueError(f"x is not finite in sample {bad}; expected finite states at times[0]")
+        like = state_like(self.denoiser)
+        like = x if like is None else like
+        self.device = torch.device(device or ("cpu" if like is None else like.device))
+        self.dtype = dtype or (torch.float32 if like is None else state_dtype(like.dtype))
+        self.x = None if x is None else x.to(self.device, self.dtype)
+        self.condition = {name: value.to(self.device) for name, value in check_condition(condition, len(self)).items()}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def states(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The states of samples start <= i < stop; beyond the last sample, copies of it with noise of their own."""
+        index = torch.arange(start, stop, device=self.device).clamp(max=len(self) - 1)
+        numbers = range(self.index_offset + start, self.index_offset + stop)
+        if self.x is None:
+            like = torch.empty(stop - start, *self.shape[1:], device=self.device, dtype=self.dtype)
+            x = float(self.sde.sigma(self.times[0])) * WhiteNoise(self.seed, numbers, self.device, "start").randn(like)
+        else:
+            x = self.x[index]
+        condition = {name: value[index] for name, value in self.condition.items()}
+        reverse = ReverseProcess(self.sde, self.denoiser, condition)
+        noise = self.noise_source(self.seed, numbers, self.device)
+        with evaluating(self.denoiser):
+            yield from _states(reverse, self.solver, x, self.times, noise)
+
+    def explain(self, start: int, stop: int) -> str:
+        """Run a batch again to say where its values stopped being finite."""
+        name = self.name
+        for step, x in enumerate(self.states(start, stop)):
+            wrong = ~x[: len(self) - start].isfinite().flatten(1).all(1)
+            bad = wrong.nonzero().flatten() + self.index_offset + start
+            if len(bad):
+                rows = ", ".join(str(int(i)) for i in bad[:8]) + (", …" if len(bad) > 8 else "")
+                at = f" (t = {self.times[step]:.6g})" if step < len(self.times) else " (the last denoising)"
+                return f"{name}: values are not finite from step {step} of {len(self.times)}{at} on, in sample {rows}"
+        return f"{name}: the result is not finite, but a second run of the same batch was: the net is not deterministic"

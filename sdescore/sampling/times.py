@@ -1,0 +1,86 @@
+"""The times of one run: from a number of steps, a budget of net calls, a grid, or as they are given."""
+
+import torch
+from torch import Tensor
+
+from sdescore.denoisers.denoiser import Denoiser
+from sdescore.processes.base import LinearSDE
+from sdescore.sampling.grids import Grid
+from sdescore.sampling.solver import Solver, grid_of, net_calls
+
+__all__ = ["DEFAULT_STEPS", "check_range", "time_grid"]
+
+DEFAULT_STEPS = 50
+
+
+def time_grid(
+    sde: LinearSDE,
+    solver: Solver,
+    steps: int | None = None,
+    nfe: int | None = None,
+    times: Tensor | Grid | None = None,
+) -> Tensor:
+    """The decreasing float64 times that a solver visits, on the CPU.
+
+    At most one of steps and nfe is given; times is a tensor of times, which decides alone, or a grid.
+    Raises TypeError or ValueError if they are something else, contradict each other or leave [t_min, T].
+    """
+    _check(steps, nfe, times)
+    if isinstance(times, Tensor):
+        grid = times.detach().to("cpu", torch.float64)
+    else:
+        if steps is None:
+            steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, solver)
+        if steps < 1:
+            raise ValueError(f"steps={steps}; expected positive integers")
+        grid = (times or grid_of(solver))(sde, steps)
+    if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
+        raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of strictly decreasing times")
+    sde.check_times(grid, "times")
+    return grid
+
+
+def _check(steps: int | None, nfe: int | None, times: Tensor | Grid | None) -> None:
+    for name, value in (("steps", steps), ("nfe", nfe)):
+        if value is not None and not isinstance(value, int):
+            raise TypeError(f"{name}={value!r}; expected positive integers")
+    if isinstance(times, type):
+        raise TypeError(f"times is the class {times.__name__}; a grid is made by calling it: {times.__name__}()")
+    if times is not None and not isinstance(times, Tensor) and not callable(times):
+        raise TypeError(
+            f"times is a {type(times).__name__}; expected a tensor of times or a grid (sde, steps) -> times"
+        )
+    if isinstance(times, Tensor) and (steps is not None or nfe is not None):
+        raise ValueError("times is a tensor and fixes the steps; leave steps and nfe out")
+    if steps is not None and nfe is not None:
+        raise ValueError(f"steps={steps} and nfe={nfe} are both given; expected one of them")
+
+
+def _steps_within(nfe: int, solver: Solver) -> int:
+    """The most steps whose net calls, with the last denoising, fit in nfe."""
+    fewest = net_calls(solver, 2)
+    if fewest > nfe:
+        raise ValueError(f"nfe={nfe} is too small: two steps of this solver make {fewest} net calls")
+    far = 100 * (nfe + 1)  # a solver may reuse calls, but where steps are free the search would not end
+    if net_calls(solver, far) <= nfe:
+        raise ValueError(f"nfe={nfe} sets no limit: {far} steps of this solver make {net_calls(solver, far)} net calls")
+    steps = 2
+    while net_calls(solver, steps + 1) <= nfe:
+        steps += 1
+    return steps
+
+
+def check_range(sde: LinearSDE, denoiser: Denoiser, times: Tensor) -> None:
+    """Raise ValueError where times on `sde` leave the noise levels that the denoiser's own process covers."""
+    own = denoiser.sde
+    if own == sde:
+        return
+    ends = torch.tensor([own.T, own.t_min], dtype=torch.float64)
+    low, high = own.lam(ends).tolist()
+    first, last = sde.lam(times[[0, -1]]).tolist()
+    slack = 1e-6 * (high - low)
+    if first < low - slack or last > high + slack:
+        raise ValueError(
+            f"times on {type(sde).__name__} span lam in [{first:.4g}, {last:.4g}], but the net was trained on "
+            f"{type(own).__name__} with lam in [{low:.4g}, {high:.4g}]; give times inside that range"
+        )
