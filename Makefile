@@ -10,13 +10,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 setup: $(READY) ## the environment alone
 
 demo: $(READY) ## train, sample and score on the digits: runs/demo/
-	$(BIN)/python scripts/demo.py --out runs/demo
+	$(BIN)/sdescore demo --out runs/demo
 
 experiment-%: $(READY) ## one of scripts/TUTORIAL.md, such as experiment-low-density: a picture and its numbers
-	$(BIN)/python scripts/experiment_$(subst -,_,$*).py
+	$(BIN)/python scripts/experiments/$(subst -,_,$*).py
 
 forecast: $(READY) ## refine forecasts of a synthetic series, and sample futures: runs/forecast/
-	$(BIN)/python scripts/forecast.py
+	$(BIN)/python scripts/experiments/forecast.py
 
 test: $(READY) ## the tests that need neither minutes nor a GPU
 	$(PYTEST)

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shared import load_model, make_folder, open_source, parse, run
 
 from sdescore import decode, dequantize, encode
+from sdescore.cli.command_line import run_with_settings
+from sdescore.cli.models import load_model
+from sdescore.cli.outputs import make_folder
+from sdescore.data.load import load
 from sdescore.density import scale_temperature, slerp
 from sdescore.evaluation.pictures import is_image, save_grid
 
@@ -57,7 +60,8 @@ class InterpolateConfig:
 def draw(config: InterpolateConfig) -> None:
     make_folder(Path(config.out).parent)
     denoiser, shape = load_model(config.model)
-    source, last = open_source(config.data, denoiser.scaling), config.first + 2 * config.pairs
+    source = load(config.data, scaling=denoiser.scaling)
+    last = config.first + 2 * config.pairs
     if source.shape != shape or not is_image(shape):
         raise ValueError(f"data={config.data!r} has samples of shape {source.shape}; expected images {shape}")
     if last > len(source):
@@ -78,7 +82,7 @@ def draw(config: InterpolateConfig) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    run("interpolate.py", lambda: draw(parse(InterpolateConfig, "interpolate.py", __doc__, arguments)))
+    run_with_settings(InterpolateConfig, draw, "interpolate.py", __doc__, arguments)
 
 
 if __name__ == "__main__":

@@ -1,75 +1,9 @@
 #!/usr/bin/env python
-"""Measure a data set once: its samples, shape, range, mean and standard deviation.
+"""The same as `sdescore measure`."""
 
-    python scripts/measure.py --data path/of/images --out images.json
-    python scripts/train.py --data path/of/images --statistics images.json ...
+import sys
 
-Nets are told the standard deviation of their data, to which they scale what goes in and out. Training measures it by
-itself on 4,096 samples, and keeps it in the run's statistics.json; this looks at all, and finds files that cannot be
-read before a long run does.
-"""
-
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
-
-from shared import make_folder, markdown, parse, run
-
-from sdescore.data.statistics import measure
-from sdescore.training.config import TrainConfig
-
-
-@dataclass(frozen=True)
-class MeasureConfig:
-    """Settings of a measurement; those of the data are named as for training.
-
-    Args:
-        data: "digits", a file or folder of samples, or module:name, as scripts/train.py takes it.
-        out: JSON file to write; must not exist yet.
-        count: Samples to look at, evenly spaced; all unless told.
-        data_args: Arguments of module:name.
-        data_key: Name of the samples in a .npz file or a Hugging Face data set.
-        label_key: Name of their labels.
-        data_low: Smallest raw value of arrays, where they do not say it themselves.
-        data_high: Largest raw value of arrays.
-        data_levels: Number of equally spaced raw values of arrays that are quantised.
-        corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
-    """
-
-    data: str
-    out: str
-    count: int | None = None
-    data_args: dict[str, Any] = field(default_factory=dict)
-    data_key: str = "x"
-    label_key: str = "y"
-    data_low: float | None = None
-    data_high: float | None = None
-    data_levels: int | None = None
-    corrupt: str = "stop"
-
-    def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"count={self.count}; expected integers of at least 1")
-        if Path(self.out).exists():
-            raise ValueError(f"out={self.out!r} exists; expected a new file")
-
-    def training(self) -> TrainConfig:
-        """The settings of a run on this data."""
-        return TrainConfig(**{name: value for name, value in asdict(self).items() if name not in ("out", "count")})
-
-
-def make(config: MeasureConfig) -> None:
-    """Measure, write and show."""
-    make_folder(Path(config.out).parent)
-    found = measure(config.training().build_source(), config.count, progress=True)
-    found.write(config.out)
-    print(markdown([{"data": name, "value": str(value)} for name, value in asdict(found).items()]))
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    run("measure.py", lambda: make(parse(MeasureConfig, "measure.py", __doc__, arguments)))
-
+from sdescore.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(["measure", *sys.argv[1:]])

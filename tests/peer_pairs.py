@@ -12,10 +12,10 @@ from torch import Tensor
 
 from sdescore import DiscreteSDE, GaussianMixture, LinearSDE, Solver, trajectory
 
-if not (SCRIPTS / "peers.py").exists():
+if not SCRIPTS.exists():
     pytest.skip("no scripts beside these tests", allow_module_level=True)
 sys.path.append(str(SCRIPTS))  # behind everything else: no script may hide a package
-from peers import Azula, Diffusers, KDiffusion, k_diffusion_sampling
+from shared.peers import Azula, Diffusers, KDiffusion, k_diffusion_sampling
 
 __all__ = [
     "Azula",

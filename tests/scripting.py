@@ -1,4 +1,4 @@
-"""How tests run the scripts."""
+"""How tests run commands and scripts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ NEEDS_SCRIPTS = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts besi
 
 
 def refused(main: Callable[[list[str]], None], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line that a script says before it ends with an error."""
+    """The last line that a command or script says before it ends with an error."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code not in (0, None)

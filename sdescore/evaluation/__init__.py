@@ -1,9 +1,15 @@
-"""How good samples are: distances between sets, and pictures."""
+"""How good samples are: distances between sets, features of them, neighbours, and pictures."""
 
+from sdescore.evaluation.features import Features
+from sdescore.evaluation.judge import Judge
 from sdescore.evaluation.metrics import frechet_distance, kernel_distance, nearest, precision_recall, sliced_wasserstein
+from sdescore.evaluation.neighbours import Neighbourhood
 from sdescore.evaluation.pictures import save_grid, to_pixels
 
 __all__ = [
+    "Features",
+    "Judge",
+    "Neighbourhood",
     "frechet_distance",
     "kernel_distance",
     "nearest",

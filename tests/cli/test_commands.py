@@ -1,11 +1,9 @@
-"""The scripts: what they say of themselves, what they leave, and what they refuse in one line."""
+"""The commands that sample, score and show: what they leave, and what they refuse in one line."""
 
 import json
 import math
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,28 +12,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripting import NEEDS_SCRIPTS, SCRIPTS, refused
+from saved_models import STD, saved
+from scripting import refused
 from torch import Tensor
 
-from sdescore import Denoiser, KarrasSDE, Scaling, sample
+import sdescore.cli.demo
+import sdescore.cli.sample
+from sdescore import Denoiser, sample
+from sdescore.cli import main
+from sdescore.cli.demo import DemoConfig, trained
+from sdescore.cli.models import build_solver
 from sdescore.data.load import digits
-from sdescore.nets import UNet
-
-pytestmark = NEEDS_SCRIPTS
-STD = 0.75
-
-
-def saved(
-    path: Path, *, classes: int | None = None, active: bool = True, shape: tuple[int, ...] | None = (1, 8, 8)
-) -> str:
-    """A tiny untrained model: the exact denoiser of N(0, STD^2) unless it is active."""
-    torch.manual_seed(0)
-    net = UNet(1, 8, base_width=8, multipliers=(1,), blocks=1, attention=(), heads=1, classes=classes)
-    if active:
-        for parameter in net.exits.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    Denoiser(net, KarrasSDE(), "edm", STD, shape=shape, scaling=Scaling(0, 16, 17)).save_pretrained(path)
-    return str(path)
 
 
 @pytest.fixture
@@ -48,25 +35,13 @@ def content(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-@pytest.mark.parametrize("name", ["sample", "likelihood", "evaluate", "demo"])
-def test_help_shows_commands_and_explains_every_flag(
-    name: str, script: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        script(name).main(["--help"])
-    said = capsys.readouterr().out
-    assert f"    python scripts/{name}.py --" in said
-    flags = said.split("Settings of ")[1].split("\n  --")[1:]
-    assert flags and all(len(re.split(r"\((?:required|type)", flag)[0].split()) > 4 for flag in flags)
-
-
 class TestSample:
     def test_writes_what_the_library_draws(
-        self, script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         out = tmp_path / "out"
         arguments = ["--model", model, "--out", str(out), "--count", "10", "--nfe", "7", "--batch_size", "4"]
-        script("sample").main([*arguments, "--seed", "3"])
+        main(["sample", *arguments, "--seed", "3"])
         denoiser = Denoiser.from_pretrained(model)
         x = sample(denoiser.sde, denoiser, (10, 1, 8, 8), nfe=7, seed=3, batch_size=4)
         raw = content(out / "samples.npz")["x"]
@@ -82,20 +57,15 @@ class TestSample:
         assert (cost["nfe"], cost["samples"]) == (7, 10) and cost["seconds"] > 0
 
         before = (out / "samples.npz").stat().st_mtime_ns
-        script("sample").main([*arguments, "--seed", "3"])
+        main(["sample", *arguments, "--seed", "3"])
         assert "is complete" in capsys.readouterr().out and (out / "samples.npz").stat().st_mtime_ns == before
         assert "other settings (saved, given): seed (3, 4)" in refused(
-            script("sample").main, [*arguments, "--seed", "4"], capsys
+            main, ["sample", *arguments, "--seed", "4"], capsys
         )
         saved(Path(model), active=False)
-        assert "other settings (saved, given): weights" in refused(
-            script("sample").main, [*arguments, "--seed", "3"], capsys
-        )
+        assert "other settings (saved, given): weights" in refused(main, ["sample", *arguments, "--seed", "3"], capsys)
 
-    def test_goes_on_after_an_interruption(
-        self, script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        module = script("sample")
+    def test_goes_on_after_an_interruption(self, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         arguments = [
             "--model",
             model,
@@ -108,34 +78,34 @@ class TestSample:
             "--solver",
             "euler-maruyama",
         ]
-        module.main([*arguments, "--out", str(tmp_path / "whole")])
+        main(["sample", *arguments, "--out", str(tmp_path / "whole")])
         firsts: list[int] = []
 
-        def stopping(*given: Any, first: int, **named: Any) -> Tensor:
-            firsts.append(first)
+        def stopping(*given: Any, index_offset: int, **named: Any) -> Tensor:
+            firsts.append(index_offset)
             if firsts == [0, 4]:
                 raise KeyboardInterrupt
-            return sample(*given, index_offset=first, **named)
+            return sample(*given, index_offset=index_offset, **named)
 
-        monkeypatch.setattr(module, "sample", stopping)
+        monkeypatch.setattr(sdescore.cli.sample, "sample", stopping)
         with pytest.raises(SystemExit, match="interrupted"):
-            module.main([*arguments, "--out", str(tmp_path / "halves")])
+            main(["sample", *arguments, "--out", str(tmp_path / "halves")])
         assert not (tmp_path / "halves/samples.npz").exists()
-        module.main([*arguments, "--out", str(tmp_path / "halves")])
+        main(["sample", *arguments, "--out", str(tmp_path / "halves")])
         assert firsts == [0, 4, 4, 8]
         assert (tmp_path / "halves/samples.npz").read_bytes() == (tmp_path / "whole/samples.npz").read_bytes()
 
     @pytest.mark.slow
     def test_processes_share_the_set(self, model: str, tmp_path: Path) -> None:
-        arguments = [str(SCRIPTS / "sample.py"), "--model", model, "--count", "19", "--steps", "3", "--batch_size", "4"]
+        arguments = ["sdescore.cli", "sample", "--model", model, "--count", "19", "--steps", "3", "--batch_size", "4"]
         alone, two = tmp_path / "alone", tmp_path / "two"
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        subprocess.run([sys.executable, *arguments, "--out", str(alone)], check=True)
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+        subprocess.run([sys.executable, "-m", *arguments, "--out", str(alone)], check=True)
         subprocess.run([*launcher, *arguments, "--out", str(two)], check=True)
         assert (alone / "samples.npz").read_bytes() == (two / "samples.npz").read_bytes()
         assert len(list((two / "images").iterdir())) == 19
 
-    def test_classes(self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_classes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = [
             "--model",
             saved(tmp_path / "model", classes=3),
@@ -146,20 +116,18 @@ class TestSample:
             "--batch_size",
             "4",
         ]
-        script("sample").main([*arguments, "--label", "-1", "--out", str(tmp_path / "each")])
+        main(["sample", *arguments, "--label", "-1", "--out", str(tmp_path / "each")])
         assert content(tmp_path / "each/samples.npz")["y"].tolist() == [0, 1, 2, 0, 1, 2, 0]
         arguments += ["--out", str(tmp_path / "one"), "--label"]
-        assert "label=3; expected -1 to 2" in refused(script("sample").main, [*arguments, "3"], capsys)
+        assert "label=3; expected -1 to 2" in refused(main, ["sample", *arguments, "3"], capsys)
 
-    def test_solvers_of_all_kinds(
-        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_solvers_of_all_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "own_solvers.py").write_text(
             "from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector\n"
             "corrected = PredictorCorrector(EulerMaruyama(), Langevin(snr=0.1, repeats=2))\n"
         )
         monkeypatch.chdir(tmp_path)
-        build = script("shared").build_solver
+        build: Any = build_solver
         assert build("own_solvers:corrected", {}).corrector.repeats == 2
         assert build("ddpm", {"tau": 0.5}).tau == 0.5
         assert build("churn", {"amount": 5.0}).amount == 5.0
@@ -182,27 +150,22 @@ class TestSample:
         self,
         arguments: list[str],
         message: str,
-        script: Callable[[str], Any],
         model: str,
         tmp_path: Path,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         given = ["--model", model, "--out", str(tmp_path / "out"), *arguments]
-        assert message in refused(script("sample").main, given, capsys)
+        assert message in refused(main, ["sample", *given], capsys)
 
-    def test_a_folder_with_other_things(
-        self, script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_folder_with_other_things(self, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (tmp_path / "mine.txt").write_text("mine")
-        assert "is not empty" in refused(script("sample").main, ["--model", model, "--out", str(tmp_path)], capsys)
+        assert "is not empty" in refused(main, ["sample", "--model", model, "--out", str(tmp_path)], capsys)
 
 
 class TestLikelihood:
-    def test_a_gaussian_has_its_closed_form(
-        self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_gaussian_has_its_closed_form(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         model, out = saved(tmp_path / "model", active=False), tmp_path / "out.json"
-        script("likelihood").main(["--model", model, "--count", "100", "--out", str(out)])
+        main(["likelihood", "--model", model, "--count", "100", "--out", str(out)])
         result, source = json.loads(out.read_text()), digits("test")
         x, width = source.scaling.to_model(source.raw[:100]).double().flatten(1), 2 / 16
         # The mean over the noise, uniform over a level's width, of log(width * density).
@@ -232,7 +195,6 @@ class TestLikelihood:
         self,
         arguments: list[str],
         message: str,
-        script: Callable[[str], Any],
         model: str,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
@@ -242,18 +204,17 @@ class TestLikelihood:
         np.savez("colour.npz", x=np.zeros((4, 3, 4, 4), np.uint8))
         np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
         np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
-        assert message in refused(script("likelihood").main, ["--model", model, *arguments], capsys)
+        assert message in refused(main, ["likelihood", "--model", model, *arguments], capsys)
 
 
 class TestDemo:
     def test_leaves_a_table_and_pictures_and_resumes(
         self,
-        script: Callable[[str], Any],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        demo = script("demo")
+        demo = sdescore.cli.demo
         few = {name: (kind, solver, 3) for name, (kind, solver, _) in demo.SOLVERS.items()}
         monkeypatch.setattr(demo, "SOLVERS", few)
         whole = demo.measure
@@ -271,9 +232,9 @@ class TestDemo:
 
         monkeypatch.setattr(demo, "train", stopping)
         with pytest.raises(SystemExit, match="interrupted"):
-            demo.main(arguments)
+            main(["demo", *arguments])
         assert "Resuming" not in capsys.readouterr().out
-        demo.main(arguments)
+        main(["demo", *arguments])
         assert resumed == [False, True]
         said = capsys.readouterr().out
         assert "Resuming: training was at step 2 of 4" in said
@@ -287,8 +248,7 @@ class TestDemo:
         assert pictures == {f"{name}.png" for name in drawn}
         assert Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)
 
-    def test_too_slow_a_machine_trains_less(self, script: Callable[[str], Any], tmp_path: Path) -> None:
-        demo = script("demo")
-        demo.trained(demo.DemoConfig(out=str(tmp_path), steps=10_000, training_minutes=0.01))
+    def test_too_slow_a_machine_trains_less(self, tmp_path: Path) -> None:
+        trained(DemoConfig(out=str(tmp_path), steps=10_000, training_minutes=0.01))
         lines = [json.loads(line)["step"] for line in (tmp_path / "train/log.jsonl").read_text().splitlines()]
         assert max(lines) < 1000 and Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)

@@ -4,27 +4,28 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scripting import NEEDS_SCRIPTS, SCRIPTS, refused
+from scripting import refused
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
+import sdescore.cli.kept_features
 from sdescore import Scaling
+from sdescore.cli import digits_judge, main
+from sdescore.cli.kept_features import kept_features
+from sdescore.cli.sources import features_of
 from sdescore.data.load import digits, load
 from sdescore.data.source import Arrays
+from sdescore.evaluation import Features
 from sdescore.evaluation.metrics import frechet_distance, kernel_distance, precision_recall, sliced_wasserstein
 from sdescore.training.accelerator import build_accelerator
-
-pytestmark = NEEDS_SCRIPTS
-Script = Callable[[str], Any]
 
 OWN = """
 import torch
@@ -66,11 +67,9 @@ def table(out: Path) -> dict[str, dict[str, Any]]:
 
 
 class TestSets:
-    def test_in_files_are_those_in_memory(
-        self, script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_in_files_are_those_in_memory(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         train, out = digits("train"), tmp_path / "out"
-        for count in (18, 35):  # as scripts/sample.py leaves them
+        for count in (18, 35):  # as `sdescore sample` leaves them
             folder = tmp_path / f"heun-{count}"
             folder.mkdir()
             np.savez(folder / "samples.npz", x=train.raw[:300].numpy())
@@ -82,10 +81,10 @@ class TestSets:
         (tmp_path / "likelihood.json").write_text('{"bits_per_dim": {"mean": 1.25, "stderr": 0.5}}')
         sets = [str(tmp_path / name) for name in ("heun-18", "heun-35", "set")]
         arguments = ["--samples", json.dumps(sets), "--likelihood", str(tmp_path / "likelihood.json")]
-        script("evaluate").main([*arguments, "--out", str(out)])
+        main(["evaluate", *arguments, "--out", str(out)])
         rows, said = table(out), capsys.readouterr().out
-        judges, test = script("digits"), digits("test")
-        one, two = (judges.features(train.scaling.to_model(raw)) for raw in (train.raw[:300], test.raw))
+        test = digits("test")
+        one, two = (digits_judge.features(train.scaling.to_model(raw)) for raw in (train.raw[:300], test.raw))
         row = rows[sets[0]]
         assert row["frechet"] == pytest.approx(frechet_distance(one, two), rel=1e-9)
         assert (row["kernel"], row["kernel_error"]) == pytest.approx(kernel_distance(one, two), rel=1e-9)
@@ -102,7 +101,7 @@ class TestSets:
         pictures = sorted(path.name for path in out.glob("*.png"))
         assert pictures == ["calls.png", "neighbours-0.png", "neighbours-1.png", "neighbours-2.png"]
 
-    def test_neighbours_are_found_and_shown(self, script: Script, here: Path) -> None:
+    def test_neighbours_are_found_and_shown(self, here: Path) -> None:
         """Training data 0 to 49, and samples of which one is a copy: it comes first, its neighbour beside it."""
         draw = np.random.default_rng(0)
         train, test = (draw.integers(0, 256, (50, 1, 50, 50), dtype=np.uint8) for _ in range(2))
@@ -112,7 +111,7 @@ class TestSets:
             np.savez(f"{name}.npz", x=x)
         arguments = ["--samples", "samples.npz", "--reference", "test.npz", "--training", "train.npz", "--out", "out"]
         arguments += ["--features", "own_judge:embed", "--classifier", "", "--metrics", "[neighbours]"]
-        script("evaluate").main(arguments)
+        main(["evaluate", *arguments])
         rows = table(here / "out")
         unit = [x.reshape(len(x), -1) / 127.5 - 1 for x in (train, test, samples)]
         found = NearestNeighbors(n_neighbors=2).fit(unit[0])
@@ -126,14 +125,14 @@ class TestSets:
         top = 2 + 8 * 52
         assert (pixels[top : top + 50, 2:52] == samples[0, 0]).all()
 
-    def test_functions_of_ones_own(self, script: Script, here: Path) -> None:
+    def test_functions_of_ones_own(self, here: Path) -> None:
         own = torch.Generator().manual_seed(0)
         a, b = torch.rand(60, 2, 3, generator=own), torch.rand(50, 2, 3, generator=own)
         np.savez("a.npz", x=a.numpy())
         np.savez("b.npz", x=b.clamp(a.min(), a.max()).numpy())
         arguments = ["--samples", "b.npz", "--reference", "a.npz", "--training", "", "--out", "out"]
         arguments += ["--features", "own_judge:embed", "--classifier", "own_judge:classify"]
-        script("evaluate").main(arguments)
+        main(["evaluate", *arguments])
         low, high = a.min(), a.max()
         x, y = ((each.clamp(low, high) - low) / (high - low) * 2 - 1 for each in (a, b))
         wanted = frechet_distance(x.flatten(1), y.flatten(1))
@@ -145,7 +144,7 @@ class TestSets:
         [
             (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of digits:test have (1, 8, 8)"),
             (["--features", "digits"], "features='digits'; expected module:name"),
-            (["--features", "digits:smell"], "has no attribute 'smell'"),
+            (["--features", "sdescore.cli.digits_judge:smell"], "has no attribute 'smell'"),
             (["--features", "own_judge:scalars"], "gave (297,) for 297 samples; expected (n, d)"),
             (["--features", "inception"], "features='inception' needs weights"),
             (["--features", "model.pt2"], "torch.export unpickles what it loads"),
@@ -161,20 +160,20 @@ class TestSets:
         ],
     )
     def test_bad_input_is_one_line(
-        self, arguments: list[str], message: str, script: Script, here: Path, capsys: pytest.CaptureFixture[str]
+        self, arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         np.savez("wide.npz", x=np.zeros((4, 1, 4, 4), np.uint8))
         np.savez("one.npz", x=np.zeros((1, 1, 8, 8), np.uint8))
         torch.save({"layer.weight": Arrays}, "evil.pth")  # an object: loading it would import code
         torch.save({"layer.weight": torch.zeros(2, 2)}, "other.pth")
         given = ["--samples", "digits:train", "--classifier", "", "--metrics", "[frechet]", *arguments]
-        assert message in refused(script("evaluate").main, given, capsys)
+        assert message in refused(main, ["evaluate", *given], capsys)
 
 
 class TestFeatures:
-    def test_modules_from_files(self, script: Script, here: Path) -> None:
+    def test_modules_from_files(self, here: Path) -> None:
         """The same net as a class with weights of two kinds, and as a TorchScript file."""
-        features, x = script("features"), torch.rand(5, 1, 8, 8) * 2 - 1
+        x = torch.rand(5, 1, 8, 8) * 2 - 1
         weight = torch.randn(3, 64)
         save_file({"layer.weight": weight}, "a.safetensors")
         torch.save({"state_dict": {"module.layer.weight": weight}, "epoch": 3}, "a.pth")
@@ -182,38 +181,36 @@ class TestFeatures:
         net.load_state_dict({"1.weight": weight})
         torch.jit.save(torch.jit.trace(net, x), "a.pt")
         made = [
-            features.Features("own_judge:Small", "a.safetensors"),
-            features.Features("own_judge:Small", "a.pth"),
-            features.Features("a.pt"),
+            Features("own_judge:Small", "a.safetensors"),
+            Features("own_judge:Small", "a.pth"),
+            Features("a.pt"),
         ]
         for each in made:
             torch.testing.assert_close(each(x), x.flatten(1) @ weight.T)
             assert not each(x).requires_grad
         assert len({each.identity for each in made}) == 3
-        own, same = (features.Features("own_judge:Small") for _ in range(2))
+        own, same = (Features("own_judge:Small") for _ in range(2))
         assert own.identity == same.identity and own(x).equal(same(x))  # in every process, and where they are kept
-        script("own_judge").START = 0.0  # weights that a class gets from elsewhere
-        assert features.Features("own_judge:Small").identity != own.identity
+        sys.modules["own_judge"].START = 0.0  # type: ignore[attr-defined]  # weights that a class gets from elsewhere
+        assert Features("own_judge:Small").identity != own.identity
 
     def test_are_kept_by_what_they_were_made_from(
-        self, script: Script, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+        self, here: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        evaluate = script("evaluate")
         calls: list[str] = []
-        whole = script("features").features_of
 
         def noted(*given: Any, **named: Any) -> Any:
             calls.append(given[2])
-            return whole(*given, **named)
+            return features_of(*given, **named)
 
-        monkeypatch.setattr(script("features"), "features_of", noted)
+        monkeypatch.setattr(sdescore.cli.kept_features, "features_of", noted)
         x = np.random.default_rng(0).integers(0, 17, (80, 1, 8, 8), dtype=np.uint8)
         np.savez("s.npz", x=x)
 
         def frechet(*arguments: str) -> float:
             calls.clear()
             given = ["--samples", "s.npz", "--classifier", "", "--metrics", "[frechet]", "--cache", "kept"]
-            evaluate.main([*given, "--features", "own_judge:embed", *arguments, "--out", "out"])
+            main(["evaluate", *given, "--features", "own_judge:embed", *arguments, "--out", "out"])
             found = float(table(here / "out")["s.npz"]["frechet"])
             shutil.rmtree(here / "out")
             return found
@@ -233,10 +230,10 @@ class TestFeatures:
         assert frechet() == pytest.approx(4 * first, rel=1e-6) and "is made again" in caplog.text
 
     @pytest.mark.parametrize("kind", ["npz", "npy", "images"])
-    def test_any_change_of_the_data_is_noticed(self, script: Script, here: Path, kind: str) -> None:
+    def test_any_change_of_the_data_is_noticed(self, here: Path, kind: str) -> None:
         """Of one sample of 600 alone, which is not among those that are evenly spaced."""
         x = np.random.default_rng(0).integers(0, 256, (600, 1, 4, 4), dtype=np.uint8)
-        features, accelerator = script("features").Features("own_judge:embed"), build_accelerator("no", "none", ".")
+        features, accelerator = Features("own_judge:embed"), build_accelerator("no", "none", ".")
 
         def kept() -> torch.Tensor:
             if kind == "npz":
@@ -251,10 +248,7 @@ class TestFeatures:
                     if not path.exists() or (np.asarray(Image.open(path)) != image).any():
                         Image.fromarray(image).save(path)
             name = f"x.{kind}"
-            found: torch.Tensor = script("features").kept_features(
-                "kept", features, load(name), name, batch=100, accelerator=accelerator
-            )
-            return found
+            return kept_features("kept", features, load(name), name, batch=100, accelerator=accelerator)
 
         for _ in range(2):
             assert kept().equal(Scaling().to_model(torch.from_numpy(x)).flatten(1))
@@ -264,9 +258,9 @@ class TestFeatures:
         assert len(list(Path("kept").iterdir())) == 2
 
     @pytest.mark.parametrize("count", [1, 2, 7, 10])
-    def test_processes_share_them(self, script: Script, count: int) -> None:
+    def test_processes_share_them(self, count: int) -> None:
         """Three processes, simulated: what each would send, put together by each."""
-        shared, source = script("shared"), Arrays(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)))
+        source = Arrays(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)))
         sent: list[torch.Tensor] = []
 
         class Process:
@@ -284,14 +278,15 @@ class TestFeatures:
         def square(x: torch.Tensor) -> torch.Tensor:
             return x[:, :2] ** 2
 
-        whole = [shared.features_of(square, source, batch=2, accelerator=Process(rank)) for rank in (0, 1, 2, 0)][-1]
+        for rank in (0, 1, 2, 0):
+            whole = features_of(square, source, batch=2, accelerator=cast(Any, Process(rank)))
         assert whole.equal(square(source.scaling.to_model(source.raw)))
 
     @pytest.mark.slow
     def test_two_processes_make_the_same_table(self, here: Path) -> None:
-        command = [str(SCRIPTS / "evaluate.py"), "--samples", "digits:train", "--classifier", "digits:probabilities"]
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        subprocess.run([sys.executable, *command, "--out", "one"], check=True)
+        command = ["sdescore.cli", "evaluate", "--samples", "digits:train"]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+        subprocess.run([sys.executable, "-m", *command, "--out", "one"], check=True)
         subprocess.run([*launcher, *command, "--out", "two", "--cache", "kept"], check=True)
         one, two = (json.loads((here / name / "evaluation.json").read_text())["sets"] for name in ("one", "two"))
         for a, b in zip(one, two, strict=True):

@@ -1,4 +1,4 @@
-"""Scoring a set and showing interpolations from the command line."""
+"""Scoring a set from the command line: interruptions, processes, failures."""
 
 import json
 import math
@@ -8,39 +8,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from scripting import NEEDS_SCRIPTS, SCRIPTS
+from saved_models import saved
 from torch import Tensor, nn
 
+import sdescore.cli.likelihood
 from sdescore import Denoiser, KarrasSDE, Scaling
-from sdescore.nets import UNet
-
-pytestmark = NEEDS_SCRIPTS
+from sdescore.cli import main
+from sdescore.cli.likelihood import measure
+from sdescore.data.load import digits
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     """The exact denoiser of N(0, 0.75^2)."""
-    net = UNet(1, 8, base_width=8, multipliers=(1,), blocks=1, attention=(), heads=1)
-    denoiser = Denoiser(net, KarrasSDE(), "edm", 0.75, shape=(1, 8, 8), scaling=Scaling(0, 16, 17))
-    denoiser.save_pretrained(tmp_path / "model")
-    return str(tmp_path / "model")
+    return saved(tmp_path / "model", active=False)
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(
-    script: Callable[[str], Any], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    likelihood, out, whole = script("likelihood"), tmp_path / "a.json", tmp_path / "b.json"
+    out, whole = tmp_path / "a.json", tmp_path / "b.json"
     given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3"]
-    likelihood.main([*given, "--out", str(whole)])
-    measure, calls = likelihood.measure, []
+    main(["likelihood", *given, "--out", str(whole)])
+    calls = []
 
     def breaks(*arguments: Any, **options: Any) -> Any:
         calls.append(options["first"])
@@ -48,13 +44,13 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
-    monkeypatch.setattr(likelihood, "measure", breaks)
+    monkeypatch.setattr(sdescore.cli.likelihood, "measure", breaks)
     with pytest.raises(SystemExit, match="interrupted"):
-        likelihood.main([*given, "--out", str(out)])
+        main(["likelihood", *given, "--out", str(out)])
     assert not out.exists()
     with pytest.raises(SystemExit, match="seed"):
-        likelihood.main([*given, "--out", str(out), "--seed", "1"])
-    likelihood.main([*given, "--out", str(out)])
+        main(["likelihood", *given, "--out", str(out), "--seed", "1"])
+    main(["likelihood", *given, "--out", str(out)])
     assert calls == [0, 3, 6, 6]
     results = [json.loads(path.read_text()) for path in (out, whole)]
     assert results[0]["samples"] == results[1]["samples"] and len(results[0]["samples"]["nats"]) == 7
@@ -64,17 +60,17 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     assert abs(gap["mean"]) < 4 * gap["stderr"] + 0.01
 
 
-def test_the_bound_goes_on_where_the_ode_ends(script: Callable[[str], Any], model: str, tmp_path: Path) -> None:
-    likelihood, results = script("likelihood"), {}
+def test_the_bound_goes_on_where_the_ode_ends(model: str, tmp_path: Path) -> None:
+    results = {}
     for name, more in (("whole", []), ("some", ["--ode", "4"]), ("none", ["--ode", "0"])):
         given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3", "--out", str(tmp_path / name)]
-        likelihood.main([*given, *more])
+        main(["likelihood", *given, *more])
         results[name] = json.loads((tmp_path / name).read_text())["samples"]
     for some, count in (("some", 4), ("none", 0)):
         assert results[some]["bound_nats"] == pytest.approx(results["whole"]["bound_nats"], rel=1e-5)
         assert results[some].get("nats", []) == pytest.approx(results["whole"]["nats"][:count], rel=1e-5)
     with pytest.raises(SystemExit):
-        likelihood.main(["--model", model, "--ode", "4"])
+        main(["likelihood", "--model", model, "--ode", "4"])
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -84,7 +80,7 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--nu
 @pytest.mark.slow
 def test_processes_share_a_set_and_go_on_after_a_kill(model: str, tmp_path: Path) -> None:
     """One process, two, and one or two that go on where two were killed, all write the same numbers."""
-    command = [str(SCRIPTS / "likelihood.py"), "--model", model, "--count", "9", "--batch_size", "1"]
+    command = ["-m", "sdescore.cli", "likelihood", "--model", model, "--count", "9", "--batch_size", "1"]
     command += ["--bound", "2", "--probes", "2", "--rtol", "1e-5", "--out"]
     for name, start in (("one", [sys.executable]), ("two", TORCHRUN)):
         subprocess.run([*start, *command, str(tmp_path / name)], check=True, capture_output=True)
@@ -109,26 +105,6 @@ def test_processes_share_a_set_and_go_on_after_a_kill(model: str, tmp_path: Path
             assert found[key] == pytest.approx(values, rel=1e-9, abs=1e-9)
 
 
-def test_interpolations_begin_and_end_with_the_data(
-    script: Callable[[str], Any], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    raw = np.random.default_rng(0).integers(0, 17, (4, 1, 8, 8)).astype(np.uint8)
-    np.savez(tmp_path / "data.npz", x=raw)
-    given = ["--model", model, "--data", str(tmp_path / "data.npz"), "--pairs", "2", "--steps", "3"]
-    script("interpolate").main([*given, "--out", str(tmp_path / "way.png")])
-    picture = torch.from_numpy(np.array(Image.open(tmp_path / "way.png")))
-    zoom = 6
-    for row, column, image in ((0, 0, 0), (0, 2, 1), (1, 0, 2), (1, 2, 3)):
-        top, left = (2 + index * (8 * zoom + 2) for index in (row, column))
-        shown = picture[top : top + 8 * zoom : zoom, left : left + 8 * zoom : zoom].double()
-        difference = (shown - torch.from_numpy(raw[image, 0]).double() * 255 / 16).abs()
-        # Noise that ends at the edge of a level may be rounded to the next.
-        assert float(difference.max()) <= 17 and float(difference.median()) <= 1
-    assert "back within" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="need 6 images; data has 4"):
-        script("interpolate").main([*given, "--pairs", "3", "--out", str(tmp_path / "more.png")])
-
-
 class FailsForDigit(nn.Module):
     """The noise of N(0, 1), but NaN for one digit once sigma is above the data's deviation, or for none at -1."""
 
@@ -143,9 +119,9 @@ class FailsForDigit(nn.Module):
 
 
 def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
-    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    likelihood, source = script("likelihood"), script("shared").open_source("digits:test")
+    source = digits("test")
     labels = source.__getitems__(range(7))[1].tolist()
     failing = [i for i, label in enumerate(labels) if label == labels[2]]
     results = []
@@ -153,9 +129,11 @@ def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
         denoiser = Denoiser(
             FailsForDigit(digit), KarrasSDE(), data_std=1.0, shape=(1, 8, 8), scaling=Scaling(0, 16, 17)
         )
-        monkeypatch.setattr(likelihood, "load_model", lambda name, denoiser=denoiser: (denoiser, (1, 8, 8)))
+        monkeypatch.setattr(
+            sdescore.cli.likelihood, "load_model", lambda name, denoiser=denoiser: (denoiser, (1, 8, 8))
+        )
         given = ["--model", "none", "--count", "7", "--conditional", "true", "--bound", "2", "--batch_size", "1"]
-        likelihood.main([*given, "--out", str(tmp_path / f"{digit}.json")])
+        main(["likelihood", *given, "--out", str(tmp_path / f"{digit}.json")])
         results.append(json.loads((tmp_path / f"{digit}.json").read_text()))
     good, found = results
     assert good["failed"] == good["warnings"] == []
@@ -183,7 +161,6 @@ def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
     ],
 )
 def test_what_cannot_be_computed_is_one_line(
-    script: Callable[[str], Any],
     model: str,
     tmp_path: Path,
     arguments: list[str],
@@ -193,5 +170,5 @@ def test_what_cannot_be_computed_is_one_line(
     np.savez(tmp_path / "data.npz", x=np.array([3.0, 40.0])[:, None, None, None] * np.ones((1, 1, 8, 8)))
     arguments = [str(tmp_path / "data.npz") if each == "OUTSIDE" else each for each in arguments]
     with pytest.raises(SystemExit) as stopped:
-        script("likelihood").main(["--model", model, "--count", "2", *arguments])
+        main(["likelihood", "--model", model, "--count", "2", *arguments])
     assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")

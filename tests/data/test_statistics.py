@@ -4,15 +4,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scripting import NEEDS_SCRIPTS
 
+from sdescore.cli import main
 from sdescore.data.load import digits
 from sdescore.data.source import Arrays
 from sdescore.data.statistics import measure, read_statistics
@@ -84,17 +82,15 @@ class TestStatistics:
         shutil.rmtree(tmp_path / "run/checkpoints")
         assert train(config, source=wide).data_std == measure(wide).std
 
-    @NEEDS_SCRIPTS
-    def test_script(self, script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        measuring = script("measure")
+    def test_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         x = np.random.default_rng(0).random((30, 4))
         np.save(tmp_path / "x.npy", x)
-        arguments = ["--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "a.json")]
-        measuring.main([*arguments, "--data_low", "0", "--data_high", "1"])
+        arguments = ["measure", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "a.json")]
+        main([*arguments, "--data_low", "0", "--data_high", "1"])
         assert read_statistics(tmp_path / "a.json").std == pytest.approx((2 * x - 1).std(), rel=1e-12)
         assert "samples" in capsys.readouterr().out
         with pytest.raises(SystemExit):
-            measuring.main(arguments)
+            main(arguments)
         assert "exists; expected a new file" in capsys.readouterr().err
 
 

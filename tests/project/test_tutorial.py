@@ -36,7 +36,7 @@ def test_tables_are_whole() -> None:
 
 def test_pictures_and_scripts_exist() -> None:
     pictures = re.findall(r"\]\((pictures/.+?)\)", TUTORIAL)
-    scripts = re.findall(r"`python (scripts/\w+\.py)`", TUTORIAL)
+    scripts = re.findall(r"`python (scripts/[\w/]+\.py)`", TUTORIAL)
     assert len(pictures) >= 8 and len(scripts) >= 8
     for name in pictures:
         assert (SCRIPTS / name).stat().st_size < 400_000

@@ -15,7 +15,7 @@ pytestmark = NEEDS_SCRIPTS
 
 @pytest.fixture
 def bench(script: Callable[[str], Any]) -> Any:
-    return script("bench_overhead")
+    return script("bench.overhead")
 
 
 class Three(OneStep):

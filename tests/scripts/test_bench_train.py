@@ -24,7 +24,7 @@ class Convolution(nn.Module):
 
 
 def test_cost_counts_every_product(script: Callable[[str], Any]) -> None:
-    parameters, operations = script("bench_nets").cost(Convolution)
+    parameters, operations = script("bench.nets").cost(Convolution)
     forward = 2 * 32 * 32 * (9 * 3 * 5 + 5 * 3)
     backward = 2 * 32 * 32 * (9 * 3 * 5 + 2 * 5 * 3)  # no gradient by the images
     assert parameters * 1e6 == pytest.approx(9 * 15 + 5 + 15 + 3)
@@ -32,7 +32,7 @@ def test_cost_counts_every_product(script: Callable[[str], Any]) -> None:
 
 
 def test_sizes_are_those_of_the_issue(script: Callable[[str], Any]) -> None:
-    nets = script("bench_nets")
+    nets = script("bench.nets")
     parameters, operations = nets.cost(nets.builders("full")["sdescore"])
     assert parameters == pytest.approx(35.7, rel=0.1) and operations == pytest.approx(37.5, rel=0.06)
 
@@ -42,7 +42,7 @@ def test_runs_and_says_who_is_faster(
     script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    train, threads = script("bench_train"), torch.get_num_threads()
+    train, threads = script("bench.train"), torch.get_num_threads()
     try:
         train.bench(train.BenchConfig(batch_size=1, rounds=1, out=str(tmp_path / "table.json")))
     finally:

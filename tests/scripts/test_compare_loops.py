@@ -32,13 +32,19 @@ def arguments(tmp_path: Path) -> list[str]:
     saved(tmp_path / "own", KarrasSDE(), "edm")
     saved(tmp_path / "theirs", DiscreteSDE.from_betas(torch.linspace(1e-4, 0.02, 1000)), "noise")
     named = {"own": tmp_path / "own", "theirs": tmp_path / "theirs", "out": tmp_path / "out"}
-    settings = {"calls": "[2, 3]", "count": 20, "batch_size": 8, "data": "digits", "features": "digits:features"}
+    settings = {
+        "calls": "[2, 3]",
+        "count": 20,
+        "batch_size": 8,
+        "data": "digits",
+        "features": "sdescore.cli.digits_judge:features",
+    }
     return [f"--{name}={value}" for name, value in (named | settings).items()]
 
 
 def test_one_side_and_then_the_other(script: Callable[[str], Any], arguments: list[str], tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    main, out = script("compare_loops").main, tmp_path / "out"
+    main, out = script("bench.compare_loops").main, tmp_path / "out"
     main([*arguments, "--solvers=[ddim]", "--schedulers=[]"])
     assert (out / "picture.png").exists()
     before = {path: path.stat().st_mtime_ns for path in out.glob("sdescore-*")}
@@ -52,7 +58,7 @@ def test_one_side_and_then_the_other(script: Callable[[str], Any], arguments: li
 
 def test_samples_do_not_depend_on_the_batch(script: Callable[[str], Any], tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    loops = script("compare_loops")
+    loops = script("bench.compare_loops")
     own = saved(tmp_path / "own", KarrasSDE(), "edm")
     theirs = saved(tmp_path / "theirs", DiscreteSDE.from_betas(torch.linspace(1e-4, 0.02, 1000)), "noise")
     config = loops.CompareConfig("own", "theirs", "out", ["heun"], ["DDIM"], [5])
@@ -66,7 +72,7 @@ def test_samples_do_not_depend_on_the_batch(script: Callable[[str], Any], tmp_pa
 
 def test_both_sides_begin_with_one_noise(script: Callable[[str], Any], tmp_path: Path) -> None:
     pytest.importorskip("diffusers")
-    loops = script("compare_loops")
+    loops = script("bench.compare_loops")
     own = saved(tmp_path / "own", KarrasSDE(), "edm")
     theirs = saved(tmp_path / "theirs", DiscreteSDE.from_betas(torch.linspace(1e-4, 0.02, 1000)), "noise")
     config, seen = loops.CompareConfig("own", "theirs", "out", [], [], [5]), []
@@ -79,7 +85,7 @@ def test_both_sides_begin_with_one_noise(script: Callable[[str], Any], tmp_path:
 
 
 def test_fitted_times_are_nearer_to_the_flow(script: Callable[[str], Any], tmp_path: Path) -> None:
-    loops = script("compare_loops")
+    loops = script("bench.compare_loops")
     own = saved(tmp_path / "own", KarrasSDE(), "edm")
     config = loops.CompareConfig("own", "theirs", "out", [], [], [7], fitted=("heun",))
     assert list(loops.jobs(replace(config, own=str(tmp_path / "own")))) == [("sdescore", "heun, fitted times", 7)]
@@ -94,7 +100,7 @@ def test_a_model_that_is_not_theirs(
     script: Callable[[str], Any], arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("diffusers")
-    main = script("compare_loops").main
+    main = script("bench.compare_loops").main
     swapped = [*arguments, f"--theirs={tmp_path / 'own'}", "--solvers=[]", "--schedulers=[DDIM]"]
     assert "is no model of diffusers_loop.py" in refused(main, swapped, capsys)
     assert "expected DDIM" in refused(main, [*arguments, "--solvers=[]", "--schedulers=[nope]"], capsys)

@@ -1,6 +1,6 @@
 """Every experiment runs by one command within five minutes of one processor, and shows what the tutorial says.
 
-Minutes each, so slow: `pytest -m slow tests/test_experiments.py`.
+Minutes each, so slow: `pytest -m slow tests/scripts/test_experiments.py`.
 """
 
 import json
@@ -20,7 +20,10 @@ def run(script: str, picture: str, out: Path) -> Any:
     """The numbers of a script that is run as its user runs it."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), "--out", str(out)], capture_output=True, text=True, cwd=out
+        [sys.executable, str(SCRIPTS / "experiments" / script), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        cwd=out,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -32,14 +35,14 @@ def run(script: str, picture: str, out: Path) -> Any:
 
 
 def test_the_sliced_loss_settles_only_with_noise(tmp_path: Path) -> None:
-    found = run("experiment_manifold.py", "manifold.png", tmp_path)
+    found = run("manifold.py", "manifold.png", tmp_path)
     raw, noise = found["raw"], found["noise"]
     assert raw["last_quarter"] < 2 * raw["third_quarter"] < 0  # still falling
     assert noise["last_quarter"] == pytest.approx(noise["third_quarter"], rel=0.2) and noise["relative_spread"] < 0.1
 
 
 def test_the_score_is_wrong_where_no_data_is(tmp_path: Path) -> None:
-    found = run("experiment_low_density.py", "low_density.png", tmp_path)
+    found = run("low_density.py", "low_density.png", tmp_path)
     assert found["grid, density below 1e-8"] > 10 * max(
         found["at the data: large mode"], found["at the data: small mode"]
     )
@@ -47,7 +50,7 @@ def test_the_score_is_wrong_where_no_data_is(tmp_path: Path) -> None:
 
 def test_annealing_and_the_reverse_sde_get_the_weights(tmp_path: Path) -> None:
     """10,000 samples: the standard error of a right share is 0.004."""
-    found = run("experiment_weights.py", "weights.png", tmp_path)
+    found = run("weights.py", "weights.png", tmp_path)
     for sampler in ("annealed Langevin", "reverse SDE"):
         assert found[sampler]["exact"] == pytest.approx(0.2, abs=0.02)
         assert 0 < found[sampler]["learnt"] < 1  # reported beside
@@ -56,7 +59,7 @@ def test_annealing_and_the_reverse_sde_get_the_weights(tmp_path: Path) -> None:
 
 def test_objectives_reach_the_same_divergence_and_energies_the_density(tmp_path: Path) -> None:
     """Within 0.006 of explicit matching with the same nets and as many samples: 0.3 % of the divergence of s = 0."""
-    found = run("experiment_objectives.py", "objectives.png", tmp_path)
+    found = run("objectives.py", "objectives.png", tmp_path)
     scores = found["scores"]
     assert len(scores) == 7
     for name, one in scores.items():
@@ -67,17 +70,17 @@ def test_objectives_reach_the_same_divergence_and_energies_the_density(tmp_path:
 
 
 def test_one_net_serves_every_sampler(tmp_path: Path) -> None:
-    found = run("experiment_one_net.py", "one_net.png", tmp_path)
+    found = run("one_net.py", "one_net.png", tmp_path)
     assert len(found) == 6 and max(found.values()) < 0.004
 
 
 def test_a_learnt_process_without_kernel_returns_to_the_data(tmp_path: Path) -> None:
-    found = run("experiment_cir.py", "cir.png", tmp_path)
+    found = run("cir.py", "cir.png", tmp_path)
     assert len(found) == 4 and max(found.values()) < 0.03
 
 
 def test_forward_and_reverse_are_a_film(tmp_path: Path) -> None:
-    run("experiment_animation.py", "animation.gif", tmp_path)
+    run("animation.py", "animation.gif", tmp_path)
 
 
 def test_the_forecast_is_reported_for_three_seeds_before_and_after(tmp_path: Path) -> None:

@@ -1,21 +1,19 @@
 """The forecast script's measures against closed forms, its windows, and what it refuses."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scripting import NEEDS_SCRIPTS, SCRIPTS
+from scripting import NEEDS_SCRIPTS
 
 pytestmark = NEEDS_SCRIPTS
 
 
 @pytest.fixture
 def forecast(script: Callable[[str], Any]) -> Any:
-    return script("forecast")
+    return script("experiments.forecast")
 
 
 def test_crps_of_a_normal_is_that_of_its_samples(forecast: Any) -> None:
@@ -52,11 +50,20 @@ def test_futures_of_the_splits_do_not_overlap(forecast: Any) -> None:
         (["--csv", "gap.csv", "--column", "b"], "all finite"),
     ],
 )
-def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], word: str) -> None:
-    (tmp_path / "short.csv").write_text("a\n1\nx\n", encoding="utf-8")
-    (tmp_path / "packed.csv").write_bytes(b"\x1f\x8b\x08")
-    (tmp_path / "gap.csv").write_text("a,b\n" + "1,2\n" * 3000 + "1\n", encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / "forecast.py"), *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 2 and word in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+def test_bad_input_ends_in_one_line(
+    arguments: list[str],
+    word: str,
+    forecast: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.csv").write_text("a\n1\nx\n", encoding="utf-8")
+    Path("packed.csv").write_bytes(b"\x1f\x8b\x08")
+    Path("gap.csv").write_text("a,b\n" + "1,2\n" * 3000 + "1\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["forecast.py", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        forecast.start(forecast.main)
+    said = capsys.readouterr().err
+    assert caught.value.code == 2 and word in said.splitlines()[-1] and "Traceback" not in said

@@ -1,7 +1,6 @@
 """The recipes: each parses, builds what its header says, and trains a few steps on data of its shape."""
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from scripting import SCRIPTS
 
+from sdescore.cli.train import parse
 from sdescore.data.source import Arrays
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
@@ -21,9 +21,6 @@ RECIPES = sorted((SCRIPTS / "recipes").glob("*.yaml"))
 
 
 def parsed(path: Path) -> tuple[TrainConfig, tuple[int, ...]]:
-    sys.path.insert(0, str(SCRIPTS))
-    from train import parse  # type: ignore[import-not-found,unused-ignore]
-
     config, _ = parse(["--config", str(path)])
     return config, SHAPES[path.name.partition("-")[0].removesuffix(".yaml")]
 

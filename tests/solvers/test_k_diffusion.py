@@ -17,6 +17,7 @@ from torch import Tensor
 from sdescore import Brownian, GaussianMixture, KarrasSDE, Noise, OneStep, ReverseProcess, Solver, sample, trajectory
 from sdescore.sampling.brownian import snr_clock
 from sdescore.sampling.noise import WhiteNoise
+from sdescore.sampling.solver import net_calls
 from sdescore.solvers import (
     BOSH3,
     DPM_2,
@@ -33,10 +34,10 @@ from sdescore.solvers import (
 from sdescore.testing import check_ode_order, exact_flow, measured_order
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-if not (SCRIPTS / "peers.py").exists():
+if not SCRIPTS.exists():
     pytest.skip("no scripts beside these tests", allow_module_level=True)
 sys.path.append(str(SCRIPTS))  # behind everything else: no script may hide a package
-from peers import Diffusers, KDiffusion, k_diffusion_sampling  # noqa: E402
+from shared.peers import Diffusers, KDiffusion, k_diffusion_sampling  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")  # of NumPy 2, in its schedulers
 
@@ -169,7 +170,7 @@ def test_dpm_fast(n: int, eta: float) -> None:
         theirs = k.sample_dpm_fast(
             NET, START, SDE.t_min, SDE.T, n, eta=eta, disable=True, noise_sampler=lambda *_: white.randn(START)
         )
-    assert ours.calls(n // 3 + 2) == n + 1  # with the last denoising
+    assert net_calls(ours, n // 3 + 2) == n + 1  # with the last denoising
     *_, found = ours.solve(ReverseProcess(SDE, NET), START, levels(n // 3 + 2), WhiteNoise(0, range(8)))
     torch.testing.assert_close(found, theirs, rtol=1e-9, atol=1e-9)
 
@@ -183,7 +184,7 @@ def test_the_last_steps_have_their_order() -> None:
 
 def test_ending_on_short_grids() -> None:
     """They take the last of the last steps; nfe counts those."""
-    assert [DPM_FAST.calls(steps) for steps in (1, 2, 3, 4, 5)] == [1, 2, 4, 7, 10]
+    assert [net_calls(DPM_FAST, steps) for steps in (1, 2, 3, 4, 5)] == [1, 2, 4, 7, 10]
     both = [sample(SDE, NET, x=START, solver=s, times=levels(2)) for s in (DPM_FAST, EULER)]
     assert torch.equal(*both)
     by_calls = sample(SDE, NET, x=START, solver="dpm-fast", nfe=12)
@@ -213,11 +214,11 @@ def test_bosh3_is_nearer_than_dpm_adaptive_with_fewer_calls() -> None:
         run = partial(k.sample_dpm_adaptive, NET, sigma_min=SDE.t_min, sigma_max=SDE.T, disable=True)
         for rtol, tolerance in ((0.05, 3e-3), (1e-2, 3e-3), (1e-3, 1e-4), (1e-4, 1e-5)):
             theirs, info = run(x, rtol=rtol, atol=0.1 * rtol, return_info=True)
-            spent = CallRecord()
-            solver = replace(BOSH3, rtol=tolerance, atol=tolerance, spent=spent)
+            record = CallRecord()
+            solver = replace(BOSH3, rtol=tolerance, atol=tolerance, record=record)
             *_, ours = solver.solve(ReverseProcess(SDE, NET), x, ENDS, WhiteNoise(0, range(256)))
             errors = [float((y - exact).square().mean(1).sqrt().median()) for y in (ours, theirs)]
-            calls = float(spent.calls.double().mean()), info["nfe"]
+            calls = float(record.nfe.double().mean()), info["nfe"]
             print(f"calls {calls}, errors {errors}")
             assert calls[0] < calls[1] and errors[0] < errors[1]
         beside = torch.cat([x[:1], 30 * x[1:2]])

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripting import NEEDS_SCRIPTS, SCRIPTS
 
 import sdescore.training.accelerator
 from sdescore.training.accelerator import build_accelerator, chosen_precision, launcher_warnings
@@ -66,7 +65,6 @@ class TestLauncher:
             build_accelerator("no", "none", config.out)
 
 
-@NEEDS_SCRIPTS
 def test_every_process_names_what_it_skips(plain: TrainConfig, tmp_path: Path) -> None:
     """Only the first says what all know; but samples that cannot be read are in one process's share."""
     (tmp_path / "images").mkdir()
@@ -77,7 +75,7 @@ def test_every_process_names_what_it_skips(plain: TrainConfig, tmp_path: Path) -
     cut.write_bytes(cut.read_bytes()[:-500])
     fields: dict[str, object] = {"data": str(tmp_path / "images"), "corrupt": "skip", "data_std": 0.5, "steps": 1}
     (tmp_path / "config.json").write_text(json.dumps({**plain.to_json(), **fields}))
-    command = [sys.executable, str(SCRIPTS / "train.py"), "--config", str(tmp_path / "config.json")]
+    command = [sys.executable, "-m", "sdescore.cli", "train", "--config", str(tmp_path / "config.json")]
     around = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": "1"}
     done = subprocess.run(command, env=around, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

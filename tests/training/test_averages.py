@@ -3,18 +3,17 @@
 import errno
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scripting import NEEDS_SCRIPTS
 from torch import Tensor, nn
 
 from sdescore import Denoiser, KarrasSDE
+from sdescore.cli import main
 from sdescore.data.source import Arrays
 from sdescore.nets import MLP
 from sdescore.training.averages import Average, Averages, HalfLife, PowerFunction
@@ -179,11 +178,7 @@ class TestReconstruction:
         assert [each.step for each in snapshots(tmp_path)] == [40] and len(list(tmp_path.iterdir())) == 1
 
 
-@NEEDS_SCRIPTS
-def test_script_makes_models_of_a_run(
-    tmp_path: Path, script: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    average = script("average")
+def test_command_makes_models_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = TrainConfig(
         net="MLP",
         net_args={"width": 8},
@@ -206,7 +201,7 @@ def test_script_makes_models_of_a_run(
     wanted = train(replace(config, out=str(tmp_path / "other"), ema_halflives=(120,)), source=source)
     first = Denoiser.from_pretrained(tmp_path / "run/model")
     for flag, value in (("--width", "0.07"), ("--halflife", "120"), ("--halflife", "100000")):
-        average.main(["--run", config.out, flag, value, "--out", str(tmp_path / value)])
+        main(["average", "--run", config.out, flag, value, "--out", str(tmp_path / value)])
     assert "from 36 snapshots; its profile is met to 0.00%" in capsys.readouterr().out
     made = [Denoiser.from_pretrained(tmp_path / value) for value in ("0.07", "120", "100000")]
     assert all(a.equal(b) for a, b in zip(made[2].parameters(), first.parameters(), strict=True))
@@ -224,6 +219,6 @@ def test_script_makes_models_of_a_run(
         (["--width", "0.1", "--out", str(tmp_path / "120")], "exists; expected a new folder"),
     ):
         with pytest.raises(SystemExit) as caught:
-            average.main(["--run", config.out, *arguments])
+            main(["average", "--run", config.out, *arguments])
         said = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err
         assert message in said

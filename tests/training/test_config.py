@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from training_runs import outcome
 
+from sdescore.cli.train import parse
 from sdescore.data.source import Arrays
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
@@ -155,20 +156,7 @@ def test_a_process_whose_time_is_not_over_stops_with_those_whose_is(
 
 
 class TestCommandLine:
-    @pytest.fixture
-    def script(self) -> Any:
-        from importlib.util import module_from_spec, spec_from_file_location
-
-        path = Path(__file__).parents[2] / "scripts/train.py"
-        if not path.exists():
-            pytest.skip("no scripts beside these tests")
-        spec = spec_from_file_location("train_script", path)
-        assert spec is not None and spec.loader is not None
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    def test_flags_over_file(self, script: Any, tmp_path: Path) -> None:
+    def test_flags_over_file(self, tmp_path: Path) -> None:
         (tmp_path / "a.yaml").write_text("steps: 7\nnet_args: {base_width: 16}\nbetas: [0.8, 0.9]\n")
         arguments = [
             "--config",
@@ -180,18 +168,18 @@ class TestCommandLine:
             "--grad_clip",
             "null",
         ]
-        config, resume = script.parse(arguments)
+        config, resume = parse(arguments)
         wanted = TrainConfig(steps=9, net_args={"base_width": 16, "blocks": 1}, betas=(0.8, 0.9), grad_clip=None)
         assert config == wanted and not resume
 
-    def test_a_runs_own_config_is_a_file(self, script: Any, config: TrainConfig) -> None:
+    def test_a_runs_own_config_is_a_file(self, config: TrainConfig) -> None:
         train(replace(config, steps=2))
-        again, resume = script.parse(["--config", str(Path(config.out) / "config.json"), "--resume"])
+        again, resume = parse(["--config", str(Path(config.out) / "config.json"), "--resume"])
         assert again == replace(config, steps=2) and resume
 
-    def test_help_and_errors(self, script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_help_and_errors(self, capsys: pytest.CaptureFixture[str]) -> None:
         for arguments, wanted in ((["--help"], "--batch_size"), (["--sde", "VP"], "expected 'VPSDE'")):
             with pytest.raises(SystemExit):
-                script.parse(arguments)
+                parse(arguments)
             said = capsys.readouterr()
             assert wanted in said.out + said.err

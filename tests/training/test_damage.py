@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from scripting import NEEDS_SCRIPTS
 from training_runs import assert_same_bits
 
 from sdescore import Denoiser
+from sdescore.cli import main
 from sdescore.data.source import Arrays
 from sdescore.training import checkpoints
 from sdescore.training.config import TrainConfig
@@ -172,21 +172,20 @@ class TestSettings:
         assert [path.read_bytes() for path in kept] == before
 
 
-@NEEDS_SCRIPTS
 class TestOneLine:
-    """What a user reads who gives train.py something wrong: one line, which names it."""
+    """What a user reads who gives `sdescore train` something wrong: one line, which names it."""
 
-    def said(self, script: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
+    def said(self, *arguments: str) -> str:
         fixed = ["--tracker", "none", "--progress", "false", "--sample_every", "0", "--workers", "0", "--steps", "1"]
         tiny = json.dumps({"base_width": 8, "multipliers": [1], "blocks": 1, "attention": []})
-        monkeypatch.setattr("sys.argv", ["train.py", "--net_args", tiny, "--batch_size", "4", *fixed, *arguments])
+        given = ["train", "--net_args", tiny, "--batch_size", "4", *fixed, *arguments]
         with pytest.raises(SystemExit) as caught:
-            script("train").main()
+            main(given)
         message = str(caught.value.code)
-        assert message.startswith("train.py: ") and "\n" not in message
+        assert message.startswith("sdescore train: ") and "\n" not in message
         return message
 
-    def test_damaged_data(self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_damaged_data(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         pixels = np.random.default_rng(0).integers(0, 256, (4, 40, 40, 3), dtype=np.uint8)
         for i, image in enumerate(pixels):
@@ -208,20 +207,16 @@ class TestOneLine:
             ("torn.npz", "torn.npz: "),
             ("absent", "data='absent'; expected"),
         ):
-            assert message in self.said(script, monkeypatch, "--data", data, "--out", "run")
+            assert message in self.said("--data", data, "--out", "run")
         assert not Path("run/checkpoints").exists()
 
-    def test_a_net_with_other_channels(
-        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        message = self.said(script, monkeypatch, "--out", str(tmp_path / "run"), "--net_args.channels", "3")
+    def test_a_net_with_other_channels(self, tmp_path: Path) -> None:
+        message = self.said("--out", str(tmp_path / "run"), "--net_args.channels", "3")
         assert "x has shape (4, 1, 8, 8), 1 for channels; expected (batch, 3 channels," in message
 
     @pytest.mark.parametrize("folder", ["empty", "absent"])
-    def test_nothing_to_resume(
-        self, script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
-    ) -> None:
+    def test_nothing_to_resume(self, tmp_path: Path, folder: str) -> None:
         (tmp_path / "empty").mkdir()
-        message = self.said(script, monkeypatch, "--resume", "--out", str(tmp_path / folder))
+        message = self.said("--resume", "--out", str(tmp_path / folder))
         assert "there are no checkpoints in" in message and "start anew without resume" in message
         assert not list(tmp_path.rglob("*.*"))

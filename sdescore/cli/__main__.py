@@ -1,0 +1,5 @@
+"""python -m sdescore.cli, which launchers of several processes need."""
+
+from sdescore.cli import main
+
+main()

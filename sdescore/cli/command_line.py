@@ -1,0 +1,68 @@
+"""The command line of a command or a script: its settings, and errors of one line."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+import torch
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+__all__ = ["construct", "parse", "parser_of", "run", "run_with_settings"]
+
+Config = TypeVar("Config")
+
+
+class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of the description as they are."""
+
+
+def parser_of(cls: type, program: str, description: str | None) -> ArgumentParser:
+    """A parser of the settings of a dataclass, whose docstring makes --help, and of --config, a file of them."""
+    parser = ArgumentParser(prog=program, description=description, formatter_class=HelpFormatter)
+    parser.add_argument("--config", action="config", help="File of settings, YAML or JSON; flags after it count more.")
+    parser.add_class_arguments(cls)
+    return parser
+
+
+def construct(cls: type[Config], parser: ArgumentParser, given: Namespace) -> Config:
+    """The settings as an object. What it refuses ends the program as a wrong flag does."""
+    try:
+        return cls(**{each.name: given[each.name] for each in fields(cls)})  # type: ignore[arg-type]
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def parse(cls: type[Config], program: str, description: str | None, arguments: Sequence[str] | None = None) -> Config:
+    """The settings that arguments, by default those of the command line, give."""
+    parser = parser_of(cls, program, description)
+    return construct(cls, parser, parser.parse_args(arguments))
+
+
+def run(program: str, task: Callable[[], None]) -> None:
+    """Do what a program is for; what is wrong with its input ends it with one line instead of a traceback."""
+    first = os.environ.get("RANK", "0") == "0"  # one process speaks for all
+    logging.basicConfig(level=logging.INFO if first else logging.CRITICAL, format="%(message)s")
+    logging.getLogger("sdescore.data.unreadable").setLevel(logging.WARNING)  # but each names what it cannot read
+    try:
+        task()
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+        raise SystemExit(f"{program}: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit(f"{program}: interrupted") from None
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def run_with_settings(
+    cls: type[Config],
+    task: Callable[[Config], None],
+    program: str,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Do a task with the settings that the command line gives; see parse() and run()."""
+    run(program, lambda: task(parse(cls, program, description, arguments)))

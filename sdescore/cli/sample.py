@@ -1,0 +1,215 @@
+"""Draw samples from a trained model.
+
+    sdescore sample --model runs/digits/model --out runs/digits/heun --count 1500
+    sdescore sample --model ... --out ... --solver dpm++ --nfe 20
+    sdescore sample --model ... --out ... --solver torchdiffeq --solver_args.method bosh3
+    accelerate launch -m sdescore.cli sample ...                            the GPUs of this machine share the set
+    torchrun --standalone --nproc_per_node 2 -m sdescore.cli sample ...     two processes share it, on CPUs too
+
+Writes samples.npz (raw values, and labels if there are any), cost.json (net calls per sample and seconds of all
+processes together) and, for images, images/000000.png ... and grid.png.
+The same command goes on after an interruption; samples of other settings are never overwritten.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sdescore.cli.command_line import run_with_settings
+from sdescore.cli.models import build_solver, counted, load_model, read_times
+from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
+from sdescore.common.scaling import Scaling
+from sdescore.denoisers import Denoiser
+from sdescore.evaluation.features import fingerprint
+from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
+from sdescore.sampling import (
+    approaching,
+    beta_quantile,
+    karras,
+    polynomial_t,
+    sample,
+    uniform_angle,
+    uniform_asinh,
+    uniform_lambda,
+    uniform_t,
+)
+from sdescore.sampling.grids import Grid
+from sdescore.training.accelerator import build_accelerator
+
+GRIDS: dict[str, Grid] = {
+    "karras": karras(),
+    "uniform-lambda": uniform_lambda(),
+    "uniform-angle": uniform_angle(),
+    "uniform-asinh": uniform_asinh(),
+    "approaching": approaching(),
+    "uniform-t": uniform_t(),
+    "polynomial-t": polynomial_t(),
+    "beta-quantile": beta_quantile(),
+}
+SHOWN = 64  # samples in grid.png
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Settings of a set of samples.
+
+    Args:
+        model: Folder of a saved model, such as runs/digits/model, or its name on the Hugging Face Hub.
+        out: Folder to write to: a new one, or that of the same command, interrupted.
+        count: How many samples.
+        solver: Name of an installed solver, such as heun or dpm++; or module:name of one in a Python file of yours.
+        solver_args: Arguments of the named solver, such as tau of ddpm or method of torchdiffeq.
+        steps: Steps of the solver; 50 where neither steps nor nfe is given.
+        nfe: Net calls per sample, instead of steps.
+        grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-angle, uniform-asinh, approaching,
+            uniform-t, polynomial-t or beta-quantile; by default as the solver has it.
+        times: File of `sdescore fit`, instead of steps, nfe and grid.
+        label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
+        seed: Sample i depends on the seed and on i alone.
+        batch_size: Samples at a time in each process.
+    """
+
+    model: str
+    out: str
+    count: int = 64
+    solver: str = "adams"
+    solver_args: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    nfe: int | None = None
+    grid: str | None = None
+    times: str | None = None
+    label: int | None = None
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("count", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")
+        if self.grid is not None and self.grid not in GRIDS:
+            raise ValueError(f"grid={self.grid!r}; expected {', '.join(GRIDS)}")
+        if self.times is not None and self.grid is not None:
+            raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; expected one of them")
+
+    def spacing(self, weights: str) -> Tensor | Grid | None:
+        """What sample() takes for its times."""
+        if self.times is None:
+            return None if self.grid is None else GRIDS[self.grid]
+        return read_times(self.times, self.solver, self.solver_args, weights)
+
+    def labels(self, denoiser: Denoiser, first: int, count: int) -> Tensor | None:
+        """The labels of some samples, None where none are asked for."""
+        if self.label is None:
+            return None
+        classes = getattr(denoiser.net, "config", {}).get("classes")
+        if classes is None or not -1 <= self.label < classes:
+            expected = "none, since the model has no classes" if classes is None else f"-1 to {classes - 1}"
+            raise ValueError(f"label={self.label}; expected {expected}")
+        return torch.arange(first, first + count) % classes if self.label == -1 else torch.full((count,), self.label)
+
+
+def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
+    """Samples as the data had them: rounded to its levels, and uint8 where these are small integers."""
+    scaling = denoiser.scaling
+    if scaling is None:
+        return x.float().cpu().numpy()
+    raw = scaling.to_data(x).cpu()
+    integral = scaling.levels is not None and scaling.high - scaling.low == scaling.levels - 1
+    if integral and scaling.low == int(scaling.low) and scaling.low >= 0 and scaling.high <= 255:
+        return raw.round().to(torch.uint8).numpy()
+    return raw.float().numpy()
+
+
+def write_images(folder: Path, first: int, raw: np.ndarray, scaling: Scaling) -> None:
+    """Write raw images as PNG files, numbered."""
+    for i, pixels in enumerate(to_pixels(torch.from_numpy(raw), scaling).movedim(1, 3).squeeze(3).numpy()):
+        write_picture(folder / f"{first + i:06d}.png", pixels)
+
+
+def draw(config: SampleConfig) -> None:
+    """Draw this process's batches of the set; the main process then puts them together."""
+    denoiser, shape = load_model(config.model)
+    out = Path(config.out)
+    weights = fingerprint(denoiser)
+    solver = build_solver(config.solver, config.solver_args)
+    times = config.spacing(weights)
+    settings = {name: value for name, value in asdict(config).items() if name not in ("model", "out")}
+    settings["weights"] = weights
+    if isinstance(times, Tensor):
+        settings["times"] = times.tolist()  # the file may change
+    config.labels(denoiser, 0, 1)
+    claim(out, settings)
+    accelerator = build_accelerator("no", "none", config.out)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if (out / "samples.npz").exists():
+        accelerator.print(f"{out / 'samples.npz'} is complete: {config.count} samples of these settings")
+        return
+    if accelerator.is_main_process:
+        write_json(out / "settings.json", settings)
+    denoiser = denoiser.to(accelerator.device)
+    parts = out / "parts"
+    scaling = denoiser.scaling or Scaling(-1.0, 1.0, None)
+    starts = range(0, config.count, config.batch_size)
+    mine = starts[accelerator.process_index :: accelerator.num_processes]
+    left = [start for start in mine if not (parts / f"{start:09d}.npz").exists()]
+    if len(left) < len(mine):
+        accelerator.print(f"{len(mine) - len(left)} of {len(mine)} batches are there already")
+    several = len(left) > 1
+    show = accelerator.is_main_process
+    for start in tqdm(left, disable=not (show and several), desc="batches"):
+        count = min(config.batch_size, config.count - start)
+        label = config.labels(denoiser, start, count)
+        since = time.perf_counter()
+        with counted(denoiser) as called:
+            x = sample(
+                denoiser.sde,
+                denoiser,
+                (count, *shape),
+                solver=solver,
+                steps=config.steps,
+                nfe=config.nfe,
+                times=times,
+                seed=config.seed,
+                index_offset=start,
+                condition=None if label is None else {"label": label},
+                batch_size=config.batch_size,
+                progress=show and not several,
+            )
+        raw = raw_array(denoiser, x)  # on the CPU, so that the device is done
+        cost = {"samples": count, "nfe": len(called), "seconds": time.perf_counter() - since}
+        arrays = {"x": raw} | ({} if label is None else {"y": label.numpy()})
+        if is_image(shape):
+            write_images(out / "images", start, arrays["x"], scaling)
+        write_json(parts / f"{start:09d}.json", cost)
+        write_whole(parts / f"{start:09d}.npz", npz_bytes(**arrays))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        finish(out, parts, scaling, is_image(shape))
+        print(f"{config.count} samples in {out / 'samples.npz'}")
+
+
+def finish(out: Path, parts: Path, scaling: Scaling, image: bool) -> None:
+    """Put the parts together."""
+    loaded = [dict(np.load(path)) for path in sorted(parts.glob("*.npz"))]
+    arrays = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]}
+    costs = [json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))]
+    count = sum(cost["samples"] for cost in costs)
+    nfe = sum(cost["nfe"] * cost["samples"] for cost in costs) / count
+    write_json(out / "cost.json", {"samples": count, "nfe": nfe, "seconds": sum(cost["seconds"] for cost in costs)})
+    if image:
+        save_grid(out / "grid.png", torch.from_numpy(arrays["x"][:SHOWN]), scaling)
+    write_whole(out / "samples.npz", npz_bytes(**arrays))
+    shutil.rmtree(parts)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    run_with_settings(SampleConfig, draw, "sdescore sample", __doc__, arguments)

@@ -1,0 +1,72 @@
+"""The command `sdescore`: what it lists, runs and says of itself."""
+
+import re
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from scripting import refused
+
+from sdescore.cli import COMMANDS, main
+
+
+def test_help_lists_every_command_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (["--help"], ["-h"], []):
+        main(given)
+        said = capsys.readouterr().out
+        assert all(re.search(rf"^  {name} +{text}$", said, re.MULTILINE) for name, text in COMMANDS.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("samples", "sdescore: 'samples' is no command; did you mean 'sample'?"),
+        ("trian", "did you mean 'train'?"),
+        ("xyz", "expected train, sample, likelihood"),
+    ],
+)
+def test_an_unknown_command_names_the_nearest(given: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refused(main, [given], capsys)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "solvers"])
+def test_help_shows_commands_and_explains_every_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([name, "--help"])
+    said = capsys.readouterr().out
+    assert f"    sdescore {name} --" in said
+    flags = re.split(r"(?:Settings|Everything) ", said)[1].split("\n  --")[1:]
+    assert flags and all(len(re.split(r"\((?:required|type)", flag)[0].split()) > 4 for flag in flags)
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [each for each in sys.modules if each.startswith("sdescore.cli.") or each.startswith("jsonargparse")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)  # as if it were not installed
+    said = refused(main, ["train", "--data", "digits"], capsys)
+    assert said == "sdescore train: jsonargparse is not installed; pip install 'sdescore[train]'"
+
+
+def test_what_else_is_missing_is_no_matter_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sdescore.cli.average", raising=False)
+    monkeypatch.setitem(sys.modules, "sdescore.training.posthoc_averages", None)
+    with pytest.raises(ModuleNotFoundError, match="posthoc_averages"):
+        main(["average"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[str(Path(sysconfig.get_path("scripts"), "sdescore"))], [sys.executable, "-m", "sdescore.cli"]],
+    ids=["installed", "module"],
+)
+def test_it_runs_from_a_shell(command: list[str], tmp_path: Path) -> None:
+    """Errors are one line on stderr, and the status says so."""
+    done = subprocess.run(
+        [*command, "measure", "--data", "no.npz", "--out", "a.json"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "sdescore measure: there is no file 'no.npz'\n"
