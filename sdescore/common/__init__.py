@@ -10,8 +10,8 @@ from sdescore.common.checks import (
     require,
 )
 from sdescore.common.files import refused, replace_file, write_through
-from sdescore.common.linear_combinations import Coefficient, Summand, expand, in_one, scaled, total, weighted
-from sdescore.common.plugins import check_arguments, find_plugin, named_object, plugin_name
+from sdescore.common.linear_combinations import Coefficient, Summand, combine, expand, materialise, scale, weight
+from sdescore.common.plugins import check_arguments, find_plugin, named_object, plugin_name, plugin_names
 from sdescore.common.quadrature import gauss
 from sdescore.common.random import generator
 from sdescore.common.scaling import Scaling, level_width
@@ -26,20 +26,21 @@ __all__ = [
     "check_returned_numbers",
     "check_states",
     "choose",
+    "combine",
     "described",
     "expand",
     "find_plugin",
     "gauss",
     "generator",
-    "in_one",
     "level_width",
+    "materialise",
     "named_object",
     "plugin_name",
+    "plugin_names",
     "refused",
     "replace_file",
     "require",
-    "scaled",
-    "total",
-    "weighted",
+    "scale",
+    "weight",
     "write_through",
 ]

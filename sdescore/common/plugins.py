@@ -53,7 +53,7 @@ def _nearest(group: str, name: str, most: int = 8) -> str:
     names = {each.lower(): each for each in plugin_names(group)}
     nearest = [names[each] for each in get_close_matches(str(name).lower(), names, n=most, cutoff=0.0)]
     others = f", or another name from {LISTED_BY.get(group, f'plugin_names({group!r})')}"
-    return ", ".join(nearest) + others * (len(names) > most)
+    return (", ".join(nearest) or f"a package that registers names in {group}") + others * (len(names) > most)
 
 
 def plugin_name(group: str, cls: type, argument: str) -> str:
@@ -83,7 +83,9 @@ def named_object(name: str, argument: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        raise ValueError(f"{argument}={name!r}: {error}; expected a module that is installed or in this folder") from error
+        raise ValueError(
+            f"{argument}={name!r}: {error}; expected an installed module or one in this folder"
+        ) from error
     except AttributeError as error:
         raise ValueError(f"{argument}={name!r}: {error}") from error
 

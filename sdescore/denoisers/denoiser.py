@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from sdescore.common.checks import check_returned
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, scale
 from sdescore.common.scaling import Scaling
+from sdescore.denoisers import folders
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, change, check_prediction
-from sdescore.denoisers.folders import Pretrained
 from sdescore.processes.base import LinearSDE
 
 __all__ = ["BareDenoiser", "Denoiser", "state_like"]
@@ -40,7 +41,7 @@ class Coefficients(NamedTuple):
     of_raw: Coefficient
 
 
-class Denoiser(nn.Module, Pretrained):
+class Denoiser(nn.Module):
     """The posterior mean E[x0 | x_t] of a raw net, and with it the noise, score, v and velocity.
 
     net(y, c_noise, **condition) is given y = x / sqrt(alpha^2 data_std^2 + sigma^2), of about unit variance, and
@@ -138,6 +139,19 @@ class Denoiser(nn.Module, Pretrained):
     def velocity(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         """dx_t / dt of the probability-flow ODE."""
         return self.predict("velocity", x, t, **condition)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors to a folder. Raises as sdescore.denoisers.folders.save()."""
+        folders.save(self, folder)
+
+    @classmethod
+    def from_pretrained(cls: type[folders.Loaded], source: str | Path, **hub: Any) -> folders.Loaded:
+        """The denoiser in a folder, or on the Hub by "owner/name". See sdescore.denoisers.folders.load()."""
+        return folders.load(cls, source, **hub)
+
+    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+        """Save to a repository "owner/name" of the Hub. See sdescore.denoisers.folders.push()."""
+        return folders.push(self, repo_id, **hub)
 
 
 class BareDenoiser(Denoiser):

@@ -8,15 +8,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -24,18 +22,25 @@ from torch import nn
 from sdescore.common.plugins import find_plugin, plugin_name
 from sdescore.common.scaling import Scaling
 from sdescore.processes.base import LinearSDE
-from sdescore.processes.linear import PROCESSES
 
-__all__ = ["Pretrained"]
+if TYPE_CHECKING:
+    from sdescore.denoisers.denoiser import Denoiser
+
+__all__ = ["NETS", "PROCESSES", "build_net", "build_process", "load", "push", "save"]
 
 NETS = "sdescore.nets"
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-STAGING = ".saving-"  # what a folder's name begins with while it is written
+PROCESSES = "sdescore.processes"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+STAGING = ".saving-"  # what the name of a folder begins with while its content is written
 MODULE = "module"  # the one key that marks a net among another net's arguments
-FORMAT = 1  # of config.json; a reader refuses the ones that it does not know
+FORMAT = 1  # of config.json; other formats are refused
 
-CARD_TEMPLATE = """---
-{{ card_data }}
+CARD_TEXT = """---
+library_name: sdescore
+tags:
+- sdescore
 ---
 
 A denoiser trained with sdescore: config.json names its process and net, model.safetensors holds the weights.
@@ -46,78 +51,69 @@ A denoiser trained with sdescore: config.json names its process and net, model.s
     x = sample(denoiser.sde, denoiser, shape=(16, *denoiser.shape))
 """
 
-Saved = TypeVar("Saved", bound="Pretrained")
+Loaded = TypeVar("Loaded", bound="Denoiser")
 
 
-class Pretrained(PyTorchModelHubMixin, library_name="sdescore", tags=["sdescore"], model_card_template=CARD_TEMPLATE):
-    """Saving and loading for Denoiser, through huggingface_hub's mixin, which adds push_to_hub.
+def save(denoiser: "Denoiser", folder: str | Path) -> None:
+    """Write config.json and model.safetensors to a folder, and a model card if it has no README.md.
 
-    A net is named by its entry point in the group sdescore.nets and rebuilt from its attribute `config`, a dict of
-    constructor arguments that JSON can hold, or that are such nets themselves, as an Energy's is. Nothing else in a
-    folder chooses code, so that a stranger's folder imports only what is installed as a plug-in.
+    Existing files are replaced one by one, each as a whole. An interrupted save leaves the previous model, or a folder
+    that load() refuses as incomplete.
+
+    Raises ValueError, before the folder is touched, for a net or process that could not be loaded again, and OSError if
+    the disk refuses.
     """
+    config = describe(denoiser)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=STAGING, dir=folder) as name:
+        staging = Path(name)
+        (staging / CARD).write_text(CARD_TEXT, encoding="utf-8")
+        (staging / CONFIG).write_text(config, encoding="utf-8")
+        _save_weights(denoiser.net, staging / WEIGHTS)
+        shutil.copymode(staging / CONFIG, staging / WEIGHTS)  # save_file makes it private
+        # The old config goes first: it must never stand beside weights that are not its own.
+        (folder / CONFIG).unlink(missing_ok=True)
+        for each in (WEIGHTS, CONFIG) if (folder / CARD).exists() else (CARD, WEIGHTS, CONFIG):
+            os.replace(staging / each, folder / each)
 
-    # What a Denoiser has.
-    net: nn.Module
-    sde: LinearSDE
-    predicts: str
-    data_std: float
-    shape: tuple[int, ...] | None
-    scaling: Scaling | None
 
-    # The mixin would record constructor arguments, for which it copies dataclasses with all that they hold. What is
-    # saved is the state at that time instead, and an empty record keeps the mixin from making its own.
-    _hub_mixin_config: dict[str, Any] = {}  # noqa: RUF012
+def load(cls: Callable[..., Loaded], source: str | Path, **hub: Any) -> Loaded:
+    """The denoiser in a folder, or on the Hub by "owner/name": on the CPU, in evaluation mode.
 
-    def save_pretrained(
-        self,
-        save_directory: str | Path,
-        *,
-        repo_id: str | None = None,
-        push_to_hub: bool = False,
-        **hub: Any,
-    ) -> str | None:
-        """Write config.json and model.safetensors to a folder, each of them whole or not at all.
+    `hub` holds further arguments of huggingface_hub.snapshot_download, such as revision and token. Raises
+    FileNotFoundError if there is no such model or the folder is incomplete, and ValueError, naming the file, for a
+    damaged one, an unknown net or process, or weights of another net.
+    """
+    folder = _fetch(source, **hub)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+            raise FileNotFoundError(f"{folder} has no {name}; it holds {found}; expected {CONFIG} and {WEIGHTS}")
+    try:
+        denoiser = cls(**rebuild(json.loads((folder / CONFIG).read_text(encoding="utf-8"))))
+    except (TypeError, ValueError) as error:  # JSONDecodeError is a ValueError
+        raise ValueError(f"{folder / CONFIG} does not describe a denoiser: {error}") from error
+    try:
+        _load_weights(denoiser.net, folder / WEIGHTS)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of the net in {CONFIG}: {error}") from error
+    return denoiser.eval()
 
-        Files of these names are replaced. After an interruption the folder holds what it held before, or is refused
-        as incomplete. With push_to_hub=True, `hub` is what push_to_hub takes.
 
-        Raises ValueError, before the folder is touched, for a net or process that could not be loaded again.
-        """
-        encode(self)
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=STAGING, dir=folder) as staging:
-            super().save_pretrained(staging, model_card_kwargs=hub.get("model_card_kwargs"))
-            # The old config goes first: it must never stand beside weights that are not its own.
-            (folder / CONFIG).unlink(missing_ok=True)
-            names = (WEIGHTS, CONFIG) if (folder / CARD).exists() else (CARD, WEIGHTS, CONFIG)
-            for name in names:
-                os.replace(Path(staging, name), folder / name)
-        return self.push_to_hub(repo_id or folder.resolve().name, **hub) if push_to_hub else None
+def push(denoiser: "Denoiser", repo_id: str, *, private: bool | None = None, token: Any = None, **upload: Any) -> str:
+    """Save a denoiser to a repository "owner/name" of the Hub, made if need be; returns the address of the commit.
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        (save_directory / CONFIG).write_text(encode(self), encoding="utf-8")
-        # Copies, since a file of safetensors takes neither shared nor strided memory.
-        weights = {
-            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in bare(self.net).state_dict().items()
-        }
-        try:
-            save_file(weights, save_directory / WEIGHTS, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk, which it does not tell by OSError
-            raise OSError(errno.EIO, f"{WEIGHTS} was not written: {error}") from error
-        shutil.copymode(save_directory / CONFIG, save_directory / WEIGHTS)  # save_file makes it private
+    `upload` holds further arguments of huggingface_hub's upload_folder, such as commit_message, revision and create_pr.
+    Raises ValueError as save() does, and whatever huggingface_hub raises.
+    """
+    from huggingface_hub import HfApi
 
-    @classmethod
-    def from_pretrained(cls: type[Saved], pretrained_model_name_or_path: str | Path, **hub: Any) -> Saved:
-        """Load a denoiser from a folder, or from the Hub by "owner/name"; on the CPU, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: If there is no such folder or model, or the folder is incomplete.
-            ValueError: If a file is corrupt, names an unknown net or process, or the weights are another net's.
-        """
-        return decode(cls, _fetch(pretrained_model_name_or_path, **hub))
+    api = HfApi(token=token)
+    with TemporaryDirectory() as folder:
+        save(denoiser, folder)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **upload))
 
 
 def bare(net: nn.Module) -> nn.Module:
@@ -125,16 +121,13 @@ def bare(net: nn.Module) -> nn.Module:
     return getattr(net, "_orig_mod", net)
 
 
-def encode(denoiser: Pretrained) -> str:
+def describe(denoiser: "Denoiser") -> str:
     """The text of config.json. Raises ValueError for what could not be loaded again."""
-    sde, scaling = denoiser.sde, denoiser.scaling
-    process = type(sde).__name__
-    if PROCESSES.get(process) is not type(sde):
-        raise ValueError(f"sde is a {process}, which a folder cannot name; expected {', '.join(PROCESSES)}")
+    scaling = denoiser.scaling
     content = {
         "format": FORMAT,
-        "net": _describe(denoiser.net),
-        "process": {"name": process, "config": asdict(cast(Any, sde))},
+        "net": _describe_net(denoiser.net),
+        "process": _describe_process(denoiser.sde),
         "predicts": denoiser.predicts,
         "data_std": denoiser.data_std,
         "shape": denoiser.shape,
@@ -143,38 +136,49 @@ def encode(denoiser: Pretrained) -> str:
     try:
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
-        raise ValueError(f"config.json cannot hold {content}: {error}") from error
+        raise ValueError(f"{CONFIG} cannot hold {content}: {error}") from error
 
 
-def _describe(net: nn.Module) -> dict[str, Any]:
-    """A net's name and arguments; an argument that is a net itself is {MODULE: its own name and arguments}."""
+def _describe_process(sde: LinearSDE) -> dict[str, Any]:
+    name = plugin_name(PROCESSES, type(sde), "sde")
+    if not is_dataclass(sde):
+        raise ValueError(f"sde is of type {name}; expected a dataclass, whose fields are its arguments")
+    return {"name": name, "config": asdict(sde)}
+
+
+def _describe_net(net: nn.Module) -> dict[str, Any]:
+    """A net's name and arguments; an argument that is a net itself becomes {MODULE: its own name and arguments}."""
     net = bare(net)
     name = plugin_name(NETS, type(net), "net")
     config = getattr(net, "config", None)
     if not isinstance(config, dict):
-        raise ValueError(f"net is a {name} without `config`; expected a dict of its constructor arguments")
+        raise ValueError(f"net is a {name} without `config`; expected a dict of its constructor's arguments")
     config = {
-        key: {MODULE: _describe(value)} if isinstance(value, nn.Module) else value for key, value in config.items()
+        key: {MODULE: _describe_net(value)} if isinstance(value, nn.Module) else value for key, value in config.items()
     }
     return {"name": name, "config": config}
 
 
-def decode(cls: Callable[..., Saved], folder: Path) -> Saved:
-    """The denoiser of a folder. Raises FileNotFoundError or ValueError, naming the file."""
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-            raise FileNotFoundError(f"{folder} has no {name}; it holds {found}; valid holds {CONFIG} and {WEIGHTS}")
-    try:
-        denoiser = cls(**_arguments(json.loads((folder / CONFIG).read_text(encoding="utf-8"))))
-    except (TypeError, ValueError) as error:  # JSONDecodeError is a ValueError
-        raise ValueError(f"{folder / CONFIG} does not describe a denoiser: {error}") from error
-    try:
-        _load_weights(denoiser.net, folder / WEIGHTS)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of the net in {CONFIG}: {error}") from error
-    loaded: Saved = cast(Any, denoiser).eval()
-    return loaded
+def rebuild(content: Any) -> dict[str, Any]:
+    """The arguments of a Denoiser from the content of config.json. Raises TypeError or ValueError.
+
+    Only installed plug-ins choose code: a stranger's folder cannot import anything else.
+    """
+    if isinstance(content, dict) and content.get("format") != FORMAT:
+        raise ValueError(f"format is {content.get('format')!r}; this version of sdescore reads {FORMAT}")
+    _, net, process, predicts, data_std, shape, scaling = _fields(
+        content, "format net process predicts data_std shape scaling", "it"
+    )
+    net_name, net_config = _fields(net, "name config", "net")
+    process_name, process_config = _fields(process, "name config", "process")
+    return {
+        "net": build_net(net_name, net_config),
+        "sde": build_process(process_name, process_config, "process"),
+        "predicts": predicts,
+        "data_std": data_std,
+        "shape": None if shape is None else tuple(map(operator.index, shape)),
+        "scaling": None if scaling is None else Scaling(**scaling),
+    }
 
 
 def _fields(content: Any, names: str, where: str) -> list[Any]:
@@ -185,30 +189,14 @@ def _fields(content: Any, names: str, where: str) -> list[Any]:
     return [content[name] for name in names.split()]
 
 
-def _arguments(content: Any) -> dict[str, Any]:
-    """The arguments of a Denoiser from what config.json says."""
-    if isinstance(content, dict) and content.get("format") != FORMAT:
-        raise ValueError(f"format is {content.get('format')!r}; this version of sdescore reads {FORMAT}")
-    _, net, process, predicts, data_std, shape, scaling = _fields(
-        content, "format net process predicts data_std shape scaling", "it"
-    )
-    return {
-        "net": build_net(*_fields(net, "name config", "net")),
-        "sde": _process(*_fields(process, "name config", "process")),
-        "predicts": predicts,
-        "data_std": data_std,
-        "shape": None if shape is None else tuple(map(operator.index, shape)),
-        "scaling": None if scaling is None else Scaling(**scaling),
-    }
-
-
 def build_net(name: str, config: Mapping[str, Any], known: Mapping[str, Any] | None = None) -> nn.Module:
-    """A net by its name and arguments, an argument {MODULE: {"name": ..., "config": ...}} being a net itself.
+    """A net by its name and arguments; an argument {MODULE: {"name": ..., "config": ...}} is a net itself.
 
-    Each net is told what it has a name for of `known`, too. Raises ValueError for arguments that do not fit.
+    Each net also gets the arguments in `known` that it takes. Raises ValueError for arguments that do not fit.
     """
-    cls, known = find_plugin(NETS, name, "net"), known or {}
+    cls = find_plugin(NETS, name, "net")
     takes = inspect.signature(cls)
+    known = known or {}
 
     def argument(value: Any) -> Any:
         if not isinstance(value, dict) or value.keys() != {MODULE}:
@@ -226,15 +214,28 @@ def build_net(name: str, config: Mapping[str, Any], known: Mapping[str, Any] | N
     return net
 
 
-def _process(name: str, config: dict[str, Any]) -> LinearSDE:
-    if name not in PROCESSES:
-        raise ValueError(f"process={name!r}; expected {', '.join(PROCESSES)}")
+def build_process(name: str, config: Mapping[str, Any], argument: str = "sde") -> LinearSDE:
+    """A process by its name and arguments. Raises ValueError for an unknown name, and TypeError for other arguments."""
+    cls = find_plugin(PROCESSES, name, argument)
     # JSON has no tuples, and a process is hashable.
-    return PROCESSES[name](**{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()})
+    sde: LinearSDE = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()})
+    return sde
+
+
+def _save_weights(net: nn.Module, path: Path) -> None:
+    # Copies, since a file of safetensors takes neither shared nor strided memory.
+    weights = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in bare(net).state_dict().items()
+    }
+    try:
+        save_file(weights, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # of a full disk, too
+        raise OSError(errno.EIO, f"{path.name} was not written: {error}") from error
 
 
 def _load_weights(net: nn.Module, path: Path) -> None:
-    """Give the net the weights of a file, in the widest dtype that the file has."""
+    """Give a net the weights in a file, in the widest dtype that the file has."""
     weights = load_file(path)
     dtypes = [tensor.dtype for tensor in weights.values() if tensor.is_floating_point()]
     if dtypes:
@@ -243,12 +244,14 @@ def _load_weights(net: nn.Module, path: Path) -> None:
 
 
 def _fetch(source: str | Path, **hub: Any) -> Path:
-    """The folder itself, or the Hub's files downloaded into the cache."""
+    """The folder itself, or the Hub's files in the local cache."""
     if Path(source).is_dir():
         return Path(source)
     if not isinstance(source, str) or not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source):
         raise FileNotFoundError(f"there is no folder {str(source)!r}")
     try:
+        from huggingface_hub import snapshot_download
+
         return Path(snapshot_download(source, allow_patterns=[CONFIG, WEIGHTS], **hub))
-    except (HfHubHTTPError, OSError) as error:
+    except (ImportError, OSError) as error:  # the errors of the Hub are OSErrors
         raise FileNotFoundError(f"{source!r} is no folder here, and the Hub gave no such model: {error}") from error

@@ -15,10 +15,9 @@ from sdescore.data.source import Source
 from sdescore.data.statistics import data_std
 from sdescore.denoisers.conversions import PREDICTIONS
 from sdescore.denoisers.denoiser import Denoiser
-from sdescore.denoisers.folders import build_net
+from sdescore.denoisers.folders import NETS, PROCESSES, build_net, build_process
 from sdescore.objectives.denoising import TIME_DISTRIBUTIONS, WEIGHTINGS
 from sdescore.processes.base import LinearSDE
-from sdescore.processes.linear import PROCESSES
 from sdescore.sampling.solver import find_solver
 from sdescore.training.averages import Average, HalfLife, PowerFunction
 
@@ -26,7 +25,6 @@ __all__ = ["TrainConfig"]
 
 CHOICES = {
     "corrupt": ("stop", "skip"),
-    "sde": tuple(PROCESSES),
     "predicts": tuple(PREDICTIONS),
     "weighting": tuple(WEIGHTINGS),
     "time_distribution": tuple(TIME_DISTRIBUTIONS),
@@ -191,6 +189,7 @@ class TrainConfig:
         self._check("label_drop", 0 <= self.label_drop < 1, "numbers in [0, 1)")
         parts = f"at most batch_size={self.batch_size}"
         self._check("accumulation", self.accumulation <= self.batch_size, parts)
+        find_plugin(PROCESSES, self.sde, "sde")
         find_solver(self.sample_solver)
 
     def _check(self, name: str, good: bool, valid: str) -> None:
@@ -236,10 +235,8 @@ class TrainConfig:
 
     def build_process(self) -> LinearSDE:
         """The process."""
-        cls = PROCESSES[self.sde]
-        args = {name: tuple(v) if isinstance(v, list) else v for name, v in self.sde_args.items()}
-        check_arguments(cls, args, "sde_args")
-        return cls(**args)
+        check_arguments(find_plugin(PROCESSES, self.sde, "sde"), self.sde_args, "sde_args")
+        return build_process(self.sde, self.sde_args)
 
     def build_net(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
         """The net for samples of a shape, freshly initialised from torch's global generator.
@@ -247,7 +244,7 @@ class TrainConfig:
         Of what follows from the data, it is told what its constructor has a name for: channels, image_size, dims,
         features, classes. net_args come on top; a net among them is written as in a saved folder's config.json.
         """
-        cls = find_plugin("sdescore.nets", self.net, "net")
+        cls = find_plugin(NETS, self.net, "net")
         takes = inspect.signature(cls).parameters
         check_arguments(cls, self.net_args, "net_args")
         if classes is not None and "classes" not in takes:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from sdescore.common.files import replace_file
 from sdescore.data.source import Source, batches
 from sdescore.data.statistics import measure, read_statistics
 from sdescore.denoisers.denoiser import Denoiser
@@ -93,7 +94,7 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
             trainer.load(start)
         if accelerator.is_main_process:  # only now: settings that fail leave those of the run as they were
             out.mkdir(parents=True, exist_ok=True)
-            checkpoints.replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
+            replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
         if start is not None and accelerator.is_main_process:
             logger.info("resumed from %s", start)
         if start is not None:  # the run may have been killed after the checkpoint and before what follows it

@@ -16,6 +16,7 @@ from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from sdescore.common.files import refused
 from sdescore.common.random import generator
 from sdescore.common.scaling import level_width
 from sdescore.data.source import Source, checksum, share
@@ -217,7 +218,7 @@ class Trainer:
             averaged.save_pretrained(folder)
         except OSError as error:
             what = f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole"
-            raise checkpoints.refused(error, f"{what}, and resuming writes the model too") from error
+            raise refused(error, f"{what}, and resuming writes the model too") from error
 
     def _data(self) -> dict[str, Any]:
         """What a resumed run must find unchanged of the data."""

@@ -1,49 +1,103 @@
-"""Solvers of outside packages, found by their names."""
+"""Solvers and processes of outside packages, found by their names."""
 
-from collections.abc import Callable
+import json
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from packages import install, install_example
+from small_nets import small
 
-from sdescore import VPSDE, find_solver, sample, trajectory
+from sdescore import VPSDE, Denoiser, find_solver, sample, trajectory
+from sdescore.common import plugins
+from sdescore.training.config import TrainConfig
 
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Installs, as far as Python's metadata goes, a package that registers a solver."""
-
-    def install(package: str, name: str) -> None:
-        folder = tmp_path / package
-        (folder / f"{package}-1.0.dist-info").mkdir(parents=True)
-        (folder / f"{package}-1.0.dist-info" / "METADATA").write_text(f"Name: {package}\nVersion: 1.0\n")
-        entry = f"[sdescore.solvers]\n{name} = {package}_module:Halving\n"
-        (folder / f"{package}-1.0.dist-info" / "entry_points.txt").write_text(entry)
-        (folder / f"{package}_module.py").write_text(
-            "from sdescore import OneStep\n\n\n"
-            "class Halving(OneStep):\n"
-            "    def step(self, reverse, x, t, s, noise):\n"
-            "        return x / 2\n"
-        )
-        monkeypatch.syspath_prepend(folder)
-
-    return install
+HALVING = """
+from sdescore import OneStep
 
 
-def test_a_plugin_is_found_by_its_name(plugins: Callable[..., None]) -> None:
-    plugins("outside", "halving")
+class Halving(OneStep):
+    def step(self, reverse, x, t, s, noise):
+        return x / 2
+"""
+
+
+def install_solver(patch: pytest.MonkeyPatch, folder: Path, package: str, name: str) -> None:
+    install(patch, folder, package, "sdescore.solvers", f"{name} = {package}:Halving", HALVING)
+
+
+def test_a_plugin_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_solver(monkeypatch, tmp_path, "outside", "halving")
     states = list(trajectory(VPSDE(), lambda x, t: -x, (4, 2), solver="halving", steps=4))
     assert torch.equal(states[3], states[0] / 8)
 
 
-def test_two_plugins_of_one_name(plugins: Callable[..., None]) -> None:
-    plugins("first", "halving")
-    plugins("second", "halving")
-    plugins("third", "heun")
-    with pytest.raises(ValueError, match=r"'halving' is claimed more than once: by first_mod.*first, second_.*second"):
+def test_two_plugins_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, name in (("first", "halving"), ("second", "halving"), ("third", "heun")):
+        install_solver(monkeypatch, tmp_path, package, name)
+    with pytest.raises(ValueError, match=r"'halving' is claimed more than once: by first:.*first, second:.*second"):
         find_solver("halving")
     with pytest.raises(
         ValueError, match=r"'heun' is claimed more than once: by sdescore\.solvers:HEUN of package sdescore"
     ):
         sample(VPSDE(), lambda x, t: -x, (4, 2), solver="heun")
     assert find_solver("euler") is not None
+
+
+def test_entry_points_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Any] = []
+
+    def counted(**group: str) -> Any:
+        reads.append(group)
+        return metadata.entry_points(**group)
+
+    monkeypatch.setattr(plugins, "entry_points", counted)
+    plugins.registered.cache_clear()
+    for name in ("UNet", "MLP"):
+        plugins.find_plugin("sdescore.nets", name, "net")
+    assert reads == [{"group": "sdescore.nets"}]
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "message"),
+    [
+        ("sdescore.nets", "unet", "it='unet' is not installed; expected UNet, [^`]*$"),
+        ("sdescore.processes", "VP", r"it='VP' is not installed; expected VPSDE, [^`]*$"),
+        ("sdescore.solvers", "huen", "it='huen' is not installed; expected heun, .* another name from `sdescore solv"),
+        ("sdescore.nothing", "heun", "it='heun' is not installed; expected a package that registers names in sd"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(group: str, name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plugins.find_plugin(group, name, "it")
+
+
+class TestProcess:
+    """The process of the package in tests/plugin."""
+
+    @pytest.fixture(autouse=True)
+    def example(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        install_example(monkeypatch, tmp_path / "site")
+
+    def test_is_saved_and_loaded_by_its_name(self, tmp_path: Path) -> None:
+        from sdescore_example_process import RampSDE  # type: ignore[import-not-found]
+
+        sde = RampSDE(20.0)
+        denoiser = small(sde)
+        denoiser.save_pretrained(tmp_path / "saved")
+        config = json.loads((tmp_path / "saved/config.json").read_text())
+        assert config["process"] == {"name": "ramp", "config": {"sigma_max": 20.0}}
+        loaded = Denoiser.from_pretrained(tmp_path / "saved")
+        assert loaded.sde == sde
+        draws = [sample(sde, net, (3, 2), solver="example", steps=4) for net in (denoiser, loaded)]
+        assert torch.equal(*draws)
+
+    def test_is_named_in_the_settings_of_training(self) -> None:
+        from sdescore_example_process import RampSDE  # type: ignore[import-not-found]
+
+        config = TrainConfig(sde="ramp", sde_args={"sigma_max": 9.0})
+        assert config.build_process() == RampSDE(9.0)
+        with pytest.raises(ValueError, match="sde_args has beta; RampSDE takes sigma_max"):
+            TrainConfig(sde="ramp", sde_args={"beta": 9.0}).build_process()

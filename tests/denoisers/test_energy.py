@@ -154,7 +154,7 @@ def test_a_training_run_can_name_an_energy() -> None:
 
 
 def test_an_energy_of_an_unregistered_net_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="net is a Shift, which no package registers"):
+    with pytest.raises(ValueError, match="net is of type Shift, which no package registers"):
         Denoiser(Energy(Distance(Shift())), SDE).save_pretrained(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

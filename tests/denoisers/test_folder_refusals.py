@@ -33,8 +33,11 @@ def not_json() -> Denoiser:
 @pytest.mark.parametrize(
     ("denoiser", "message"),
     [
-        (Denoiser(Unregistered(), VPSDE()), "net is a Unregistered, which no package registers in sdescore.nets.*MLP"),
-        (small(OwnProcess()), "sde is a OwnProcess, which a folder cannot name; expected VPSDE"),
+        (
+            Denoiser(Unregistered(), VPSDE()),
+            "type Unregistered, which no package registers in sdescore.nets.*MLP",
+        ),
+        (small(OwnProcess()), "sde is of type OwnProcess, which no package registers in sdescore.processes.*VPSDE"),
         (not_json(), "config.json cannot hold .*: Object of type device is not JSON"),
     ],
 )
@@ -66,11 +69,11 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
     [
         ("format", 2, "format is 2; this version of sdescore reads 1"),
         ("extra", 1, "expected an object of format, net, process"),
-        ("net.name", "ResNet", "net='ResNet' is not installed; expected Distance, Energy, MLP, UNet"),
+        ("net.name", "ResNet", "net='ResNet' is not installed; expected UNet, .*Distance, MLP$"),
         ("net.name", "os:system", "net='os:system' is not installed"),
         ("net.config.width", -1, "width has -1; expected"),
         ("net.config.wide", 8, "unexpected keyword argument 'wide'"),
-        ("process.name", "OUSDE", "process='OUSDE'; expected VPSDE"),
+        ("process.name", "OUSDE", "process='OUSDE' is not installed; expected .*VPSDE"),
         ("process.config.beta_min", 30.0, "beta_min=30.0"),
         ("process.config.beta_mid", 1.0, "unexpected keyword argument 'beta_mid'"),
         ("predicts", "noises", "predicts='noises'; expected"),

@@ -3,11 +3,16 @@
 import copy
 import json
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import HfApi, ModelCard, RepoUrl
+from packages import install
 from safetensors.torch import load_file
 from small_nets import filled, small
 from torch import Tensor, nn
@@ -144,13 +149,40 @@ def test_a_save_killed_between_two_files_is_never_a_mixture(
         Denoiser.from_pretrained(tmp_path)
 
 
-def package(folder: Path, name: str, code: str, entry_points: str) -> None:
-    """A package as an installer leaves it: a module and its metadata."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (folder / f"{name}.py").write_text(code)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[sdescore.nets]\n{entry_points}\n")
+def test_folders_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as if it were not installed
+    denoiser = small()
+    denoiser.save_pretrained(tmp_path)
+    assert_same_weights(Denoiser.from_pretrained(tmp_path).net, denoiser.net)
+    with pytest.raises(FileNotFoundError, match=r"'runs/absent' is no folder here, and the Hub .*huggingface_hub"):
+        Denoiser.from_pretrained("runs/absent")
+
+
+def test_the_hub_is_given_the_folder_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a Hub that is a folder here."""
+    hub = tmp_path / "hub"
+
+    def create_repo(self: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> RepoUrl:
+        assert (self.token, private, exist_ok) == ("secret", True, True)
+        return RepoUrl(f"https://huggingface.co/someone/{repo_id}")
+
+    def upload_folder(self: HfApi, *, repo_id: str, folder_path: str, commit_message: str) -> str:
+        assert commit_message == "better"
+        shutil.copytree(folder_path, hub / repo_id)
+        return "the commit"
+
+    def snapshot_download(repo_id: str, *, allow_patterns: list[str], revision: str) -> str:
+        assert allow_patterns == ["config.json", "model.safetensors"] and revision == "main"
+        return str(hub / repo_id)
+
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    denoiser = small()
+    assert denoiser.push_to_hub("model", private=True, token="secret", commit_message="better") == "the commit"
+    card = ModelCard.load(hub / "someone/model/README.md")
+    assert card.data.library_name == "sdescore" and card.data.tags == ["sdescore"]
+    assert_same_weights(Denoiser.from_pretrained("someone/model", revision="main").net, denoiser.net)
 
 
 OUTSIDE = """
@@ -175,8 +207,8 @@ class Bare(nn.Linear):
 def test_a_net_from_outside_is_saved_and_found_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package(tmp_path / "site", "outside_nets", OUTSIDE, "tied-net = outside_nets:Tied\nBare = outside_nets:Bare")
-    monkeypatch.syspath_prepend(tmp_path / "site")
+    entries = "tied-net = outside_nets:Tied\nBare = outside_nets:Bare"
+    install(monkeypatch, tmp_path, "outside_nets", "sdescore.nets", entries, OUTSIDE)
     import outside_nets  # type: ignore[import-not-found]
 
     denoiser = Denoiser(outside_nets.Tied(3), VPSDE(), "data")
@@ -189,8 +221,7 @@ def test_a_net_from_outside_is_saved_and_found_by_its_entry_point(
     with pytest.raises(ValueError, match="net is a Bare without `config`; expected a dict"):
         Denoiser(outside_nets.Bare(3, 3), VPSDE()).save_pretrained(tmp_path / "other")
 
-    package(tmp_path / "site2", "rival_nets", OUTSIDE, "tied-net = rival_nets:Tied")
-    monkeypatch.syspath_prepend(tmp_path / "site2")
+    install(monkeypatch, tmp_path, "rival_nets", "sdescore.nets", "tied-net = rival_nets:Tied", OUTSIDE)
     for attempt in (
         lambda: denoiser.save_pretrained(tmp_path / "again"),
         lambda: Denoiser.from_pretrained(tmp_path / "saved"),

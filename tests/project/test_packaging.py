@@ -12,6 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+from packages import install
 
 from sdescore import find_solver
 from sdescore.common.plugins import find_plugin
@@ -118,31 +119,22 @@ def test_page_for_authors_shows_the_plugin_that_is_tested() -> None:
     assert source[source.index("from torch") :].count("\n") <= 15
 
 
-def claim(folder: Path, package: str, line: str) -> str:
-    """Lay down an installed package that registers one solver; returns the folder, for sys.path."""
-    info = folder / f"{package}-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[sdescore.solvers]\n{line}\n")
-    return str(folder)
-
-
 def test_name_of_two_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(claim(tmp_path / "a", "alice", "twin = fractions:Fraction"))
-    monkeypatch.syspath_prepend(claim(tmp_path / "b", "bob", "twin = decimal:Decimal"))
+    install(monkeypatch, tmp_path, "alice", "sdescore.solvers", "twin = fractions:Fraction")
+    install(monkeypatch, tmp_path, "bob", "sdescore.solvers", "twin = decimal:Decimal")
     with pytest.raises(ValueError, match=r"solver='twin'(?=.*fractions:Fraction of package alice)(?=.*bob)"):
         find_solver("twin")
 
 
 def test_name_of_a_builtin_solver_cannot_be_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(claim(tmp_path, "mallory", "dpm++ = fractions:Fraction"))
+    install(monkeypatch, tmp_path, "mallory", "sdescore.solvers", "dpm++ = fractions:Fraction")
     with pytest.raises(ValueError, match=r"solver='dpm\+\+'(?=.*mallory)(?=.*package sdescore)"):
         find_solver("dpm++")
 
 
-def test_unknown_name_lists_what_is_installed() -> None:
-    with pytest.raises(ValueError, match=r"solver='magic'.*dpm\+\+.*predictor-corrector.*torchsde"):
-        find_solver("magic")
+def test_unknown_name_is_answered_with_the_nearest_and_how_to_list_all() -> None:
+    with pytest.raises(ValueError, match=r"solver='dpm\+'.*expected dpm\+\+, .*`sdescore solvers`"):
+        find_solver("dpm+")
 
 
 PROMISED = {
