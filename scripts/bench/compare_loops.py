@@ -62,7 +62,7 @@ class CompareConfig:
         out: Folder to write to.
         solvers: Our solvers.
         schedulers: Theirs: DDIM, DPM-Solver++, UniPC, DDPM.
-        calls: Net calls per sample.
+        nfe: Net calls per sample.
         fitted: Which of our solvers to sample by at times fitted to the net too; a fit costs 4,800 samples.
         count: Samples of each.
         data: The real images: their training set, and with :test their test set.
@@ -76,7 +76,7 @@ class CompareConfig:
     out: str
     solvers: list[str]
     schedulers: list[str]
-    calls: list[int]
+    nfe: list[int]
     fitted: tuple[str, ...] = ()
     count: int = 2000
     data: str = "/usr/share/datasets/fashion-mnist"
@@ -88,22 +88,22 @@ class CompareConfig:
         for name in self.schedulers:
             if name not in SCHEDULERS:
                 raise ValueError(f"schedulers={self.schedulers}; expected {', '.join(SCHEDULERS)}")
-        if self.count < 2 or self.batch_size < 1 or any(calls < 1 for calls in self.calls):
-            raise ValueError(f"count={self.count}, batch_size={self.batch_size}, calls={self.calls}; expected positive")
+        if self.count < 2 or self.batch_size < 1 or any(nfe < 1 for nfe in self.nfe):
+            raise ValueError(f"count={self.count}, batch_size={self.batch_size}, nfe={self.nfe}; expected positive")
 
 
 Sampler = Callable[[range], Tensor]
 
 
-def ours(denoiser: Denoiser, solver: str, calls: int, config: CompareConfig) -> Sampler:
+def ours(denoiser: Denoiser, solver: str, nfe: int, config: CompareConfig) -> Sampler:
     """Samples of these numbers by one of our solvers."""
-    return sampler(denoiser, config, solver=solver, nfe=calls)
+    return sampler(denoiser, config, solver=solver, nfe=nfe)
 
 
-def fitted(denoiser: Denoiser, solver: str, calls: int, config: CompareConfig) -> Sampler:
+def fitted(denoiser: Denoiser, solver: str, nfe: int, config: CompareConfig) -> Sampler:
     """The same at times fitted to the net, on pilots of another seed."""
     shape = (PILOTS, *(denoiser.shape or ()))
-    times = fit_times(denoiser.sde, denoiser, shape, solver=solver, nfe=calls, seed=config.seed + 1, progress=True)
+    times = fit_times(denoiser.sde, denoiser, shape, solver=solver, nfe=nfe, seed=config.seed + 1, progress=True)
     return sampler(denoiser, config, solver=solver, times=times)
 
 
@@ -118,7 +118,7 @@ def sampler(denoiser: Denoiser, config: CompareConfig, **settings: Any) -> Sampl
     return draw
 
 
-def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> Sampler:
+def theirs(denoiser: Denoiser, name: str, nfe: int, config: CompareConfig) -> Sampler:
     """Samples of these numbers by one of diffusers' schedulers."""
     diffusers, (cls, options) = import_module("diffusers"), SCHEDULERS[name]
     if not isinstance(denoiser.sde, DiscreteSDE) or denoiser.shape is None:
@@ -128,7 +128,7 @@ def theirs(denoiser: Denoiser, name: str, calls: int, config: CompareConfig) -> 
     @torch.no_grad()
     def draw(numbers: range) -> Tensor:
         scheduler = getattr(diffusers, cls)(num_train_timesteps=len(table), beta_schedule="linear", **options)
-        scheduler.set_timesteps(calls)
+        scheduler.set_timesteps(nfe)
         white = WhiteNoise(config.seed, numbers, use="start")
         x = white.randn(torch.zeros(len(numbers), *shape)) * scheduler.init_noise_sigma
         generator = torch.Generator().manual_seed(config.seed + numbers.start)
@@ -152,8 +152,8 @@ def jobs(config: CompareConfig) -> dict[tuple[str, str, int], Callable[[], Sampl
     for library, model, names, kind, make in sides:
         if names:
             denoiser = load_model(model)[0].eval()
-            for name, calls in product(names, config.calls):
-                found[library, name + kind, calls] = partial(make, denoiser, name, calls, config)
+            for name, nfe in product(names, config.nfe):
+                found[library, name + kind, nfe] = partial(make, denoiser, name, nfe, config)
     return found
 
 
@@ -165,8 +165,8 @@ def compare(config: CompareConfig) -> None:
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[: config.count]
     raw, _ = train.__getitems__(chosen.tolist())
     floor = frechet_distance(features_of(function, Arrays(raw, None, train.scaling)), real)
-    for (library, name, calls), make in tqdm(jobs(config).items(), desc="samplers"):
-        path = out / f"{library}-{name}-{calls}.json"
+    for (library, name, nfe), make in tqdm(jobs(config).items(), desc="samplers"):
+        path = out / f"{library}-{name}-{nfe}.json"
         if path.exists():
             continue
         draw, since = make(), time.process_time()
@@ -176,7 +176,7 @@ def compare(config: CompareConfig) -> None:
         samples = Arrays(train.scaling.to_data(x).round().to(torch.uint8), None, train.scaling)
         distance = frechet_distance(features_of(function, samples), real)
         write_whole(path.with_suffix(".npz"), npz_bytes(x=samples.raw.numpy()[:100]))
-        row = {"net and sampler": library, "name": name, "calls": calls, "Fréchet": distance, "seconds": seconds}
+        row = {"net and sampler": library, "name": name, "nfe": nfe, "Fréchet": distance, "seconds": seconds}
         write_json(path, row)
     report(config, floor)
 
@@ -187,11 +187,11 @@ def report(config: CompareConfig, floor: float) -> None:
     rows = [json.loads(path.read_text()) for path in out.glob("*-*-*.json")]
     write_json(out / "results.json", {"count": config.count, "train to test": floor, "rows": rows})
     names = sorted({(row["net and sampler"], row["name"]) for row in rows}, reverse=True)
-    values = {(row["net and sampler"], row["name"], row["calls"]): row["Fréchet"] for row in rows}
-    calls = sorted({row["calls"] for row in rows})
+    values = {(row["net and sampler"], row["name"], row["nfe"]): row["Fréchet"] for row in rows}
+    costs = sorted({row["nfe"] for row in rows})
     table = []
     for library, name in names:
-        cells = {f"{c} calls": values.get((library, name, c)) for c in calls}
+        cells = {f"{c} calls": values.get((library, name, c)) for c in costs}
         shown = {key: None if value is None else f"{value:.2f}" for key, value in cells.items()}
         table.append({"net and sampler": f"{library}, {name}", **shown})
     text = f"{markdown(table)}\n\n{config.count} samples; of as many training images: {floor:.2f}\n"
@@ -209,7 +209,7 @@ def draw_picture(config: CompareConfig, values: dict[tuple[str, str, int], float
         axes[0].plot(*zip(*points, strict=True), style, label=f"{library}, {name}")
     axes[0].axhline(floor, color="gray", linewidth=1, label="training images")
     axes[0].set(xscale="log", yscale="log", xlabel="net calls per sample", ylabel="Fréchet distance to the test images")
-    axes[0].set_xticks(config.calls, [str(calls) for calls in config.calls], minor=False)
+    axes[0].set_xticks(config.nfe, [str(nfe) for nfe in config.nfe], minor=False)
     axes[0].minorticks_off()
     figure.legend(fontsize=8, ncols=5, loc="outside lower center")
     for axis, library in zip(axes[1:], ("sdescore", "diffusers"), strict=True):

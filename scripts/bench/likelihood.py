@@ -63,7 +63,7 @@ class BenchConfig:
 
 @dataclass
 class Problem:
-    """What all methods share; `calls` counts evaluations of the net, whatever the batch."""
+    """What all methods share; `nfe` counts evaluations of the net, whatever the batch."""
 
     sde: LinearSDE
     denoiser: Denoiser
@@ -71,7 +71,7 @@ class Problem:
     trace: str
     prior: Density
     truth: Tensor
-    calls: int = 0
+    nfe: int = 0
 
     def __post_init__(self) -> None:
         self.vectors = TRACES[self.trace].vectors(0, 0, self.x, 1)
@@ -84,7 +84,7 @@ class Problem:
         """dx/dt = f x - g^2 / 2 score, at t ()."""
 
         def drift(x: Tensor) -> Tensor:
-            self.calls += 1
+            self.nfe += 1
             return self.sde.f(t) * x - self.sde.g(t) ** 2 / 2 * self.reverse.score(x, t)
 
         return drift
@@ -94,7 +94,7 @@ class Problem:
         slope = self.flow.slope(q.expand(len(self.x)), self.rows)
 
         def counted(z: Tensor) -> Tensor:
-            self.calls += 1
+            self.nfe += 1
             return slope(z)
 
         return counted
@@ -122,7 +122,7 @@ def ours(problem: Problem, tolerance: float) -> Tensor:
         rtol=tolerance,
         atol=tolerance,
     )
-    problem.calls = int(found.nfe.float().mean().round())
+    problem.nfe = int(found.nfe.float().mean().round())
     return found.log_prob
 
 
@@ -247,16 +247,16 @@ PROBLEMS = {"mixture": mixture_problem, "net": net_problem}
 def measure(problem: Problem, name: str, setting: float, repeats: int) -> dict[str, Any]:
     seconds = math.inf
     for _ in range(repeats):
-        problem.calls = 0
+        problem.nfe = 0
         start = time.process_time()
         found = METHODS[name][0](problem, setting)
         seconds = min(seconds, time.process_time() - start)
     error = float((found - problem.truth).abs().mean()) / problem.x[0].numel()
-    return {"method": name, "setting": setting, "error": error, "calls": problem.calls, "seconds": seconds}
+    return {"method": name, "setting": setting, "error": error, "nfe": problem.nfe, "seconds": seconds}
 
 
 def to_reach(rows: list[dict[str, Any]], error: float, what: str) -> float:
-    """Seconds or calls to an error, between the measurements that enclose it; NaN outside of them."""
+    """Seconds or net calls to an error, between the measurements that enclose it; NaN outside of them."""
     points = sorted((math.log(max(row["error"], 1e-300)), math.log(row[what])) for row in rows)
     errors, costs = zip(*points, strict=True)
     return float(np.exp(np.interp(math.log(error), errors, costs, left=math.nan, right=math.nan)))
@@ -270,13 +270,11 @@ def compute(config: BenchConfig) -> None:
             for setting in settings:
                 rows.append(measure(problem, name, setting, config.repeats))
                 row = rows[-1]
-                print("{method:17} {setting:8g} {error:9.2e} nats/dim {calls:6d} calls {seconds:8.2f} s".format(**row))
+                print("{method:17} {setting:8g} {error:9.2e} nats/dim {nfe:6d} calls {seconds:8.2f} s".format(**row))
     table, ratios = [], []
     for error in (1e-3, 3e-4, 1e-4, 3e-5, 1e-5):
         costs = {
-            name: [
-                to_reach([row for row in rows if row["method"] == name], error, what) for what in ("seconds", "calls")
-            ]
+            name: [to_reach([row for row in rows if row["method"] == name], error, what) for what in ("seconds", "nfe")]
             for name in METHODS
         }
         ratios.append({"error": error, **{name: cost[0] / costs["ours"][0] for name, cost in costs.items()}})

@@ -29,7 +29,7 @@ from sdescore import VPSDE, Noise, ReverseProcess, Solver, find_solver, sample
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.outputs import make_folder, write_json, write_whole
 from sdescore.cli.tables import markdown
-from sdescore.sampling.solver import calls_of
+from sdescore.sampling.solver import denoises
 
 sys.path.append(str(Path(__file__).parents[1]))  # for what scripts share
 from shared.clock import clock
@@ -46,7 +46,7 @@ class BenchConfig:
     Args:
         out: Folder of the results.
         shape: Of the state.
-        calls: Net calls of a loop, at least 40.
+        nfe: Net calls of a loop, at least 40.
         rounds: Turns of each loop.
         threads: Of a CPU.
         device: Where the state is.
@@ -55,15 +55,15 @@ class BenchConfig:
 
     out: str = "runs/bench_overhead"
     shape: tuple[int, ...] = (64, 3, 32, 32)
-    calls: int = 120
+    nfe: int = 120
     rounds: int = 20
     threads: int = 1
     device: str = "cpu"
     peers: bool = True
 
     def __post_init__(self) -> None:
-        if self.calls < 4 * BLOCK:
-            raise ValueError(f"calls={self.calls}; expected integers from {4 * BLOCK} on")
+        if self.nfe < 4 * BLOCK:
+            raise ValueError(f"nfe={self.nfe}; expected integers from {4 * BLOCK} on")
 
 
 OURS = {
@@ -112,10 +112,10 @@ class Allocations(TorchDispatchMode):
         return found
 
 
-def stamped(step: Callable[[int], Any], calls: int, device: torch.device) -> list[Stamp]:
+def stamped(step: Callable[[int], Any], nfe: int, device: torch.device) -> list[Stamp]:
     """Take steps of one net call each."""
     stamps = []
-    for i in range(calls):
+    for i in range(nfe):
         if i % BLOCK == 0:
             stamps.append((i, clock(device)))
         step(i)
@@ -132,46 +132,51 @@ class Stamped:
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         for i, state in enumerate(self.solver.solve(reverse, x, times, noise)):
             if i % BLOCK == 0:
-                self.stamps.append((reverse.calls.count, clock(x.device)))
+                self.stamps.append((reverse.net_calls.count, clock(x.device)))
             yield state
 
-    def calls(self, steps: int) -> int:
-        return calls_of(self.solver)(steps)
+    @property
+    def denoises(self) -> bool:
+        return denoises(self.solver)
+
+    def nfe(self, intervals: int) -> int:
+        found: int = self.solver.nfe(intervals)  # type: ignore[attr-defined]
+        return found
 
 
-def our_sample(solver: Solver, x: Tensor, calls: int) -> None:
+def our_sample(solver: Solver, x: Tensor, nfe: int) -> None:
     output = torch.randn_like(x)
-    sample(VPSDE(), lambda x, t: output, x=x, solver=solver, nfe=calls, predicts="noise")
+    sample(VPSDE(), lambda x, t: output, x=x, solver=solver, nfe=nfe, predicts="noise")
 
 
-def our_loop(name: str, x: Tensor, calls: int) -> list[Stamp]:
+def our_loop(name: str, x: Tensor, nfe: int) -> list[Stamp]:
     solver = Stamped(find_solver(name), [])
-    our_sample(solver, x, calls)
+    our_sample(solver, x, nfe)
     return solver.stamps
 
 
-def their_loop(scheduler: str, options: dict[str, Any], x: Tensor, calls: int) -> list[Stamp]:
+def their_loop(scheduler: str, options: dict[str, Any], x: Tensor, nfe: int) -> list[Stamp]:
     import diffusers
 
     logging.getLogger("diffusers").setLevel(logging.ERROR)
     made, output, state = getattr(diffusers, scheduler)(**options), torch.randn_like(x), [x]
-    made.set_timesteps(calls, device=x.device)
+    made.set_timesteps(nfe, device=x.device)
 
     def step(i: int) -> None:
         t = made.timesteps[i]
         made.scale_model_input(state[0], t)
         state[0] = made.step(output, t, state[0]).prev_sample
 
-    return stamped(step, calls, x.device)
+    return stamped(step, nfe, x.device)
 
 
-def bare_loop(x: Tensor, calls: int) -> list[Stamp]:
+def bare_loop(x: Tensor, nfe: int) -> list[Stamp]:
     y, output = x.clone(), torch.randn_like(x)
-    return stamped(lambda i: y.mul_(0.99).add_(output, alpha=0.01), calls, x.device)
+    return stamped(lambda i: y.mul_(0.99).add_(output, alpha=0.01), nfe, x.device)
 
 
-def noise_loop(x: Tensor, calls: int) -> list[Stamp]:
-    return stamped(lambda i: torch.randn_like(x), calls, x.device)
+def noise_loop(x: Tensor, nfe: int) -> list[Stamp]:
+    return stamped(lambda i: torch.randn_like(x), nfe, x.device)
 
 
 def least(stamps: list[Stamp]) -> float:
@@ -179,14 +184,14 @@ def least(stamps: list[Stamp]) -> float:
     return min((end - since) / (after - before) for (before, since), (after, end) in pairwise(stamps[1:]))
 
 
-def allocations(name: str, x: Tensor, calls: int = 40) -> float:
+def allocations(name: str, x: Tensor, nfe: int = 40) -> float:
     """New tensors of the state's size for each net call, the set-up and the last step left out."""
     counts = []
-    for n in (calls, 2 * calls):
+    for n in (nfe, 2 * nfe):
         with Allocations(x.numel()) as found:
             our_sample(find_solver(name), x, n)
         counts.append(found.count)
-    return (counts[1] - counts[0]) / calls
+    return (counts[1] - counts[0]) / nfe
 
 
 def bench(config: BenchConfig) -> None:
@@ -200,7 +205,7 @@ def bench(config: BenchConfig) -> None:
     best = dict.fromkeys(loops, math.inf)
     for _ in tqdm(range(config.rounds), desc="rounds"):
         for name, loop in loops.items():
-            best[name] = min(best[name], 1e6 * least(loop(x, config.calls)))
+            best[name] = min(best[name], 1e6 * least(loop(x, config.nfe)))
     leanest = min((value for name, value in best.items() if name.startswith("diffusers")), default=None)
     draw = best["one draw of noise"]
     counterparts = {f"sdescore {ours}": f"diffusers {name}" for name, (_, _, ours) in DIFFUSERS.items()}

@@ -33,6 +33,7 @@ from shared.peers import Diffusers, KDiffusion
 
 GRIDS = {name: ALL_GRIDS[name] for name in ("karras", "lam", "approaching")}
 SDE_DPM = {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
+COORDINATES = {"lam": LAM, "rho^1/3": CUBE_ROOT_RHO}
 OURS: dict[str, Solver] = {
     **{
         name: find_solver(name)
@@ -42,8 +43,8 @@ OURS: dict[str, Solver] = {
         )
     },
     **{
-        f"adams: x0, {order}, {coordinate.name}, tau {tau}, end {end}": Adams(order, DATA, coordinate, tau=tau, end=end)
-        for order, coordinate, tau, end in product((2, 3), (LAM, CUBE_ROOT_RHO), (0.3, 1.0), (1, 3))
+        f"adams: x0, {order}, {name}, tau {tau}, end {end}": Adams(order, DATA, coordinate, tau=tau, end=end)
+        for order, (name, coordinate), tau, end in product((2, 3), COORDINATES.items(), (0.3, 1.0), (1, 3))
     },
 }
 PEERS: dict[str, dict[str, Solver]] = {

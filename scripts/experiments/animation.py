@@ -38,7 +38,7 @@ def main() -> None:
     given = arguments(__doc__, "animation")
     panels, rows = [], []
     for name, sde in (("VE", VESDE(0.01, 10.0)), ("VP", VPSDE())):
-        times = uniform_lambda(0.02)(sde, 200)
+        times = uniform_lambda(rho_min=0.02)(sde, 200)
         backward = list(
             tqdm(
                 trajectory(sde, RING.denoiser(sde), (N, 2), solver="euler-maruyama", times=times, seed=given.seed),

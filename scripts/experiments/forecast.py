@@ -24,7 +24,7 @@ from sdescore.cli.outputs import make_folder, write_json
 from sdescore.denoisers import Distance
 from sdescore.evaluation.figures import save_figure
 from sdescore.nets import MLP
-from sdescore.objectives.denoising import Times
+from sdescore.objectives.denoising import TimeDistribution
 
 sys.path.append(str(Path(__file__).parents[1]))  # for what scripts share
 from shared.experiment import fit, start, table
@@ -134,13 +134,23 @@ def one_seed(series: Tensor, seed: int, steps: int) -> tuple[dict[str, tuple[flo
         sigma0 = float((offset[0] - held_future).square().mean().sqrt())
         size = size * sigma0 / float(offset[1].square().mean().sqrt())
 
-    def energy(times: Times, name: str) -> Denoiser:
+    def energy(levels: TimeDistribution, name: str) -> Denoiser:
         net = Denoiser(Energy(Distance(MLP(AHEAD, width=96, depth=2))), LEVELS, "score", data_std=1.0)
-        fit(net, lambda: denoising_score_matching(net, future[rows()], times=times).mean(), steps, 1e-3, name)
+        fit(
+            net,
+            lambda: denoising_score_matching(net, future[rows()], time_distribution=levels).mean(),
+            steps,
+            1e-3,
+            name,
+        )
         return net
 
-    only = energy(Times(lambda sde, u: (torch.full_like(u, sigma0), torch.ones_like(u))), "energy, one level")
-    many = energy(Times(lambda sde, u: (torch.exp(math.log(0.05) + u * math.log(40)), torch.ones_like(u))), "energy")
+    only = energy(
+        TimeDistribution(lambda sde, u: (torch.full_like(u, sigma0), torch.ones_like(u))), "energy, one level"
+    )
+    many = energy(
+        TimeDistribution(lambda sde, u: (torch.exp(math.log(0.05) + u * math.log(40)), torch.ones_like(u))), "energy"
+    )
     plain = MLP(AHEAD, width=96, depth=2)
 
     def residual(y: Tensor) -> Tensor:

@@ -117,8 +117,12 @@ class Diffusers:
     def flow(self) -> bool:
         return self.scheduler.startswith("FlowMatch")
 
-    def calls(self, steps: int) -> int:
-        return self.stages * (steps - 1) + 1
+    @property
+    def denoises(self) -> bool:
+        return self.last
+
+    def nfe(self, intervals: int) -> int:
+        return self.stages * intervals + self.last
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, rho = reverse.sde, reverse.sde.rho(times)
@@ -191,8 +195,10 @@ class KDiffusion:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     stages: int = 1
 
-    def calls(self, steps: int) -> int:
-        return self.stages * (steps - 1) + 1
+    denoises = True
+
+    def nfe(self, intervals: int) -> int:
+        return self.stages * intervals + 1
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, module = reverse.sde, k_diffusion_sampling()
@@ -207,7 +213,7 @@ class KDiffusion:
 
         if "noise_sampler" in inspect.signature(sampler).parameters:
             options["noise_sampler"] = lambda sigma, below: noise(x, time(sigma), time(below))
-        with _altered(module, torch=_Altered(torch, randn_like=noise.fresh)):
+        with _altered(module, torch=_Altered(torch, randn_like=noise.randn)):
             sigmas, keep = torch.cat([sde.rho(times), ZERO]), lambda seen: states.append(seen["x"])
             data = sampler(model, x / sde.alpha(times[0]), sigmas, callback=keep, disable=True, **options)
         yield from (alpha * y for alpha, y in zip(sde.alpha(times[1:]), states[1:], strict=True))
@@ -223,8 +229,8 @@ class Azula:
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     stages: int = 1
 
-    def calls(self, steps: int) -> int:
-        return self.stages * (steps - 1) + 1
+    def nfe(self, intervals: int) -> int:
+        return self.stages * intervals
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         module, sde, steps = importlib.import_module("azula.sample"), reverse.sde, len(times) - 1
@@ -248,7 +254,7 @@ class Azula:
                 return Posterior(reverse.data(x, times[i]))
 
         cls = getattr(module, f"{self.sampler}Sampler")
-        with _altered(module, torch=_Altered(torch, randn_like=noise.fresh)):
+        with _altered(module, torch=_Altered(torch, randn_like=noise.randn)):
             end = cls(Wrapped(), steps=steps, silent=True, dtype=torch.float64, **self.options)(x)
         yield from (states[i] for i in range(1, steps))
         yield end

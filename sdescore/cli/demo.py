@@ -138,7 +138,7 @@ def score(config: DemoConfig, denoiser: Denoiser) -> tuple[list[dict[str, Any]],
     def novelty(x: Tensor) -> float:
         return float(nearest(x.flatten(1), training.flatten(1))[0].mean())
 
-    real = [
+    real: list[dict[str, Any]] = [
         {"set": "test digits", "frechet": None, "recognised": judge.recognised(test), "novelty": novelty(test)},
         {
             "set": "training digits",

@@ -68,7 +68,7 @@ class TrainConfig:
         data_high: Largest raw value of arrays; 255 for uint8, the largest found for floating point unless told.
         data_levels: Number of equally spaced raw values if the arrays are quantised; 256 for uint8 unless told.
         corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
-        statistics: File of the data's statistics by scripts/measure.py, from which data_std is read; measured at the
+        statistics: File of the data's statistics by `sdescore measure`, from which data_std is read; measured at the
             start on 4,096 samples and kept in the run's statistics.json unless told.
         flips: Mirror every other image, left to right.
         dequantize: Add uniform noise of one level's width to data that has levels: needed for a good likelihood.
@@ -97,7 +97,7 @@ class TrainConfig:
             averages to keep; the first is the one that is saved as the model.
         ema_warmup: The half-lives are at most this share of the images seen so far; 0 for no such limit.
         ema_widths: Further averages, whose length is this share of the training so far; 0.05 and 0.1 are enough to make
-            any other from their snapshots afterwards (scripts/average.py).
+            any other from their snapshots afterwards (`sdescore average`).
         snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
         mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations; auto is what
             accelerate launch was asked for, else bf16 on a GPU that computes in it.

@@ -214,7 +214,7 @@ class TestDemo:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
-        demo = sdescore.cli.demo
+        demo: Any = sdescore.cli.demo
         few = {name: (kind, solver, 3) for name, (kind, solver, _) in demo.SOLVERS.items()}
         monkeypatch.setattr(demo, "SOLVERS", few)
         whole = demo.measure

@@ -143,7 +143,7 @@ class TestSets:
         ("arguments", "message"),
         [
             (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of digits:test have (1, 8, 8)"),
-            (["--features", "digits"], "features='digits'; expected module:name"),
+            (["--features", "digits"], "features='digits'; expected 'module:name'"),
             (["--features", "sdescore.cli.digits_judge:smell"], "has no attribute 'smell'"),
             (["--features", "own_judge:scalars"], "gave (297,) for 297 samples; expected (n, d)"),
             (["--features", "inception"], "features='inception' needs weights"),

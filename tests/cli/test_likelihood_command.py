@@ -122,7 +122,8 @@ def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = digits("test")
-    labels = source.__getitems__(range(7))[1].tolist()
+    assert source.labels is not None
+    labels = source.labels[:7].tolist()
     failing = [i for i, label in enumerate(labels) if label == labels[2]]
     results = []
     for digit in (-1, labels[2]):

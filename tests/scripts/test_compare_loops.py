@@ -33,7 +33,7 @@ def arguments(tmp_path: Path) -> list[str]:
     saved(tmp_path / "theirs", DiscreteSDE.from_betas(torch.linspace(1e-4, 0.02, 1000)), "noise")
     named = {"own": tmp_path / "own", "theirs": tmp_path / "theirs", "out": tmp_path / "out"}
     settings = {
-        "calls": "[2, 3]",
+        "nfe": "[2, 3]",
         "count": 20,
         "batch_size": 8,
         "data": "digits",
