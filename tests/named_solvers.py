@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from sdescore import OneStep, ReverseProcess, find_solver
-from sdescore.sampling.solver import calls_of
+from sdescore.sampling.solver import net_calls
 
 
 def knows_its_calls(name: str) -> bool:
     try:
-        calls_of(find_solver(name))(3)
+        net_calls(find_solver(name), 3)
     except ValueError:
         return False
     return True

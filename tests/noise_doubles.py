@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sdescore import ReverseProcess, Solver
 from sdescore.sampling.noise import Noise
+from sdescore.sampling.solver import denoises
 
 
 class Constant:
@@ -90,6 +91,7 @@ class WithNoise:
 
     def __init__(self, solver: Solver, factor: float) -> None:
         self.solver, self.factor = solver, factor
+        self.denoises = denoises(solver)
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         return iter(self.solver.solve(reverse, x, times, Louder(noise, self.factor)))

@@ -66,7 +66,7 @@ class Diffusers:
         scheduler: The name of its class, without "Scheduler".
         options: Of its constructor.
         step: Of its step().
-        last: It takes the last step to the data itself; else sample() denoises.
+        last: It takes the last step to the data itself, if a step has one net call; else sample() denoises.
         stages: Net calls of a step.
     """
 
@@ -119,10 +119,10 @@ class Diffusers:
 
     @property
     def denoises(self) -> bool:
-        return self.last
+        return self.last and self.stages == 1
 
     def nfe(self, intervals: int) -> int:
-        return self.stages * intervals + self.last
+        return self.stages * intervals + self.denoises
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         sde, rho = reverse.sde, reverse.sde.rho(times)
@@ -136,7 +136,7 @@ class Diffusers:
         scale = torch.cat([sde.alpha(times) * size(rho), ZERO + 1])
         x, done = x / scale[0], 0
         for i, step in enumerate(scheduler.timesteps):
-            if done == len(times) - 1 and not self.last:
+            if done == len(times) - 1 and not self.denoises:
                 return
             level = self._level(scheduler, i, rho)
             t = _time(sde, times, level)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from sdescore import Noise, OneStep, ReverseProcess
-from sdescore.common.linear_combinations import expand
+from sdescore.common import expand
 
 
 class DataEuler(OneStep):

@@ -14,7 +14,7 @@ from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, Reve
 from sdescore.sampling.brownian import Brownian, BrownianPath, snr_clock, time_clock
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.nonlinear import NonlinearReverse
-from sdescore.solvers import DATA, IN_LAM, MIDDLE, SRA, Adams, EulerMaruyama, Milstein, RungeKutta
+from sdescore.solvers import DATA, IN_LAM, SRA, Adams, EulerMaruyama, Milstein, RungeKutta, tableaux
 
 CLOCKS = {"snr": snr_clock, "time": time_clock}
 
@@ -102,7 +102,7 @@ def fine() -> dict[str, Tensor]:
     ("solver", "clock", "low", "high"),
     [
         (SRA, "snr", 1.4, 2.2),
-        (RungeKutta(MIDDLE, DATA, IN_LAM, tau=1.0), "snr", 0.8, 1.3),
+        (RungeKutta(tableaux.MIDPOINT, DATA, IN_LAM, tau=1.0), "snr", 0.8, 1.3),
         (EulerMaruyama(), "snr", 0.8, 1.3),
         (EulerMaruyama(), "time", 0.8, 1.3),
         (find_solver("ddpm"), "snr", 0.8, 1.3),

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from sampled import FIXED, NAMES, ConvNet, NoCalls
+from named_solvers import FIXED, NAMES, NoCalls
+from small_nets import ConvNet
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, ReverseProcess, Solver, find_solver, sample, trajectory
 from sdescore.sampling.noise import WhiteNoise
-from sdescore.sampling.sample import time_grid
-from sdescore.sampling.solver import calls_of
+from sdescore.sampling.solver import denoises, net_calls
+from sdescore.sampling.times import time_grid
 
 
 class Counting(nn.Module):
@@ -37,27 +38,26 @@ class Counting(nn.Module):
 def test_calls_are_what_the_solver_says(name: str, oracle2: GaussianMixture) -> None:
     sde = VPSDE()
     solver = find_solver(name)
-    calls = calls_of(solver)
     for steps in (2, 3, 9):
         net = Counting(oracle2.denoiser(sde))
         sample(sde, net, (3, 2), solver=name, steps=steps)
-        assert len(net.times) == calls(steps)
+        assert len(net.times) == net_calls(solver, steps)
         reverse = ReverseProcess(sde, oracle2.denoiser(sde))
         times = time_grid(sde, solver, steps)
         states = list(solver.solve(reverse, torch.zeros(3, 2, dtype=torch.float64), times, WhiteNoise(0, range(3))))
-        denoised = len(states) == steps  # by the solver; else sample() does it, with one call more
-        assert reverse.calls.count == calls(steps) - (not denoised)
+        assert (len(states) == steps) == denoises(solver)  # else sample() denoises, by one call more
+        assert reverse.net_calls.count == solver.nfe(steps - 1) == net_calls(solver, steps) - (not denoises(solver))
 
 
 @pytest.mark.parametrize("name", FIXED)
 def test_nfe_takes_the_longest_grid_that_fits(name: str, oracle2: GaussianMixture) -> None:
     sde = VPSDE()
-    calls = calls_of(find_solver(name))
+    solver = find_solver(name)
     for budget in (12, 20, 31):
         net = Counting(oracle2.denoiser(sde))
         steps = len(list(trajectory(sde, net, (2, 2), solver=name, nfe=budget))) - 1
-        assert len(net.times) <= budget < calls(steps + 1)
-    least = calls(2)
+        assert len(net.times) <= budget < net_calls(solver, steps + 1)
+    least = net_calls(solver, 2)
     assert len(list(trajectory(sde, net, (2, 2), solver=name, nfe=least))) == 3
     with pytest.raises(ValueError, match=rf"nfe={least - 1} is too small: .* {least} net calls"):
         sample(sde, net, (2, 2), solver=name, nfe=least - 1)
@@ -72,8 +72,8 @@ def test_one_step_is_the_denoiser_at_the_prior(oracle2: GaussianMixture) -> None
 class Reusing(NoCalls):
     """A method that calls the net at every other step."""
 
-    def calls(self, steps: int) -> int:
-        return steps // 2 + 1
+    def nfe(self, intervals: int) -> int:
+        return (intervals + 1) // 2
 
 
 def test_steps_may_cost_less_than_a_call() -> None:

@@ -14,7 +14,7 @@ from sdescore import VESDE, VPSDE, Denoiser, GaussianMixture, LinearSDE, Reverse
 from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.solvers import HEUN, Adaptive, AdaptiveSDE, CallRecord
-from sdescore.solvers.adaptive_sde import _Held
+from sdescore.solvers.adaptive_sde import RejectedNoise
 from sdescore.testing import exact_flow, two_sample
 
 PAIRS = {"bosh3": BOGACKI_SHAMPINE, "dopri5": DORMAND_PRINCE, "tsit5": TSITOURAS}
@@ -58,11 +58,11 @@ def test_error_is_proportional_to_the_tolerance(name: str, oracle2: GaussianMixt
     x, lams = oracle2.at(sde, sde.T).sample(64), sde.lam(karras()(sde, 2))
     exact, errors, calls = exact_flow(sde, oracle2, x, lams)[1], [], []
     for tolerance in tolerances:
-        spent = CallRecord()
-        method = Adaptive(PAIRS[name], tolerance, tolerance, spent)
+        record = CallRecord()
+        method = Adaptive(PAIRS[name], tolerance, tolerance, record)
         (end,) = method.solve(ReverseProcess(sde, oracle2.denoiser(sde)), x, karras()(sde, 2), WhiteNoise(0, range(64)))
         errors.append(float((end - exact).square().mean().sqrt()))
-        calls.append(float(spent.calls.double().mean()))
+        calls.append(float(record.nfe.double().mean()))
     slope = float(np.polyfit(np.log(tolerances), np.log(errors), 1)[0])
     growth = float(np.polyfit(np.log(tolerances), np.log(calls), 1)[0])
     print(f"{name}: errors {errors}, slope {slope:.2f}; calls {calls}, slope {growth:.3f}")
@@ -81,12 +81,12 @@ METHODS: dict[str, Callable[[CallRecord], Adaptive | AdaptiveSDE]] = {
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
 @pytest.mark.parametrize("name", METHODS)
 def test_samples_are_on_their_own(name: str, sde: LinearSDE, oracle2: GaussianMixture) -> None:
-    net, spent = Watched(oracle2.denoiser(sde)), CallRecord()
+    net, record = Watched(oracle2.denoiser(sde)), CallRecord()
     x = oracle2.at(sde, sde.T).sample(32)
-    whole = sample(sde, net, x=x, solver=METHODS[name](spent))
+    whole = sample(sde, net, x=x, solver=METHODS[name](record))
     # Every row that the net was given is a call of one sample, or the last denoising's.
-    assert net.rows == int(spent.calls.sum()) + 32
-    assert len(set(spent.calls.tolist())) > 1
+    assert net.rows == int(record.nfe.sum()) + 32
+    assert len(set(record.nfe.tolist())) > 1
     first, last = karras()(sde, 2).tolist()
     assert last <= net.low and net.high <= first
     for i in (0, 4):
@@ -94,27 +94,27 @@ def test_samples_are_on_their_own(name: str, sde: LinearSDE, oracle2: GaussianMi
         value = sample(sde, net.inner, x=x[i : i + 1], index_offset=i, solver=METHODS[name](alone))
         # Times are of each sample: exponentials of one number and of several may round differently.
         torch.testing.assert_close(value[0], whole[i], rtol=1e-9, atol=1e-9)
-        assert int(alone.calls) == int(spent.calls[i])
+        assert int(alone.nfe) == int(record.nfe[i])
 
 
 @pytest.mark.parametrize("name", ["dopri5", "adaptive-sde"])
 def test_batches_and_stops_are_counted_together(name: str, oracle2: GaussianMixture) -> None:
-    sde, spent, whole = VPSDE(), CallRecord(), CallRecord()
+    sde, record, whole = VPSDE(), CallRecord(), CallRecord()
     times = torch.tensor([1.0, 0.5, 0.01], dtype=torch.float64)
     some, all_ = (
         sample(sde, oracle2.denoiser(sde), (5, 2), solver=METHODS[name](record), times=times, batch_size=size)
-        for record, size in ((spent, 2), (whole, 5))
+        for record, size in ((record, 2), (whole, 5))
     )
     torch.testing.assert_close(some, all_, rtol=1e-9, atol=1e-9)
-    assert spent.calls[:5].tolist() == whole.calls.tolist() and len(spent.calls) == 6
+    assert record.nfe[:5].tolist() == whole.nfe.tolist() and len(record.nfe) == 6
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
 def test_law_of_the_adaptive_sde(sde: LinearSDE, oracle2: GaussianMixture) -> None:
-    spent, x = CallRecord(), oracle2.at(sde, sde.T).sample(2000, 1)
-    end = sample(sde, oracle2.denoiser(sde), x=x, solver=AdaptiveSDE(spent=spent), seed=1)
+    record, x = CallRecord(), oracle2.at(sde, sde.T).sample(2000, 1)
+    end = sample(sde, oracle2.denoiser(sde), x=x, solver=AdaptiveSDE(record=record), seed=1)
     p = two_sample(end, oracle2.sample(2000, 2))
-    print(f"{float(spent.calls.double().mean()):.0f} calls, p = {p:.2g}")
+    print(f"{float(record.nfe.double().mean()):.0f} calls, p = {p:.2g}")
     assert p > 1e-3
 
 
@@ -122,7 +122,7 @@ def test_held_noise_is_a_brownian_path() -> None:
     """A rejected step of width 1 is split by later ones: their increments are independent, of the right variances."""
     n = 20_000
     z = torch.randn(5, n, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    held, found, widths = _Held(z[0]), [], (1.0, 0.5, 0.3, 0.7, 0.9)
+    held, found, widths = RejectedNoise(z[0]), [], (1.0, 0.5, 0.3, 0.7, 0.9)
     whole, _ = held.draw(torch.ones(n, dtype=torch.float64), z[0])[1], None
     held.put(torch.ones(n, dtype=torch.bool), torch.ones(n, dtype=torch.float64), whole)
     for want, expected, draw in zip(widths[1:], (0.5, 0.3, 0.2, 0.9), z[1:], strict=True):

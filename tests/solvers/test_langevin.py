@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdescore import VESDE, VPSDE, DiscreteSDE, GaussianMixture, LinearSDE, ReverseProcess, sample
 from sdescore.sampling.noise import WhiteNoise
+from sdescore.sampling.solver import net_calls
 from sdescore.solvers import BatchMeanLangevin, EulerMaruyama, Langevin, MetropolisLangevin, PredictorCorrector
 from sdescore.testing import two_sample
 
@@ -131,7 +132,7 @@ def test_the_metropolis_law_of_a_mixture(oracle2: GaussianMixture) -> None:
     here = oracle2.at(sde, t)
     reverse, x = ReverseProcess(sde, oracle2.denoiser(sde)), here.sample(4000, 1)
     tested = MetropolisLangevin(0.7, 50).correct(reverse, x, t, WhiteNoise(0, range(4000)))
-    assert reverse.calls.count == MetropolisLangevin(0.7, 50).calls == 101
+    assert reverse.net_calls.count == MetropolisLangevin(0.7, 50).nfe == 101
     assert float((tested != x).double().mean()) == 1
     assert two_sample(tested, here.sample(4000, 2)) > 1e-3
     plain = Langevin(0.7, 50).correct(reverse, x, t, WhiteNoise(0, range(4000)))
@@ -146,11 +147,11 @@ def test_correctors_in_a_sampler(
     x = oracle2.at(sde, 1.0).sample(1000, 1)
     found = sample(sde, oracle2.denoiser(sde), x=x, solver=method, steps=150)
     assert two_sample(found, oracle2.sample(1000, 2)) > 1e-3
-    assert method.calls(10) == 10 + 9 * corrector.calls
+    assert net_calls(method, 10) == 10 + 9 * corrector.nfe
 
 
 @pytest.mark.parametrize("make", [BatchMeanLangevin, MetropolisLangevin])
 def test_bad_settings(make: type[BatchMeanLangevin | MetropolisLangevin]) -> None:
     with pytest.raises(ValueError, match="expected snr > 0 and repeats >= 0"):
         make(snr=0.0)
-    assert make(repeats=0).calls == 0
+    assert make(repeats=0).nfe == 0

@@ -16,8 +16,6 @@ from sdescore import VPSDE, KarrasSDE, trajectory
 from sdescore.sampling import uniform_lambda
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.solvers import (
-    BH1,
-    BH2,
     DATA,
     DDIM,
     DDPM,
@@ -33,7 +31,6 @@ from sdescore.solvers import (
     NOISE,
     SA,
     SDE_DPMPP_2M,
-    TRAPEZOID,
     UNIPC,
     UNIPC_BH1,
     UNIPC_BH2,
@@ -41,8 +38,8 @@ from sdescore.solvers import (
     ReverseDiffusion,
     RungeKutta,
     ddim_eta,
+    tableaux,
 )
-from sdescore.solvers.runge_kutta import THIRDS
 from sdescore.solvers.targets import IN_LAM
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")  # of NumPy 2, in its schedulers
@@ -62,7 +59,7 @@ DIFFUSERS = {
     "DPM++ 2M": Pair(DPMPP_2M, multistep(2)),
     "DPM++ 2M, heun": Pair(Adams(2, DATA, LAM), multistep(2, solver_type="heun")),
     "DPM 2M": Pair(
-        Adams(2, NOISE, LAM, bh=BH2),
+        Adams(2, NOISE, LAM, bh="bh2"),
         multistep(2, algorithm_type="dpmsolver", final_sigmas_type="sigma_min"),
         data=False,
     ),
@@ -73,8 +70,8 @@ DIFFUSERS = {
     ),
     "UniPC 2, bh1": Pair(UNIPC_BH1, unipc(2, "bh1"), states=False),
     "UniPC 2, bh2": Pair(UNIPC_BH2, unipc(2, "bh2"), states=False),
-    "UniPC 3, bh1": Pair(replace(UNIPC, bh=BH1), unipc(3, "bh1"), states=False),
-    "UniPC 3, bh2": Pair(replace(UNIPC, bh=BH2), unipc(3, "bh2"), states=False),
+    "UniPC 3, bh1": Pair(replace(UNIPC, bh="bh1"), unipc(3, "bh1"), states=False),
+    "UniPC 3, bh2": Pair(replace(UNIPC, bh="bh2"), unipc(3, "bh2"), states=False),
     "UniPC 3": Pair(UNIPC, unipc(3, "bh2"), states=False, begun=True),
     "SA 3": Pair(
         SA,
@@ -98,7 +95,7 @@ DIFFUSERS = {
     "LMS": Pair(LMS, Diffusers("LMSDiscrete"), data=False),
     "iPNDM": Pair(IPNDM, Diffusers("IPNDM"), data=False),
     "Flow Euler": Pair(DDIM, Diffusers("FlowMatchEulerDiscrete")),
-    "Flow Heun": Pair(RungeKutta(TRAPEZOID, DIFFERENCE), Diffusers("FlowMatchHeunDiscrete", stages=2)),
+    "Flow Heun": Pair(RungeKutta(tableaux.HEUN, DIFFERENCE), Diffusers("FlowMatchHeunDiscrete", stages=2)),
     "EDM Euler": Pair(DDIM, Diffusers("EDMEuler")),
     "EDM DPM++ 2M": Pair(DPMPP_2M, Diffusers("EDMDPMSolverMultistep")),
     "EDM SDE-DPM++ 2M": Pair(SDE_DPMPP_2M, Diffusers("EDMDPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"})),
@@ -118,9 +115,13 @@ def singlestep(order: int, solver_type: str = "midpoint") -> Diffusers:
 # 3 is the paper's (DPMPP_3S), which takes the second stage from the one and the end from the other.
 SINGLESTEP = {
     "2S": Pair(DPMPP_2S, singlestep(2), every=2),
-    "3S, midpoint": Pair(RungeKutta(replace(THIRDS, rows=((1,), (0, 1), (1, 0, 1))), DATA, IN_LAM), singlestep(3), 3),
+    "3S, midpoint": Pair(
+        RungeKutta(replace(tableaux.HEUN3, rows=((1,), (0, 1), (1, 0, 1))), DATA, IN_LAM), singlestep(3), 3
+    ),
     "3S, heun": Pair(
-        RungeKutta(replace(THIRDS, rows=((1,), (1, 1), (1, 1, 1))), DATA, IN_LAM), singlestep(3, "heun"), every=3
+        RungeKutta(replace(tableaux.HEUN3, rows=((1,), (1, 1), (1, 1, 1))), DATA, IN_LAM),
+        singlestep(3, "heun"),
+        every=3,
     ),
 }
 

@@ -84,8 +84,10 @@ def test_everything_named_here_is_here(heading: str) -> None:
 
 @pytest.mark.parametrize("heading", PEERS)
 def test_what_is_said_to_be_equal_is_compared(heading: str) -> None:
-    tests = [ROOT / "tests" / name for name in ("parity.py", "test_k_diffusion.py", "test_peers.py")]
-    text = "\n".join(path.read_text() for path in [*tests, *ROOT.glob("tests/test_parity_*.py")])
+    tests = [
+        ROOT / "tests" / name for name in ("peer_pairs.py", "solvers/test_k_diffusion.py", "solvers/test_peers.py")
+    ]
+    text = "\n".join(path.read_text() for path in [*tests, *ROOT.glob("tests/solvers/test_parity_*.py")])
     called = r"(Diffusers|WithPath|LookingBack|KDiffusion|Azula)"
     for peers, _, near in rows(heading):
         for name in peers if near.startswith("=") else []:
@@ -110,7 +112,7 @@ def test_the_same_under_another_name(solver: Solver, peer: Diffusers) -> None:
 def test_fresh_noise_at_every_step() -> None:
     """Ours goes down to t_min before it goes up again."""
     pytest.importorskip("diffusers")
-    sde, times = KarrasSDE(1e-9, 50.0), uniform_lambda(0.02)(KarrasSDE(0.02, 50.0), 12)
+    sde, times = KarrasSDE(1e-9, 50.0), uniform_lambda(rho_min=0.02)(KarrasSDE(0.02, 50.0), 12)
     states, data = deviations(Pair(CONSISTENCY, Diffusers("FlowMatchLCM")), sde, times)
     assert states.max() < 1e-7 and data < 1e-7
     assert find_solver("consistency") == CONSISTENCY

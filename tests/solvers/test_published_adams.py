@@ -41,13 +41,11 @@ def test_ddim_eta_is_the_papers(eta: float) -> None:
     sde = VPSDE()
     times = karras()(sde, 9)
     a = sde.alpha(times) ** 2
-    table = replace(DDPM, tau=ddim_eta(eta)).table(sde, times)
+    of_data, of_eps, spread = replace(DDPM, tau=ddim_eta(eta)).coefficients(sde, times[:-1], times[1:])
     std = eta * ((1 - a[1:]) / (1 - a[:-1])).sqrt() * (1 - a[:-1] / a[1:]).sqrt()
-    torch.testing.assert_close(torch.tensor(table.spread, dtype=torch.float64), std, rtol=1e-9, atol=1e-12)
-    eps = (1 - a[1:] - std**2).sqrt()  # x = alpha x0 + sigma eps, so that x carries eps / sigma
-    torch.testing.assert_close(
-        torch.tensor(table.kept, dtype=torch.float64), eps / (1 - a[:-1]).sqrt(), rtol=1e-9, atol=1e-12
-    )
+    torch.testing.assert_close(spread, std, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(of_eps, (1 - a[1:] - std**2).sqrt(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(of_data, a[1:].sqrt(), rtol=1e-9, atol=1e-12)
 
 
 def test_k_diffusion_eta_keeps_its_share() -> None:
@@ -110,7 +108,9 @@ def test_seeds_as_published() -> None:
     """Gonzalez et al. 2023, eq. 9: 2 sigma_s (e^h - 1) of the noise prediction, and sigma_s sqrt(e^2h - 1) z."""
     sde = VPSDE()
     times = sde.time(torch.tensor([-1.0, 0.3], dtype=torch.float64))
-    table, alpha, sigma = SEEDS.table(sde, times), sde.alpha(times).tolist(), float(sde.sigma(times)[1])
-    assert table.kept[0] == pytest.approx(alpha[1] / alpha[0], rel=1e-12)
-    assert table.predict[0][0] == pytest.approx(-2 * sigma * math.expm1(1.3), rel=1e-12)
-    assert table.spread[0] == pytest.approx(sigma * math.sqrt(math.expm1(2.6)), rel=1e-12)
+    of_data, of_eps, spread = SEEDS.coefficients(sde, times[:1], times[1:])
+    alpha, sigma = sde.alpha(times), sde.sigma(times)
+    kept = float(alpha[1] / alpha[0])  # of x = alpha x0 + sigma eps
+    assert float(of_data) == pytest.approx(kept * float(alpha[0]), rel=1e-12)
+    assert float(of_eps) - kept * float(sigma[0]) == pytest.approx(-2 * float(sigma[1]) * math.expm1(1.3), rel=1e-12)
+    assert float(spread) == pytest.approx(float(sigma[1]) * math.sqrt(math.expm1(2.6)), rel=1e-12)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,22 @@ from weak_orders import weak_errors
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample
 from sdescore.sampling.noise import WhiteNoise
+from sdescore.sampling.solver import net_calls
 from sdescore.solvers import (
+    DATA,
+    DDIM,
     DDPM,
     DPM_2,
+    DPMPP_2M,
+    DPMPP_3M,
     EULER,
     HEUN,
     Adams,
     Ancestral,
     Churn,
+    ExponentialEuler,
+    LowerOrderFinal,
+    PredictorCorrector,
     Restart,
     RestartInterval,
     RungeKutta,
@@ -103,7 +112,7 @@ def test_singlestep_as_published(
 
 
 ALONE = (
-    *("heun", "dpm3", "rk4", "sra", "ddim", "ddpm", "adams", "er-sde"),
+    *("heun", "dpm3", "rk4", "sra", "ddim", "ddpm", "seeds"),
     *("dpm2-ancestral", "consistency", "euler-maruyama", "reverse-diffusion", "milstein"),
 )
 
@@ -129,10 +138,22 @@ def test_no_noise_is_drawn_for_a_step_that_has_none() -> None:
         torch.randn(3, 2).double(),
         sde.time(double(-1.0, 0.5)),
     )
-    still, none = Adams(1, tau=lambda lam, h: torch.where(lam > 1, 1.0, torch.zeros_like(lam))), Replay([])
-    expected = Adams(1).step(reverse, x, t, s, none)
+    still, none = ExponentialEuler(tau=lambda lam, h: torch.where(lam > 1, 1.0, torch.zeros_like(lam))), Replay([])
+    expected = ExponentialEuler().step(reverse, x, t, s, none)
     torch.testing.assert_close(still.step(reverse, x, t, s, none), expected)
     torch.testing.assert_close(next(iter(still.solve(reverse, x, torch.stack([t, s]), none))), expected)
+
+
+@pytest.mark.parametrize("method", [DPMPP_2M, DPMPP_3M, Adams(1, DATA)], ids=["2M", "3M", "order 1"])
+@pytest.mark.parametrize(
+    "wrapper",
+    [Churn, Ancestral, Restart, PredictorCorrector, lambda method: LowerOrderFinal(method, (DDIM,))],
+    ids=["churn", "ancestral", "restart", "predictor-corrector", "lower order final"],
+)
+def test_a_method_with_memory_cannot_be_taken_step_by_step(wrapper: Callable[[Any], object], method: Adams) -> None:
+    """It would lose its history, and silently be of order 1."""
+    with pytest.raises(TypeError, match=r"(method|predictor) is Adams\(.*expected a OneStep"):
+        wrapper(method)
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0, 3.0])
@@ -189,7 +210,7 @@ def test_restart_as_published() -> None:
     method = Restart(HEUN, (RestartInterval(0.1, 0.5, 3, 4),))
     *_, found = method.solve(ReverseProcess(sde, denoiser), start, t, Given(start, start, z))
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
-    assert method.calls(12) == HEUN.calls(12) + 3 * 6
+    assert net_calls(method, 12) == net_calls(HEUN, 12) + 3 * 6
     with pytest.raises(ValueError, match=r"times stay above rho = 1"):
         next(iter(method.solve(ReverseProcess(sde, denoiser), start, double(3.0, 2.0, 1.0), Given(start, start))))
 
@@ -197,10 +218,10 @@ def test_restart_as_published() -> None:
 @pytest.mark.parametrize(
     ("make", "word"),
     [
-        (lambda: Tableau((0.5,), ((1,),)), r"expected c in \[0, 1\] from 0 on"),
-        (lambda: Tableau((0.0, 1.0), ((1,),)), r"row i with i \+ 1"),
-        (lambda: Tableau((0.0, 1.0), ((1,), (0, 0))), "rows="),
-        (lambda: RungeKutta(Tableau((0.0,), ((1,),)), tau=-1.0), "tau=-1.0"),
+        (lambda: Tableau("own", (0.5,), ((1,),)), r"expected c in \[0, 1\] from 0 on"),
+        (lambda: Tableau("own", (0.0, 1.0), ((1,),)), r"row i with i \+ 1"),
+        (lambda: Tableau("own", (0.0, 1.0), ((1,), (0, 0))), "rows="),
+        (lambda: RungeKutta(Tableau("own", (0.0,), ((1,),)), tau=-1.0), "tau=-1.0"),
         (lambda: Ancestral(HEUN, -1.0), "eta=-1.0"),
         (lambda: Churn(inflation=-1.0), "inflation=-1.0"),
         (lambda: Churn(amount=-1.0), "amount=-1.0"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, ReverseProcess, karras, sample, trajectory
 from sdescore.sampling.noise import WhiteNoise
+from sdescore.sampling.solver import net_calls
 from sdescore.solvers import EulerMaruyama, TorchSDE
 
 SDE_METHODS = [(method, noise) for method in ("euler", "milstein", "srk") for noise in ("additive", "diagonal")]
@@ -127,7 +128,7 @@ def test_net_calls_and_times(method: str, noise_type: str, dtype: torch.dtype, o
     times = karras()(sde, 12)
     net, seen = recorded(sde, oracle2.to(dtype))
     sample(sde, net, (3, 2), solver=solver, times=times, dtype=dtype)
-    assert len(seen) == solver.calls(12)
+    assert len(seen) == net_calls(solver, 12)
     times, seen = times.to(dtype).double(), [float(torch.tensor(t, dtype=dtype)) for t in seen]
     assert set(times.tolist()) <= set(seen)  # every step starts on a node, the last denoising included
     assert min(seen) == times[-1]
@@ -136,8 +137,8 @@ def test_net_calls_and_times(method: str, noise_type: str, dtype: torch.dtype, o
 
 
 def test_srk_costs_two_calls_a_step() -> None:
-    assert TorchSDE("srk").calls(11) == 21
-    assert TorchSDE("srk", "diagonal").calls(11) == 41
+    assert TorchSDE("srk").nfe(10) == 20
+    assert TorchSDE("srk", "diagonal").nfe(10) == 40
 
 
 def test_gradients_are_ours(oracle2: GaussianMixture) -> None:
