@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sdescore.cli.outputs import write_whole
 from sdescore.cli.sources import features_of
-from sdescore.data.source import Source, evenly_spaced
+from sdescore.data.batches import evenly_spaced
+from sdescore.data.source import Source
 from sdescore.evaluation.features import Features
 
 __all__ = ["data_fingerprint", "kept_features"]

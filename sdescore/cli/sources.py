@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.data.source import Source, share
+from sdescore.data.batches import share
+from sdescore.data.source import Source
 from sdescore.evaluation.features import Function, rows_of
 
 __all__ = ["all_values", "features_of", "model_values"]

@@ -1,7 +1,7 @@
 """Results as text."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,17 +9,16 @@ from torch import Tensor
 __all__ = ["markdown", "mean_and_error"]
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows with equal keys as a Markdown table; the first column is text, the rest to the right."""
-    cells = [list(rows[0]), *(["–" if value is None else str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    first, *rest = widths
-    lines = [
-        " | ".join([texts[0].ljust(first), *(text.rjust(width) for text, width in zip(texts[1:], rest, strict=True))])
-        for texts in cells
-    ]
-    lines.insert(1, " | ".join(["-" * first, *("-" * (width - 1) + ":" for width in rest)]))
-    return "\n".join(f"| {line} |" for line in lines)
+def markdown(rows: Sequence[Mapping[str, Any]], text: Collection[str] = ()) -> str:
+    """Rows with equal keys as a Markdown table; the first column and those of `text` to the left, the rest right."""
+    lines = [list(rows[0]), *(["–" if value is None else str(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = [not i or name in text for i, name in enumerate(rows[0])]
+    columns = list(zip(widths, left, strict=True))
+    lines.insert(1, ["-" * width if to_left else "-" * (width - 1) + ":" for width, to_left in columns])
+    for line in lines:
+        line[:] = [f"{cell:{'<>'[not to_left]}{width}}" for cell, (width, to_left) in zip(line, columns, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:

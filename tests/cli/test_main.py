@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,20 @@ def test_help_shows_commands_and_explains_every_flag(name: str, capsys: pytest.C
     flags = said.split("Settings of ")[1].split("\n  --")[1:]
     shortest = 3 if name == "train" else 4  # words, the flag and its value among them
     assert flags and all(len(re.split(r"\((?:required|type)", flag)[0].split()) > shortest for flag in flags)
+
+
+def test_solvers_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["solvers"])
+    heading, _, *lines = capsys.readouterr().out.splitlines()
+    assert [title.strip() for title in heading.strip("|").split("|")] == [
+        *("name", "kind", "order", "net calls a step", "for", "paper", "link")
+    ]
+    cells = {name: rest for name, *rest in ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)}
+    assert cells.keys() == {entry.name for entry in entry_points(group="sdescore.solvers")}
+    assert cells["heun"][:3] == ["ODE", "2", "2"] and cells["heun"][4].startswith("Karras et al. 2022")
+    assert cells["ddpm"][:3] == ["SDE", "1", "1"] and cells["dopri5"][2] == "–"
+    for kind, _, _, use, paper, link in cells.values():
+        assert kind in ("ODE", "SDE") and use and paper and link.startswith("https://")
 
 
 def test_without_the_extra_one_line_says_what_to_install(
