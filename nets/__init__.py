@@ -1,6 +1,6 @@
 """Score networks, called as net(x, c_noise, label=None).
 
-x (batch, *shape) has unit variance, c_noise (batch,) is ln(sigma / alpha) / 4, label (batch,) a class index.
+x (batch, *shape) has about unit variance, c_noise (batch,) is ln(sigma / alpha) / 4, label (batch,) is a class index.
 """
 
 from .mlp import MLP

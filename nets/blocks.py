@@ -1,4 +1,4 @@
-"""The parts of a U-Net; x is (batch, width, *spatial) with 1, 2 or 3 spatial axes throughout."""
+"""The parts of a U-Net; x is (batch, width, *spatial) with 1, 2 or 3 spatial axes."""
 
 from collections.abc import Callable
 
@@ -12,13 +12,13 @@ AXES = {1: "x", 2: "y x", 3: "z y x"}  # the spatial axes in the patterns of ein
 
 
 def group_norm(width: int, affine: bool = True) -> nn.GroupNorm:
-    """Group norm with at most 32 groups, of at least 4 channels where the width has so many."""
+    """Group norm with at most 32 groups, of at least 4 channels each if the width allows it."""
     groups = next(number for number in range(max(1, min(32, width // 4)), 0, -1) if width % number == 0)
     return nn.GroupNorm(groups, width, affine=affine)
 
 
 def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer, with all its parameters zero."""
+    """The layer, with all its parameters set to zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -27,8 +27,8 @@ def zeroed(layer: nn.Module) -> nn.Module:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(c)) v for (batch, heads, positions, c) (Vaswani et al. 2017, eq. 1).
 
-    torch's fused kernels have no forward-mode derivative, so that its plain one steps in there. Nor have they
-    a second reverse-mode derivative: take that under torch.nn.attention.sdpa_kernel(SDPBackend.MATH).
+    torch's fused kernels have no forward-mode derivative: there its plain kernel is used. They have no second
+    reverse-mode derivative either: take that under torch.nn.attention.sdpa_kernel(SDPBackend.MATH).
     """
     try:
         return F.scaled_dot_product_attention(q, k, v)
@@ -42,16 +42,17 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, dims: int) -> None:
         super().__init__()
-        self.heads, self.axes = heads, AXES[dims]
+        self.heads = heads
+        self.axes = AXES[dims]
         self.norm = group_norm(width)
         self.qkv = CONVS[dims](width, 3 * width, 1)
         self.out = zeroed(CONVS[dims](width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        # Channels become the last axis in memory, where torch's fused kernels want them; x channels-last is so already.
+        # torch's fused kernels need the channels last in memory, as they are in a channels-last x.
         rows = rearrange(self.qkv(self.norm(x)), f"b c {self.axes} -> b ({self.axes}) c").contiguous()
         q, k, v = rearrange(rows, "b n (three h c) -> three b h n c", three=3, h=self.heads)
-        # The heads are joined while channels are the last axis: a channels-last x stays channels-last.
+        # The heads are joined while the channels are last, so that a channels-last x stays channels-last.
         joined = rearrange(attend(q, k, v), "b h n c -> b n (h c)")
         sizes = dict(zip(self.axes.split(), x.shape[2:], strict=True))
         y: Tensor = x + self.out(rearrange(joined, f"b ({self.axes}) c -> b c {self.axes}", **sizes))

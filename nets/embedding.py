@@ -1,4 +1,4 @@
-"""What a net is told besides x: the noise level and, if it has classes, a label."""
+"""Embeddings of the noise level and, if a net has classes, of the label."""
 
 import math
 
@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Angular frequencies for c_noise = ln(rho) / 4, which lies in about -3 ... 2. The slowest makes less than half a
-# turn there, the fastest turns by 0.4 where rho changes by a tenth: faster ones make the net rough in time.
-SLOWEST, FASTEST, COUNT = 0.5, 16.0, 16
+# Angular frequencies for c_noise = ln(rho) / 4, which lies in about -3 ... 2. The slowest makes less than half a turn
+# there; the fastest turns by 0.4 rad where rho changes by a tenth, and faster ones would make the net rough in time.
+SLOWEST = 0.5
+FASTEST = 16.0
+COUNT = 16
 
 
 def fourier(c_noise: Tensor) -> Tensor:
     """Sines and cosines (batch, 2 COUNT) of c_noise (batch,) at geometric frequencies, at least float32."""
     c = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))
-    # Computed, not stored: a buffer would be rounded with the weights of a bf16 net, and turn every phase.
+    # Computed, not stored: in a bf16 net a buffer would be rounded with the weights, and every phase with it.
     logs = torch.linspace(math.log(SLOWEST), math.log(FASTEST), COUNT, dtype=c.dtype, device=c.device)
     angles = c[:, None] * logs.exp()
     return torch.cat((angles.sin(), angles.cos()), dim=1)
@@ -23,18 +25,19 @@ def fourier(c_noise: Tensor) -> Tensor:
 class Conditioning(nn.Module):
     """Embedding (batch, width) of c_noise (batch,) and of label (batch,), which may be None.
 
-    Label `classes` stands for no label, and so does None: a net trained with some labels replaced by it
-    serves classifier-free guidance (Ho & Salimans 2022, section 3.2).
+    The label `classes` stands for no label, as None does: a net trained with some labels replaced by it can be used for
+    classifier-free guidance (Ho & Salimans 2022, section 3.2).
     """
 
     def __init__(self, width: int, classes: int | None) -> None:
         super().__init__()
         self.classes = classes
-        self.first, self.second = nn.Linear(2 * COUNT, width), nn.Linear(width, width)
+        self.first = nn.Linear(2 * COUNT, width)
+        self.second = nn.Linear(width, width)
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
 
     def check(self, x: Tensor, c_noise: Tensor, label: Tensor | None) -> None:
-        """Raise ValueError unless c_noise and label fit the batch of x; labels' values are not read."""
+        """Raise ValueError unless c_noise and label fit the batch of x; the values of labels are not read."""
         if c_noise.shape != x.shape[:1] or not c_noise.is_floating_point():
             raise ValueError(
                 f"c_noise has shape {tuple(c_noise.shape)}, {c_noise.dtype}; expected ({len(x)},), floating point"

@@ -38,7 +38,7 @@ class MLP(nn.Module):
         dropout: Probability, inside the residual blocks.
         classes: Number of labels; labels are 0 ... classes - 1, and `classes` itself stands for no label.
 
-    Raises ValueError for an argument out of its range, and when called for an input that does not fit.
+    Raises ValueError for an argument out of range and, when called, for an input that does not fit.
     """
 
     def __init__(

@@ -14,35 +14,35 @@ from .checks import check_input, positive, probability
 from .embedding import Conditioning
 
 AXES = ("depth", "height", "width")  # a series has a width, an image a height and a width
-AFFORDABLE = 256  # positions of a level up to which attention costs no more than its convolutions
+AFFORDABLE = 256  # positions up to which attention costs no more than the convolutions of a level
 
 
 class UNet(nn.Module):
     """U-Net called as net(x, c_noise, label=None): x (batch, channels, *spatial) -> the same shape.
 
-    Residual blocks with group norm and scale-shift conditioning, attention at chosen resolutions, and an
-    output that is zero at initialisation (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, section 3).
-    From level to level each spatial axis is halved, rounding up: any size works. `config` holds the arguments.
+    Residual blocks with group norm and scale-shift conditioning, attention at chosen resolutions, and an output that is
+    zero at initialisation (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, section 3). From level to level each
+    spatial axis is halved, rounding up: any size works. `config` holds the arguments.
 
     Args:
         channels: Channels of x.
         image_size: Size of every spatial axis, or one size per axis.
         base_width: Channels at full resolution; the embedding is four times as wide.
-        multipliers: One per level, from full resolution down: the level's channels over base_width.
+        multipliers: Channels over base_width of each level, from full resolution down.
         blocks: Residual blocks per level, on the way down and again on the way up.
-        attention: Resolutions with attention, each the largest axis of a level; None: every level of at most
-            256 positions.
-        heads: Attention heads; divides the channels of every level with attention.
+        attention: Resolutions with attention, each the largest axis of a level; by default every level of at most 256
+            positions.
+        heads: Attention heads; must divide the channels of every level with attention.
         dropout: Probability, inside the residual blocks.
         classes: Number of labels; labels are 0 ... classes - 1, and `classes` itself stands for no label.
         dims: Number of spatial axes: 1, 2 or 3.
-        checkpointing: Keep the inputs of each block alone for the backward pass, and compute the rest again (Chen et
-            al. 2016): the same gradients for less memory and a third more time.
+        checkpointing: Keep only the inputs of each block for the backward pass and recompute the rest (Chen et al.
+            2016): the same gradients for less memory and a third more time.
 
-    Raises ValueError for an argument out of its range, and when called for an input that does not fit.
+    Raises ValueError for an argument out of range and, when called, for an input that does not fit.
     """
 
-    _no_split_modules = ("Block",)  # what engines that split the weights gather as one, by accelerate's convention
+    _no_split_modules = ("Block",)  # accelerate's name for modules whose split weights are gathered as one
 
     def __init__(
         self,
@@ -79,14 +79,15 @@ class UNet(nn.Module):
         sizes = _level_sizes(self.config["image_size"], len(widths))
         level_heads = _level_heads(self.config["attention"], heads, sizes, widths)
         self.axes = {"channels": channels, **dict(zip(AXES[-dims:], sizes[0], strict=True))}
-        conv, embedding = CONVS[dims], 4 * base_width
+        conv = CONVS[dims]
+        embedding = 4 * base_width
 
         def block(level: int, inputs: int) -> Block:
             width = widths[level]
             return Block(inputs * width, width, embedding, dropout, level_heads[level], dims)
 
         self.conditioning = Conditioning(embedding, classes)
-        # In the order in which x passes: down the levels, then up; an entry leads into a level, an exit out.
+        # In the order in which x passes, down the levels and up again: entries lead into levels, exits out of them.
         down = range(len(widths))
         up = down[::-1]
         self.entries = nn.ModuleList([conv(channels, widths[0], 3, padding=1)])
@@ -103,7 +104,8 @@ class UNet(nn.Module):
         self.conditioning.check(x, c_noise, label)
         embedded = self.conditioning(c_noise, label)
         blocks: int = self.config["blocks"]
-        h, skips = x, []
+        h = x
+        skips = []
         for i, block in enumerate(self.encoder):
             if i % blocks == 0:
                 h = self.entries[i // blocks](h)
@@ -118,7 +120,7 @@ class UNet(nn.Module):
         return h.to(x.dtype)
 
     def _through(self, block: nn.Module, embedded: Tensor, *parts: Tensor) -> Tensor:
-        """What a block makes of the parts, joined."""
+        """The output of a block for the concatenated parts."""
         if self.config["checkpointing"] and torch.is_grad_enabled():
             y: Tensor = checkpoint(_joined, block, embedded, *parts, use_reentrant=False)
             return y
@@ -143,7 +145,7 @@ def _level_sizes(image_size: list[int], levels: int) -> list[tuple[int, ...]]:
     sizes = [tuple(-(-size // 2**level) for size in image_size) for level in range(levels)]
     most = 1 + (max(image_size) - 1).bit_length()
     if not 1 <= levels <= most:
-        raise ValueError(f"multipliers has {levels} levels; expected for image_size={image_size} 1 to {most}")
+        raise ValueError(f"multipliers has {levels} levels; expected 1 to {most} for image_size={image_size}")
     return sizes
 
 
@@ -152,11 +154,11 @@ def _level_heads(attention: list[int] | None, heads: int, sizes: list[tuple[int,
     resolutions = [max(size) for size in sizes]
     for resolution in attention or ():
         if resolution not in resolutions:
-            raise ValueError(f"attention={attention}; expected resolutions of levels, {resolutions}")
+            raise ValueError(f"attention={attention}; expected resolutions of levels: {resolutions}")
     level_heads = []
     for resolution, size, width in zip(resolutions, sizes, widths, strict=True):
         attends = prod(size) <= AFFORDABLE if attention is None else resolution in attention
         if attends and width % heads:
-            raise ValueError(f"heads={heads} for {width} channels at resolution {resolution}; expected divisors")
+            raise ValueError(f"heads={heads} for {width} channels at resolution {resolution}; expected a divisor")
         level_heads.append(heads if attends else 0)
     return level_heads

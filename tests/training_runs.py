@@ -11,7 +11,7 @@ os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # what is compared bit by b
 
 import torch
 
-from sdescore.data.source import order
+from sdescore.data.batches import order
 from sdescore.training import checkpoints
 from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig

@@ -25,7 +25,7 @@ from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import training_of
 from sdescore.cli.outputs import write_json
 from sdescore.common.random import generator
-from sdescore.data.source import batches
+from sdescore.data.batches import batches
 
 
 @dataclass(frozen=True)

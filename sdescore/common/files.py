@@ -10,13 +10,13 @@ from typing import Any
 __all__ = ["refused", "replace_file", "write_through"]
 
 
-def refused(error: OSError, what: str) -> OSError:
-    """The error of a disk, with what was not written and what is left as its message."""
-    return OSError(error.errno or errno.EIO, what)
+def refused(error: OSError, message: str) -> OSError:
+    """An error of the disk, with a message that says what was not written and what is left."""
+    return OSError(error.errno or errno.EIO, message)
 
 
 def write_through(path: Path, content: bytes) -> dict[str, Any]:
-    """Write a file through to the disk; what the manifest says of it is of the content, not of what a disk returns."""
+    """Write a file through to the disk; returns the size and the SHA-256 of the content for a manifest."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
@@ -25,7 +25,7 @@ def write_through(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Write a file through to the disk, whole or not at all. Raises OSError, naming it, if the disk refuses."""
+    """Write a file through to the disk, whole or not at all. Raises OSError, naming the file, if the disk refuses."""
     temporary = path.with_name(f".{path.name}.writing")
     try:
         write_through(temporary, content.encode() if isinstance(content, str) else content)

@@ -1,4 +1,4 @@
-"""What packages register under a name: solvers, nets and processes are found through entry points, as anyone's are."""
+"""Objects by name: solvers, nets and processes are found through entry points, as those of other packages are."""
 
 import importlib
 import inspect
@@ -83,9 +83,7 @@ def named_object(name: str, argument: str) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{argument}={name!r}: {error}; expected an installed module or one in this folder"
-        ) from error
+        raise ValueError(f"{argument}={name!r}: {error}; expected an installed module or one in this folder") from error
     except AttributeError as error:
         raise ValueError(f"{argument}={name!r}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, such as the number of a sample."""
+"""Random numbers that depend on a key alone, such as the index of a sample."""
 
 import hashlib
 
@@ -10,8 +10,8 @@ __all__ = ["generator"]
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded by a hash of the key, whose last part is an index below 2^32.
 
-    torch's CPU generator keeps only 32 bits of a seed, of which two in 50,000 would probably collide. So the low bits
-    are a one-to-one hash of the index: generators that differ in the index alone are different for certain.
+    torch's CPU generator keeps only 32 bits of a seed: among 50,000 random ones two would probably be equal. So the low
+    bits are a one-to-one hash of the index, and keys that differ in their index alone never share a generator.
     """
     *stem, index = key
     stem_hash = int.from_bytes(hashlib.blake2b(repr(stem).encode(), digest_size=8).digest(), "little")

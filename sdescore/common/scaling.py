@@ -1,4 +1,4 @@
-"""Between raw data and the numbers that a net sees."""
+"""The scaling between raw data and the net's data."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,11 @@ __all__ = ["Scaling"]
 
 @dataclass(frozen=True)
 class Scaling:
-    """Raw data in [low, high] <-> model data in [-1, 1]; `levels` equally spaced raw values if it is quantised."""
+    """Raw data in [low, high] <-> model data in [-1, 1].
+
+    `levels` is the number of equally spaced raw values if the data is quantised, else None. Raises ValueError unless
+    low < high and there are at least 2 levels.
+    """
 
     low: float = 0.0
     high: float = 255.0
@@ -23,16 +27,16 @@ class Scaling:
             raise ValueError(f"levels={self.levels}; expected None or at least 2")
 
     def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Scale raw data, integer or floating point, to [-1, 1].
+        """Scale raw data of any shape, integer or floating point, to [-1, 1].
 
-        Raises ValueError for data outside [low, high] on the CPU; elsewhere the check would wait for the device.
+        Raises ValueError for data outside [low, high] on the CPU; on another device the check would wait for it.
         """
         if raw.device.type == "cpu" and raw.numel() and not (self.low <= raw.min() and raw.max() <= self.high):
             raise ValueError(f"raw spans [{raw.min():g}, {raw.max():g}]; expected [{self.low:g}, {self.high:g}]")
         return (raw.to(dtype) - self.low) * (2 / (self.high - self.low)) - 1
 
     def to_data(self, x: Tensor) -> Tensor:
-        """Scale model data back to [low, high], clamped, and rounded to the nearest level where there are levels."""
+        """Scale model data back to [low, high]: clamped, and rounded to the nearest level if there are levels."""
         unit = (x.clamp(-1, 1) + 1) / 2
         if self.levels is not None:
             unit = (unit * (self.levels - 1)).round() / (self.levels - 1)
@@ -40,7 +44,9 @@ class Scaling:
 
 
 def level_width(scaling: Scaling) -> float:
-    """The distance of two levels in model scale. Raises ValueError for data that is not quantised."""
+    """The distance between two levels of model data. Raises ValueError for data that is not quantised."""
     if scaling.levels is None:
-        raise ValueError("scaling.levels is None: levels, and bits per dimension, belong to quantised data only")
+        raise ValueError(
+            "scaling.levels is None; expected quantised data, without which there are no bits per dimension"
+        )
     return 2 / (scaling.levels - 1)

@@ -1,11 +1,12 @@
-"""Where samples come from: arrays, files and folders, data sets by index; their scaling, order and statistics."""
+"""Sources of samples: arrays, files, folders and map-style data sets; their order and statistics."""
 
+from sdescore.data.batches import batches
 from sdescore.data.idx import idx
 from sdescore.data.images import Images
 from sdescore.data.load import digits, load, npz
 from sdescore.data.map_style import MapStyle
 from sdescore.data.memory_mapped import MemoryMapped
-from sdescore.data.source import Arrays, Source, batches
+from sdescore.data.source import Arrays, Source
 from sdescore.data.statistics import Statistics, measure, read_statistics
 from sdescore.data.unreadable import SkipUnreadable
 

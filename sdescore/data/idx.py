@@ -1,4 +1,4 @@
-"""The idx files of MNIST and of the sets that share its layout, such as Fashion-MNIST."""
+"""The idx files of MNIST and of data sets in its layout, such as Fashion-MNIST."""
 
 import gzip
 import re
@@ -19,7 +19,7 @@ SPLITS = {"train": "train", "test": "t10k"}
 
 
 def is_idx(path: Path) -> bool:
-    """Whether this is a file of images by its name, or a folder with such files."""
+    """Whether the path has the name of an idx file of images, or is a folder with such files."""
     if path.is_dir():
         return any(NAME.fullmatch(each.name) for each in path.iterdir())
     return bool(NAME.fullmatch(path.name))
@@ -28,16 +28,16 @@ def is_idx(path: Path) -> bool:
 def read_idx(path: str | Path) -> np.ndarray:
     """The array of an idx file, which may be gzipped.
 
-    Raises ValueError, naming the file, for one that is absent, torn or of another kind.
+    Raises ValueError, naming the file, if it is missing, damaged or no idx file.
     """
     try:
         with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
             content = file.read()
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
-    except (OSError, EOFError) as error:  # what a torn or a false .gz raises
+    except (OSError, EOFError) as error:  # a damaged or false .gz
         raise ValueError(f"{path}: {error}") from error
-    # Two zeros, the kind of the values, the number of axes; then each axis' length, and the values, big end first.
+    # Two zeros, the type of the values, the number of axes, then the length of each and the values, all big-endian.
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
         raise ValueError(f"{path} is no idx file: it begins with {content[:4].hex(' ')}")
     dtype, axes = np.dtype(DTYPES[content[2]]), content[3]
@@ -50,14 +50,14 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def idx(path: str | Path, split: str = "train", scaling: Scaling | None = None) -> Arrays:
-    """Images (n, 1, height, width) of an idx file SET-images-idx3-ubyte, .gz or not, with the labels beside it if any.
+    """Images (n, 1, height, width) of an idx file SET-images-idx3-ubyte, gzipped or not, and the labels beside it.
 
     Args:
-        path: The file of images; or a folder, of which split chooses: "train" is train-images..., "test" t10k-images...
-        split: "train" or "test".
-        scaling: Range of the values; 0 to 255 for the usual bytes.
+        path: The file of images, or the folder of train-images-... and t10k-images-...
+        split: "train" or "test", for a folder.
+        scaling: Range of the values; 0 to 255 by default if they are bytes.
 
-    Raises ValueError, naming the file, for one that is absent, torn or does not fit the other.
+    Raises ValueError, naming the file, if one is missing or damaged, or if labels and images do not fit each other.
     """
     path = Path(path)
     if split not in SPLITS:

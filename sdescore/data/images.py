@@ -17,22 +17,22 @@ from sdescore.data.source import Batch
 __all__ = ["Images", "to_array"]
 
 logger = logging.getLogger(__name__)
-DEEP = re.compile(r"\b(RGB|RGBA|RGBX|LA|CMYK);16[BLN]")  # Pillow's names for such pixels in a file, PNG or TIFF
+DEEP = re.compile(r"\b(RGB|RGBA|RGBX|LA|CMYK);16[BLN]")  # Pillow's names of 16-bit pixels in PNG and TIFF files
 
 
 class Images:
-    """A folder of images, read from disk as they are needed: uint8 (channels, height, width).
+    """A folder of images, read from disk when they are needed: uint8 (channels, height, width).
 
-    Images lie in the folder itself, or in sub-folders, whose names in sorted order are the labels 0, 1, ...; one that
-    has none itself is no class, which a warning says. All have the size and the channels, 1 (grey) or 3 (colour,
-    palettes too), of the most of them; transparency is dropped.
+    Images lie in the folder itself or in sub-folders. Sub-folders with images are classes: their names in sorted order
+    are the labels 0, 1, ... All images are expected to have the size and kind of the majority: grey (1 channel) or
+    colour (3 channels; palettes count as colour). Transparency is dropped.
 
     Args:
         root: The folder.
-        skip: Leave out a file that does not fit, with a warning that names it, instead of raising.
+        skip: Leave out files that do not fit, with a warning that names each, instead of raising.
 
-    Raises ValueError naming the file for one that Pillow cannot read or that has another size or kind: headers are read
-    at once, the rest of a file when its turn comes.
+    Raises ValueError, naming the file, for one that Pillow cannot read or that has another size or kind. Headers are
+    checked at once, pixels when they are read.
     """
 
     lazy = True
@@ -42,19 +42,21 @@ class Images:
         self.root = Path(root)
         if not self.root.is_dir():
             raise ValueError(f"there is no folder {str(root)!r}")
-        loose, folders = _images_in(self.root), sorted(path for path in self.root.iterdir() if path.is_dir())
+        loose = _images_in(self.root)
+        folders = sorted(path for path in self.root.iterdir() if path.is_dir())
         nested = {folder: found for folder in folders if (found := _images_in(folder))}
         if loose and nested:
             raise ValueError(
-                f"{root} has images beside sub-folders of images, such as {loose[0].name}; expected either"
+                f"{root} has images, such as {loose[0].name}, beside sub-folders of images; expected one or the other"
             )
         for folder in folders:
             if folder not in nested and not folder.name.startswith("."):
-                logger.warning("left out: %s has no images itself%s", folder, ", and is no class" * bool(nested))
+                no_class = ", and is no class" if nested else ""
+                logger.warning("left out: %s has no images itself%s", folder, no_class)
         listed = [(file, label) for label, files in enumerate(nested.values()) for file in files]
         listed = listed or [(file, -1) for file in loose]
         if not listed:
-            raise ValueError(f"{root} has no images, nor have its sub-folders; expected files that Pillow reads")
+            raise ValueError(f"{root} has no images, nor do its sub-folders; expected files that Pillow can read")
         headers = {file: _header(file) for file, _ in listed}
         most = Counter(header for header in headers.values() if isinstance(header, tuple)).most_common(1)
         problems = {}
@@ -62,7 +64,8 @@ class Images:
             if isinstance(header, str):
                 problems[file] = header
             elif header != most[0][0]:
-                (wide, high, kind), (width, height, mode) = header, most[0][0]
+                wide, high, kind = header
+                width, height, mode = most[0][0]
                 problems[file] = (
                     f"{file} is {wide}x{high} {kind}, but {most[0][1]} of {len(listed)} are {width}x{height} {mode}; "
                     "expected images of one size and kind"
@@ -72,7 +75,7 @@ class Images:
                 raise ValueError(problem)
             logger.warning("left out: %s", problem)
         if not most:
-            raise ValueError(f"{root} has {len(listed)} images, of which none can be read")
+            raise ValueError(f"none of the {len(listed)} images in {root} can be read")
         self.files = [file for file, _ in listed if file not in problems]
         self.labels = torch.tensor([label for file, label in listed if file not in problems]) if nested else None
         self.classes = len(nested) or None
@@ -104,29 +107,29 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _header(path: Path) -> tuple[int, int, str] | str:
-    """Width, height and kind of an image; or what is wrong with it."""
+    """Width, height and kind of an image, or a message if it cannot be read."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             coded = next((str(part[3]) for part in image.tile if DEEP.search(str(part[3]))), None)
-            if coded is not None:  # of which Pillow would keep the upper half without a word
-                raise ValueError(f"its pixels {coded!r} have more than 8 bits a channel")
+            if coded is not None:  # Pillow would silently keep the upper 8 bits
+                raise ValueError(f"its pixels {coded!r} have more than 8 bits per channel")
             return *image.size, _kind(image.mode)
     except Exception as error:
         return f"{path} is not an image that can be read: {error}"
 
 
 def _kind(mode: str) -> str:
-    """Pillow's mode in which an image of this mode is read."""
+    """Pillow's mode, "L" or "RGB", in which an image of some mode is read."""
     if mode in ("1", "L", "LA", "La"):
         return "L"
     if mode in ("P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV"):
         return "RGB"
-    raise ValueError(f"its mode {mode!r} has more than 8 bits a channel")
+    raise ValueError(f"its mode {mode!r} has more than 8 bits per channel")
 
 
 def to_array(image: Any) -> Tensor:
-    """A Pillow image as uint8 (1 or 3, height, width). Raises ValueError for more than 8 bits a channel."""
+    """A Pillow image as uint8 (1 or 3, height, width). Raises ValueError for more than 8 bits per channel."""
     pixels = torch.from_numpy(np.array(image.convert(_kind(image.mode))))
     return pixels.reshape(*pixels.shape[:2], -1).movedim(2, 0)

@@ -1,4 +1,4 @@
-"""Where samples come from, by name."""
+"""Sources by name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +20,10 @@ __all__ = ["digits", "load", "npz"]
 
 
 def digits(split: str = "train") -> Arrays:
-    """The 8x8 handwritten digits of scikit-learn, uint8 (1, 8, 8) with 17 levels, 0 to 16; labels 0 to 9.
+    """The 8x8 handwritten digits of scikit-learn: uint8 (1, 8, 8) with 17 levels, 0 to 16, and labels 0 to 9.
 
-    split is "train" (1,500) or "test" (297): one fixed, shuffled and stratified division. Others raise ValueError.
+    The division into "train" (1,500) and "test" (297) is fixed, shuffled and stratified. Raises ValueError for another
+    split.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -39,10 +40,10 @@ def digits(split: str = "train") -> Arrays:
 
 
 def npz(path: str | Path, key: str = "x", label_key: str = "y", scaling: Scaling | None = None) -> Arrays:
-    """A .npz file's array `key`, with labels `label_key` if it has them; see Arrays for values and range.
+    """The array `key` of a .npz file, with the labels `label_key` if the file has them.
 
-    Images may be channels-first or channels-last: see channels_first. Raises ValueError, naming the path, for a file
-    that is missing, damaged or without the array.
+    See Arrays for values and range; images may be channels-first or channels-last, see channels_first. Raises
+    ValueError, naming the file, if it is missing, damaged or without the array.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -52,7 +53,7 @@ def npz(path: str | Path, key: str = "x", label_key: str = "y", scaling: Scaling
         return Arrays(channels_first(from_array(x)), None if y is None else from_array(y), scaling)
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
-    except Exception as error:  # a torn file makes zipfile, zlib or numpy raise whatever they come upon
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -70,31 +71,34 @@ def load(
     Args:
         name: One of
             "digits" or "digits:test";
-            a .npz file, or a .npy file of any size, whose labels may lie beside it in NAME.y.npy;
-            idx files as MNIST's: the one of images, or their folder and its part, "folder:test";
-            a folder of images, whose sub-folders are classes;
-            a folder of Hugging Face's save_to_disk, with ":split" if it has splits;
+            a .npz file; a .npy file of any size, with labels in NAME.y.npy beside it;
+            an idx file of images as MNIST's, or their folder: "folder" or "folder:test";
+            a folder of images, with sub-folders as classes;
+            a folder written by Hugging Face's save_to_disk: "folder", or "folder:split" if it has splits;
             "module:name" of a source, or of a function or class that makes a data set such as torchvision's.
         key: Name of the samples in a .npz file or a Hugging Face data set.
         label_key: Name of their labels; for .npy the y of NAME.y.npy.
-        scaling: Range of the values; ignored by digits and images, which have their own.
+        scaling: Range of the values; ignored by the digits and by images, which have their own.
         args: Arguments of the function or class.
-        skip: Leave out or replace samples that cannot be read, with a warning, instead of raising.
+        skip: Replace or leave out samples that cannot be read, with a warning, instead of raising.
 
-    Raises ValueError for anything else, and for whatever the source itself refuses.
+    Raises ValueError for another name, and for data that the source refuses.
     """
     stem, colon, split = name.rpartition(":")
     if name == "digits" or stem == "digits":
         if split not in ("digits", "train", "test"):
-            raise ValueError(f"data={name!r}; expected 'digits', 'digits:train' and 'digits:test'")
+            raise ValueError(f"data={name!r}; expected 'digits', 'digits:train' or 'digits:test'")
         return digits("train" if split == "digits" else split)
-    parted = bool(colon) and not Path(name).exists() and Path(stem).exists()
-    path, part = (Path(stem), split) if parted else (Path(name), None)
-    named = bool(colon) and not path.exists()
-    if args and not named:
-        raise ValueError(f"data_args={dict(args)}, but data={name!r}; they are for module:name")
-    if named:
-        source = _made(name, dict(args or {}), scaling)
+    path = Path(name)
+    part: str | None = None
+    if colon and not path.exists() and Path(stem).exists():
+        path = Path(stem)
+        part = split
+    is_object = bool(colon) and not path.exists()
+    if args and not is_object:
+        raise ValueError(f"data_args={dict(args)}, but data={name!r}; expected data='module:name' with arguments")
+    if is_object:
+        source = _from_object(name, dict(args or {}), scaling)
     elif is_idx(path):
         source = idx(path, part or "train", scaling)
     elif is_saved_dataset(path):
@@ -108,17 +112,17 @@ def load(
         source = Images(path, skip)
     else:
         raise ValueError(
-            f"data={name!r}; expected 'digits', a .npz or .npy file, idx files, a folder of images, one of Hugging "
-            "Face's save_to_disk, or module:name; ':train' and ':test' choose from those that have such parts"
+            f"data={name!r}; expected 'digits', a .npz or .npy file, idx files, a folder of images or one written by "
+            "Hugging Face's save_to_disk, or 'module:name'; where there are splits, ':test' after the name chooses one"
         )
     return SkipUnreadable(source) if skip else source
 
 
-def _made(name: str, args: dict[str, Any], scaling: Scaling | None) -> Source:
+def _from_object(name: str, args: dict[str, Any], scaling: Scaling | None) -> Source:
     found = named_object(name, "data")
     if callable(found):
         check_arguments(found, args, "data_args")
         found = found(**args)
     elif args:
-        raise ValueError(f"data_args={args}, but data={name!r} is an object already")
+        raise ValueError(f"data_args={args}, but data={name!r} is an object already, which takes no arguments")
     return found if isinstance(found, Source) else MapStyle(found, scaling)

@@ -1,4 +1,4 @@
-"""Data sets of other libraries: anything with a length and items, such as torchvision's, and Hugging Face's on disk."""
+"""Map-style data sets, such as torchvision's, and Hugging Face's on disk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ __all__ = ["Columns", "MapStyle", "is_saved_dataset", "saved_dataset"]
 
 @dataclass(frozen=True)
 class Columns:
-    """Which entries of an item are the sample and its label: of a tuple (0, 1), or of a dict; no label for None."""
+    """Which entries of an item are the sample and its label: indices of a tuple or keys of a dict; None: no label."""
 
     sample: Any = 0
     label: Any = 1
@@ -32,19 +32,19 @@ class Columns:
 
 
 class MapStyle:
-    """A source made of any object with __len__ and __getitem__, as torchvision's data sets and torch's subsets.
+    """A source made of any object with __len__ and __getitem__, such as torchvision's data sets and torch's subsets.
 
-    An item is a sample or (sample, label); a sample is a Pillow image, a NumPy array or a tensor, images in either as
-    channels_first takes them. uint8 stays uint8. What an item is must follow from its index: with random transforms a
-    resumed run has other data; flips are a setting of training.
+    An item is a sample or (sample, label). A sample is a Pillow image, a NumPy array or a tensor; channels_first says
+    how arrays and tensors become images. uint8 stays uint8. An item must depend on its index alone: with random
+    transforms a resumed run would see other data. Random flips are a setting of training.
 
     Args:
         items: The object.
-        scaling: Range of the raw values; needed unless they are uint8.
-        classes: Number of labels; the length of items.classes unless told, and no labels without either.
-        columns: How an item is taken apart.
+        scaling: Range of the raw values; by default 0 to 255 for uint8, while others need one.
+        classes: Number of labels; by default the length of items.classes, or no labels if it has none.
+        columns: Which entries of an item are the sample and its label.
 
-    Raises ValueError naming the index of an item that cannot be read or has another shape than the first.
+    Raises ValueError, naming the index, for an item that cannot be read or has another shape than the first.
     """
 
     lazy = True
@@ -56,16 +56,19 @@ class MapStyle:
             raise TypeError(f"items is a {type(items).__name__}; expected an object with __len__ and __getitem__")
         if not len(items):
             raise ValueError("items is empty; expected at least one sample")
-        self.items, self.columns = items, columns or Columns()
+        self.items = items
+        self.columns = columns or Columns()
         declared = getattr(items, "classes", None)
         self.classes = classes or (None if declared is None else len(declared))
         first, label = self._read(0, items[0])
         if first.dtype != torch.uint8 and scaling is None:
             raise ValueError(
-                f"items have dtype {first.dtype} and no range; state it (data_low=0, data_high=1, data_levels=256 for "
-                "images behind torchvision's ToTensor), or leave them uint8"
+                f"items have dtype {first.dtype} and no range; expected uint8 or a scaling (data_low=0, data_high=1, "
+                "data_levels=256 for images from torchvision's ToTensor)"
             )
-        self.shape, self.dtype, self.scaling = tuple(first.shape), first.dtype, scaling or Scaling()
+        self.shape = tuple(first.shape)
+        self.dtype = first.dtype
+        self.scaling = scaling or Scaling()
         if label is None:
             self.classes = None
 
@@ -98,8 +101,8 @@ class MapStyle:
                 low, high = float(raw.min()), float(raw.max())
                 if low < self.scaling.low or high > self.scaling.high:
                     given = f"[{self.scaling.low:g}, {self.scaling.high:g}]"
-                    raise ValueError(f"it spans [{low:g}, {high:g}]; the range given is {given}")
-            except Exception as error:  # whatever someone's code raises
+                    raise ValueError(f"it spans [{low:g}, {high:g}]; expected values in the given range {given}")
+            except Exception as error:  # another's code may raise anything
                 raise ValueError(f"item {i} cannot be read: {error}") from error
             samples.append(raw)
             labels.append(label)
@@ -114,21 +117,21 @@ def is_saved_dataset(path: Path) -> bool:
 def saved_dataset(
     path: str | Path, split: str | None, key: str, label_key: str, scaling: Scaling | None = None
 ) -> MapStyle:
-    """A Hugging Face data set on disk; rows stay there (in Arrow's memory map) until a batch takes them.
+    """A Hugging Face data set on disk, memory-mapped by Arrow: a row is read when a batch takes it.
 
     Args:
-        path: Folder that save_to_disk wrote: of one data set, or of several splits, of which split chooses.
-        split: Name of the split; "train" unless told.
-        key: Column of the samples: images, or arrays of numbers.
-        label_key: Column of the labels, if there is one of that name.
-        scaling: Range of the values; needed unless they are uint8.
+        path: Folder written by save_to_disk, with or without splits.
+        split: Name of the split, "train" by default; None without splits.
+        key: Column of the samples: images or arrays of numbers.
+        label_key: Column of the labels; without such a column there are none.
+        scaling: Range of the values; by default 0 to 255 for uint8, while others need one.
 
-    Raises ValueError for columns and splits that are not there, and without the package datasets.
+    Raises ValueError for a missing column or split, and if the package datasets is not installed.
     """
     try:
         import datasets
     except ImportError:
-        raise ValueError(f"{path} is a Hugging Face data set: pip install 'sdescore[datasets]' to read it") from None
+        raise ValueError(f"{path} is a Hugging Face data set; to read it, pip install 'sdescore[datasets]'") from None
     found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
         split = split or "train"
@@ -136,10 +139,10 @@ def saved_dataset(
             raise ValueError(f"{path} has no split {split!r}; expected {', '.join(map(repr, found))}")
         found = found[split]
     elif split is not None:
-        raise ValueError(f"{path} is one data set without splits; expected its name without {split!r}")
+        raise ValueError(f"{path} is a data set without splits; expected its name without {split!r}")
     if key not in found.features:
         names = ", ".join(map(repr, found.features))
-        raise ValueError(f"{path} has no column {key!r}; data_key may be one of {names}")
+        raise ValueError(f"{path} has no column {key!r}; expected data_key to be one of {names}")
     label = found.features.get(label_key)
     found = found.select_columns([key] if label is None else [key, label_key])
     if not isinstance(found.features[key], datasets.Image):

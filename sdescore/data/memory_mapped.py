@@ -1,4 +1,4 @@
-"""A .npy file of any size, of which only the rows of a batch are read."""
+"""A .npy file of any size: only the rows of a batch are read."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,62 +15,62 @@ from sdescore.data.source import Batch, channels_first, checked_labels, from_arr
 __all__ = ["MemoryMapped"]
 
 logger = logging.getLogger(__name__)
-CHUNK = 1 << 24  # bytes read at a time where all of a file is looked at
+CHUNK = 1 << 24  # bytes read at a time to find the range of a file
 
 
 class MemoryMapped:
-    """The rows of a .npy file, mapped into memory: never read as a whole, unless its range is to be found.
+    """The rows of a memory-mapped .npy file.
 
     Args:
-        path: An array (n, *shape): uint8, other integers or floating point; channels last as in npz.
-        labels: A .npy file of integers (n,), or None.
-        scaling: Range of the values; needed for integers other than uint8. Floating point without one is read once, in
-            pieces, for its smallest and largest value.
+        path: File of an array (n, *shape), integers or floating point; images as channels_first takes them.
+        labels: File of integers (n,), or None.
+        scaling: Range of the values. By default 0 to 255 for uint8; a file of floating point is read once, in pieces,
+            for its smallest and largest value. Other integers need one.
 
-    Raises ValueError naming the file for an array that does not fit, and the row for values, when their turn comes,
-    that are not finite or outside the range.
+    Raises ValueError, naming the file, for an array that does not fit; and when a row is read, naming the row, for
+    values that are not finite or outside the range.
     """
 
     lazy = True
 
     def __init__(self, path: str | Path, labels: str | Path | None = None, scaling: Scaling | None = None) -> None:
-        self.path, self.labels_path = Path(path), labels
+        self.path = Path(path)
+        self.labels_path = labels
         self.rows = _opened(self.path, "r")
         if self.rows.ndim == 0 or self.rows.size == 0:
             raise ValueError(f"{path} has shape {self.rows.shape}; expected (n, *shape) with at least one sample")
         if self.rows.dtype.kind not in "uif" or self.rows.dtype.itemsize > 8:
-            raise ValueError(f"{path} has dtype {self.rows.dtype}; expected uint8, other integers and floating point")
+            raise ValueError(f"{path} has dtype {self.rows.dtype}; expected integers or floating point")
         self.shape = tuple(self._tensor(self.rows[:1]).shape[1:])
         self.scaling = scaling or self._range()
         self.labels = None if labels is None else checked_labels(from_array(_opened(labels)), len(self.rows))
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
 
     def __reduce__(self) -> tuple[Callable[..., "MemoryMapped"], tuple[Any, ...]]:
-        return MemoryMapped, (
-            self.path,
-            self.labels_path,
-            self.scaling,
-        )  # else the whole array would go to other processes
+        # Other processes map the file themselves: pickled as it is, the whole array would be sent to them.
+        return MemoryMapped, (self.path, self.labels_path, self.scaling)
 
     @staticmethod
     def _tensor(rows: np.ndarray) -> Tensor:
-        return channels_first(from_array(np.array(rows)))  # a copy: what is mapped is not to be written to
+        return channels_first(from_array(np.array(rows)))  # a copy, since the mapped file is read-only
 
     def _range(self) -> Scaling:
         dtype = self.rows.dtype
         if dtype == np.uint8:
             return Scaling()
         if dtype.kind != "f":
-            raise ValueError(f"{self.path} has dtype {dtype} and no range; state data_low and data_high")
-        logger.info("reading %s for its range; data_low and data_high would spare this", self.path)
-        low, high = np.inf, -np.inf
+            raise ValueError(f"{self.path} has dtype {dtype} and no range; expected data_low and data_high")
+        logger.info("reading %s for its range, which data_low and data_high would make unnecessary", self.path)
+        low = np.inf
+        high = -np.inf
         size = max(1, CHUNK // max(1, self.rows[0].nbytes))
         for start in range(0, len(self.rows), size):
             part = self.rows[start : start + size]
             self._check_finite(part, start)
-            low, high = min(low, float(part.min())), max(high, float(part.max()))
+            low = min(low, float(part.min()))
+            high = max(high, float(part.max()))
         if low == high:
-            raise ValueError(f"{self.path} is {low:g} everywhere; state its range")
+            raise ValueError(f"{self.path} is {low:g} everywhere, without a range; expected data_low and data_high")
         return Scaling(low, high, None)
 
     def _check_finite(self, part: np.ndarray, first: int | Sequence[int]) -> None:
@@ -90,14 +90,14 @@ class MemoryMapped:
             flat = rows.reshape(len(rows), -1)
             bad = int(np.argmax((flat < self.scaling.low).any(1) | (flat > self.scaling.high).any(1)))
             raise ValueError(
-                f"{self.path}: row {indices[bad]} spans [{flat[bad].min():g}, {flat[bad].max():g}]; the range given is "
-                f"[{self.scaling.low:g}, {self.scaling.high:g}]"
+                f"{self.path}: row {indices[bad]} spans [{flat[bad].min():g}, {flat[bad].max():g}]; expected values in "
+                f"the given range [{self.scaling.low:g}, {self.scaling.high:g}]"
             )
         return self._tensor(rows), None if self.labels is None else self.labels[torch.as_tensor(indices)]
 
 
 def _opened(path: str | Path, mode: Any = None) -> np.ndarray:
-    """The array of a .npy file. Raises ValueError, naming it, for one that is absent, torn or of Python objects."""
+    """The array of a .npy file. Raises ValueError, naming it, if it is missing, damaged or holds Python objects."""
     try:
         array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:

@@ -1,5 +1,6 @@
-"""What a net is told of its data as a whole, measured once and kept in a file."""
+"""The statistics of a whole data set, measured once and kept in a file, and its checksum."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,16 +11,17 @@ import torch
 from tqdm.auto import tqdm
 
 from sdescore.common.files import replace_file
+from sdescore.data.batches import evenly_spaced
 from sdescore.data.source import Source
 
-__all__ = ["Statistics", "data_std", "measure", "read_statistics"]
+__all__ = ["Statistics", "checksum", "data_std", "measure", "read_statistics"]
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """A source's samples, their shape and range, and the mean and standard deviation of its scaled values.
+    """Number, shape and range of a source's samples, and the mean and standard deviation of its scaled values.
 
-    measured is the number of samples that were looked at; mean and std are over all their elements, in [-1, 1]'s units.
+    mean and std are taken over all elements of `measured` samples, after scaling to [-1, 1].
     """
 
     samples: int
@@ -51,17 +53,19 @@ def _of(source: Source) -> dict[str, Any]:
 
 
 def measure(source: Source, most: int | None = None, progress: bool = False) -> Statistics:
-    """The statistics of a source, over at most `most` evenly spaced samples, or all.
+    """The statistics of a source, over at most `most` evenly spaced samples; over all by default.
 
-    Raises ValueError for samples that cannot be read, and for data that is the same value everywhere.
+    Raises ValueError for samples that cannot be read, and for data of one value everywhere.
     """
     count = min(len(source), most or len(source))
     indices = np.linspace(0, len(source) - 1, count).round().astype(int)
-    total = squares = 0.0
+    total = 0.0
+    squares = 0.0
     chunks = np.array_split(indices, -(-len(indices) // 256))
     for chunk in tqdm(chunks, disable=not progress, desc="measuring", unit="batch", leave=False):
         x = source.scaling.to_model(source.__getitems__(chunk.tolist())[0], torch.float64)
-        total, squares = total + float(x.sum()), squares + float(x.square().sum())
+        total += float(x.sum())
+        squares += float(x.square().sum())
     elements = count * int(np.prod(source.shape))
     mean = total / elements
     std = max(squares / elements - mean**2, 0.0) ** 0.5
@@ -71,17 +75,17 @@ def measure(source: Source, most: int | None = None, progress: bool = False) -> 
 
 
 def data_std(source: Source, most: int = 4096) -> float:
-    """Standard deviation of the scaled values around their mean, over at most `most` evenly spaced samples."""
+    """The standard deviation of the scaled values, over at most `most` evenly spaced samples."""
     return measure(source, most).std
 
 
 def read_statistics(path: str | Path, source: Source | None = None) -> Statistics:
-    """The statistics in a file. Raises ValueError, naming it, for another file, and for those of other data."""
+    """The statistics in a file. Raises ValueError, naming the file, if it holds none, or those of another source."""
     try:
         content = json.loads(Path(path).read_bytes())
         found = Statistics(**content | {"shape": tuple(content["shape"])})
     except FileNotFoundError:
-        raise ValueError(f"there is no file {str(path)!r}; scripts/measure.py makes one") from None
+        raise ValueError(f"there is no file {str(path)!r}; `sdescore measure` makes one") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} has no statistics: {error}") from error
     now = {} if source is None else _of(source)
@@ -90,3 +94,12 @@ def read_statistics(path: str | Path, source: Source | None = None) -> Statistic
     if differing:
         raise ValueError(f"{path} is of other data (file, now): {', '.join(differing)}")
     return found
+
+
+def checksum(source: Source) -> str:
+    """A checksum of 16 evenly spaced samples and their labels: it tells apart data of equal size, shape and range."""
+    raw, labels = source.__getitems__(evenly_spaced(len(source), 16))
+    digest = hashlib.sha256(raw.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bf16
+    if labels is not None:
+        digest.update(labels.cpu().numpy().tobytes())
+    return digest.hexdigest()

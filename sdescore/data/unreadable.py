@@ -13,17 +13,21 @@ logger = logging.getLogger(__name__)
 
 
 class SkipUnreadable:
-    """A source that takes the next sample where one cannot be read, and says so once, by its name.
+    """A source that replaces a sample that cannot be read by the next one, with one warning that names it.
 
-    Which sample replaces which follows from the files alone, so that a resumed run sees the same; the next one counts
-    twice, which is fair for training and wrong for measuring.
+    The files alone decide which sample replaces which, so that a resumed run sees the same. The replacement counts
+    twice: harmless in training, wrong in measurements.
 
-    Raises ValueError, with the last one's problem, if `most` samples in a row cannot be read.
+    Raises ValueError, with the last error, if `most` samples in a row cannot be read.
     """
 
     def __init__(self, source: Source, most: int = 100) -> None:
-        self.source, self.most = source, most
-        self.shape, self.scaling, self.classes, self.lazy = source.shape, source.scaling, source.classes, source.lazy
+        self.source = source
+        self.most = most
+        self.shape = source.shape
+        self.scaling = source.scaling
+        self.classes = source.classes
+        self.lazy = source.lazy
         self.skipped: set[int] = set()
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ PREDICTIONS: dict[str, Callable[[LinearSDE, Tensor, float], Pair]] = {
 
 
 def check_prediction(name: str, argument: str = "predicts") -> str:
-    """Return the name, or raise ValueError listing the valid ones."""
+    """The name of a prediction. Raises ValueError, listing the names, for another."""
     if name not in PREDICTIONS:
         raise ValueError(f"{argument}={name!r}; expected {', '.join(map(repr, PREDICTIONS))}")
     return name

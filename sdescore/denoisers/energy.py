@@ -25,23 +25,23 @@ def _module(net: nn.Module) -> nn.Module:
 
 
 def differentiable_twice(wanted: bool) -> AbstractContextManager[None]:
-    """Where nets are called whose gradient is differentiated again: fused attention has no second derivative."""
+    """A context for nets whose gradient is differentiated again: fused attention has no second derivative."""
     return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
 
 
 class Energy(nn.Module):
     """A scalar net as a score net: p(x) ~ exp(-beta E(x)), force = -grad E and score = beta force.
 
-    Called with what the scalar net is called with, it returns the score, of the shape of x; so it stands wherever a
-    score net does: energy(x), energy(x, t), Denoiser(energy, sde), sample(sde, energy), log_likelihood(sde, energy, x).
-    The score can be differentiated again, by x and by the parameters, unless gradients are switched off.
+    Called with the arguments of the scalar net, it returns the score, of the shape of x, and serves as any score net
+    does: energy(x), energy(x, t), Denoiser(energy, sde), sample(sde, energy), log_likelihood(sde, energy, x). The score
+    can be differentiated again, by x and by the parameters, unless gradients are switched off.
 
     Args:
-        net: Maps x (batch, *shape) and whatever follows it to energies (batch,); no row may depend on another.
-        beta: The inverse temperature, positive: above 1 the samples gather at low energies.
+        net: Maps x (batch, *shape) and further arguments to energies (batch,); no row may depend on another.
+        beta: The inverse temperature, positive: above 1 the samples concentrate at low energies.
 
-    Raises TypeError for a net that is no module, ValueError for a beta that is not positive, and when called if the net
-    returns another shape, RuntimeError under torch.inference_mode(), which leaves no gradient to take.
+    Raises TypeError for a net that is no module and ValueError for a beta that is not positive. When called, raises
+    ValueError if the net returns another shape, and RuntimeError under torch.inference_mode(), which has no gradients.
     """
 
     predicts = "score"
@@ -49,8 +49,9 @@ class Energy(nn.Module):
     def __init__(self, net: nn.Module, beta: float = 1.0) -> None:
         super().__init__()
         if not 0 < beta < math.inf:
-            raise ValueError(f"beta={beta}; expected positive inverse temperatures")
-        self.net, self.beta = _module(net), float(beta)
+            raise ValueError(f"beta={beta}; expected a positive inverse temperature")
+        self.net = _module(net)
+        self.beta = float(beta)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Energy(nn.Module):
         return check_returned_numbers(self.net(x, *args, **condition), x, "the energy net")
 
     def log_density(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
-        """-beta E(x), (batch,): the natural-log density but for a constant that depends on all else than x."""
+        """-beta E(x), (batch,): the natural-log density up to a constant that does not depend on x."""
         return -self.beta * self.energy(x, *args, **condition)
 
     def force(self, x: Tensor, *args: Any, **condition: Any) -> Tensor:
@@ -71,7 +72,7 @@ class Energy(nn.Module):
             raise RuntimeError("an Energy's score is a gradient, and torch.inference_mode() has none; use no_grad()")
         wanted = torch.is_grad_enabled()
         with torch.enable_grad(), differentiable_twice(wanted):
-            # A leaf of the caller's own graph stays in it; otherwise the gradient needs a leaf of its own.
+            # x stays in the caller's graph if it is in one; otherwise the gradient needs a leaf of its own.
             at = x if x.requires_grad and wanted else x.detach().requires_grad_()
             total = self.energy(at, *args, **condition).sum()
             if not total.requires_grad:  # an energy that is the same everywhere
@@ -102,8 +103,9 @@ class Distance(nn.Module):
 def log_density(denoiser: Denoiser, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
     """Unnormalised log p_t(x), (batch,), of a denoiser around an Energy, whatever it predicts; one call of the energy.
 
-    Its gradient by x is denoiser.score(x, t): that is linear in x and in the energy's gradient, and so integrable.
-    x is (batch, *shape), t () or (batch,). Raises TypeError for another net, ValueError for such times and shapes.
+    Its gradient by x is denoiser.score(x, t), which is linear in x and in the energy's gradient and so integrable. x is
+    (batch, *shape), t is () or (batch,). Raises TypeError for another net, ValueError for times and shapes that do not
+    fit.
     """
     energy = denoiser.net
     if not isinstance(energy, Energy):

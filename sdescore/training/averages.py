@@ -1,4 +1,4 @@
-"""Averages of the weights over training: how fast each forgets, and the update after a step."""
+"""Running averages of the weights: how fast each forgets, and the update after a step."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -17,26 +17,24 @@ __all__ = ["Average", "Averages", "HalfLife", "PowerFunction"]
 
 
 class Average(Protocol):
-    """A running average a <- decay a + (1 - decay) weights after each step; the first step's decay is 0."""
+    """A running average a <- decay a + (1 - decay) weights after each step; the decay of the first step is 0."""
 
     @property
     def name(self) -> str:
-        """What it is called in files."""
+        """Its name in files."""
         ...
 
     def decay(self, steps: np.ndarray, batch: int) -> np.ndarray:
-        """Decay at steps counted from 1, each of a batch of images; float64."""
+        """The decay, float64, at steps (counted from 1) of `batch` images each; of the shape of steps."""
         ...
 
 
 @dataclass(frozen=True)
 class HalfLife:
-    """Exponential: the influence of a step halves every `images` images.
+    """An exponential average: the influence of a step halves every `images` images.
 
-    Early in training it halves every `warmup` (a share) of the images seen so far, if these are fewer, so that the
-    first weights are forgotten (Karras et al. 2022, in their code); 0 for no warm-up.
-
-    Raises ValueError for values that are not valid.
+    The half-life is at most `warmup` times the images seen so far, so that the first weights are forgotten (Karras et
+    al. 2022, in their code); 0 for no such limit. Raises ValueError for values out of range.
     """
 
     images: float
@@ -44,9 +42,9 @@ class HalfLife:
 
     def __post_init__(self) -> None:
         if not 0 < self.images < np.inf:
-            raise ValueError(f"halflife={self.images}; expected positive numbers of images")
+            raise ValueError(f"halflife={self.images}; expected a positive number of images")
         if not 0 <= self.warmup < np.inf:
-            raise ValueError(f"ema_warmup={self.warmup}; expected numbers of at least 0")
+            raise ValueError(f"ema_warmup={self.warmup}; expected a number of at least 0")
 
     @property
     def name(self) -> str:
@@ -60,19 +58,17 @@ class HalfLife:
 
 @dataclass(frozen=True)
 class PowerFunction:
-    """Step k of n weighs in as k^gamma (Karras et al. 2024, sec. 3.1): it scales with the length of training.
+    """An average in which step k has a weight proportional to k^gamma (Karras et al. 2024, section 3.1).
 
-    width is the standard deviation of the profile as a share of the training so far (their sigma_rel): 0.05 and 0.10
-    are what they keep, and any other length is made from afterwards.
-
-    Raises ValueError for a width that no exponent has.
+    width is the standard deviation of this profile as a share of the training so far (their sigma_rel). They keep 0.05
+    and 0.10, from which any other width can be made afterwards. Raises ValueError for a width that no gamma gives.
     """
 
     width: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.width < 12**-0.5:  # that of the plain mean, gamma = 0
-            raise ValueError(f"width={self.width}; expected numbers above 0 and below {12**-0.5:.4f}, the plain mean's")
+        if not 0 < self.width < 12**-0.5:  # the width of the plain mean, gamma = 0
+            raise ValueError(f"width={self.width}; expected a number above 0, below {12**-0.5:.4f} of the plain mean")
 
     @property
     def name(self) -> str:
@@ -90,21 +86,22 @@ class PowerFunction:
 
 
 class Averages:
-    """Copies of a denoiser whose weights are averages of its own."""
+    """Copies of a denoiser whose weights are averages of its weights, one for each rule."""
 
     def __init__(self, denoiser: Denoiser, rules: Sequence[Average], batch: int) -> None:
-        self.rules, self.batch = tuple(rules), batch
+        self.rules = tuple(rules)
+        self.batch = batch
         self.models = [deepcopy(denoiser) for _ in rules]
 
     def split_like(self, denoiser: Denoiser) -> None:
-        """Keep of each weight only what this process has of the denoiser's, where that is a part."""
+        """Keep only this process's part of each weight, where the denoiser's weights are split."""
         state = denoiser.state_dict()
         if any(map(is_split, state.values())):
             for model in self.models:
                 model.load_state_dict(parts(model.state_dict(), state), assign=True)
 
     def whole(self, index: int = 0) -> Denoiser:
-        """The model of a rule with all of its weights; all processes must call it, since each may have a part."""
+        """The model of a rule with all of its weights; every process must call it, since each may hold a part."""
         model = self.models[index]
         if not any(map(is_split, model.parameters())):
             return model
@@ -114,17 +111,17 @@ class Averages:
 
     @torch.no_grad()
     def update(self, denoiser: Denoiser, step: int) -> None:
-        """Take in the weights after a step, counted from 1; without waiting for the device."""
+        """Update the averages by the weights after a step (counted from 1), without waiting for the device."""
         current = [local(parameter) for parameter in denoiser.parameters()]
         for rule, model in zip(self.rules, self.models, strict=True):
             decay = float(rule.decay(np.asarray(step), self.batch))
             get_ema_multi_avg_fn(decay)([local(own) for own in model.parameters()], current, step)
-            # Buffers are copied, not averaged: constants stay exact.
+            # Buffers are copied, not averaged, so that constants stay exact.
             for own, other in zip(model.buffers(), denoiser.buffers(), strict=True):
                 own.copy_(other)
 
     def state_dicts(self) -> dict[str, dict[str, Tensor]]:
-        """The state of each, by the name of its rule."""
+        """The state of each average, by the name of its rule."""
         return {rule.name: model.state_dict() for rule, model in zip(self.rules, self.models, strict=True)}
 
     def load_state_dicts(self, states: dict[str, dict[str, Tensor]]) -> None:

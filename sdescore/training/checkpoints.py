@@ -26,16 +26,18 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, STATE, PREFIX = "manifest.json", "state.json", "step-"
-FORMAT = 1  # of the manifest; a reader refuses the ones that it does not know
+MANIFEST = "manifest.json"
+STATE = "state.json"
+PREFIX = "step-"
+FORMAT = 1  # of the manifest; other formats are refused
 
 
 class CorruptCheckpoint(ValueError):
-    """A checkpoint whose files are missing, torn or not those that were written."""
+    """A checkpoint with files that are missing, damaged or not those that were written."""
 
 
 def steps(root: Path) -> list[int]:
-    """The steps of which there are checkpoints in a folder, sorted; sound or not."""
+    """The steps with a checkpoint in a folder, intact or not; sorted."""
     found = root.glob(PREFIX + "*") if root.is_dir() else ()
     return sorted(int(number) for path in found if (number := path.name.removeprefix(PREFIX)).isdecimal())
 
@@ -45,7 +47,7 @@ def folder_of(root: Path, step: int) -> Path:
 
 
 def _flush_folder(path: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):  # Windows opens no folders
+    if not hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -64,12 +66,14 @@ def _contents(tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, A
 def save_checkpoint(
     root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
-    """Write a checkpoint under a temporary name, flush it and rename it; returns its folder.
+    """Write a checkpoint under a temporary name, flush it to disk and rename it; returns its folder.
 
-    tensors are groups of named tensors, a file each; state is what JSON can hold. Whenever the process is killed, every
-    checkpoint named step-... was written to its end. Raises OSError saying what is left if the disk refuses.
+    tensors are groups of named tensors, one file per group; state is anything that JSON can hold. A checkpoint named
+    step-... is complete whenever the process may be killed. Raises OSError, naming the earlier checkpoints, if the disk
+    refuses.
     """
-    final, temporary = folder_of(root, step), root / f".{PREFIX}{step:06d}.writing"
+    final = folder_of(root, step)
+    temporary = root / f".{PREFIX}{step:06d}.writing"
     try:
         root.mkdir(parents=True, exist_ok=True)
         discard(temporary)
@@ -77,21 +81,19 @@ def save_checkpoint(
         files = {name: write_through(temporary / name, content) for name, content in _contents(tensors, state)}
         write_through(temporary / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
         _flush_folder(temporary)
-        discard(final)  # only a corrupt one can stand there: a sound one would have been resumed from
+        discard(final)  # it must be corrupt: the run would have resumed from an intact one
         os.replace(temporary, final)
         _flush_folder(root)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         earlier = ", ".join(str(found) for found in steps(root) if found < step) or "none"
-        what = (
-            f"the checkpoint of step {step} was not written to {root}: {error}; earlier ones are untouched: {earlier}"
-        )
-        raise refused(error, what) from error
+        message = f"the checkpoint of step {step} was not written to {root}: {error}"
+        raise refused(error, f"{message}; earlier ones are untouched: {earlier}") from error
     return final
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder; it loses its name first, so that no half of it is ever seen under that."""
+    """Remove a folder, renamed first so that half a folder is never seen under its name."""
     if not folder.exists():
         return
     if not folder.name.startswith("."):
@@ -105,7 +107,7 @@ def discard(folder: Path) -> None:
 def prune(root: Path, step: int, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints up to `step`, and what killed processes left unfinished.
 
-    Those of later steps stay: they were corrupt when the run resumed before them, and must not push a sound one out.
+    Those of later steps do not count: they were corrupt when the run resumed, and must not displace an intact one.
     """
     for old in [found for found in steps(root) if found <= step][:-keep]:
         discard(folder_of(root, old))
@@ -144,20 +146,19 @@ def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
 def verify(folder: Path) -> None:
     """Raise CorruptCheckpoint, naming the file, unless every file is the one that was written.
 
-    One that may not be read, or is of a format yet unknown, may be sound: PermissionError and ValueError.
+    A checkpoint that may not be read (PermissionError) or has an unknown format (ValueError) may still be intact.
     """
     for name, (size, checksum) in _manifest(folder).items():
         content = _read(folder / name)
         if hashlib.sha256(content).hexdigest() != checksum:
-            what = f"{len(content)} of {size} bytes"
-            raise CorruptCheckpoint(f"{folder / name} ({what}) does not match its checksum")
+            raise CorruptCheckpoint(f"{folder / name} ({len(content)} of {size} bytes) does not match its checksum")
 
 
 def newest(root: Path) -> Path:
-    """The folder of the newest checkpoint that verifies; newer ones are skipped with a warning that says why.
+    """The folder of the newest intact checkpoint; corrupt ones are skipped with a warning that says why.
 
-    Raises FileNotFoundError if there is none, and PermissionError or ValueError as verify(): a run that went on from an
-    earlier one would replace what may be sound.
+    Raises FileNotFoundError if there is none, and PermissionError or ValueError as verify() does: a run that resumed
+    from an earlier checkpoint would overwrite one that may be intact.
     """
     found = steps(root)
     for step in reversed(found):
@@ -168,11 +169,11 @@ def newest(root: Path) -> Path:
             continue
         return folder_of(root, step)
     what = f"all {len(found)} checkpoints are corrupt" if found else "there are no checkpoints"
-    raise FileNotFoundError(f"{what} in {root}; start anew without resume, in an empty folder")
+    raise FileNotFoundError(f"{what} in {root}; start a new run without resume, in an empty folder")
 
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The tensors and the state of a checkpoint, on the CPU; the folder should have been verified."""
+    """The tensors, on the CPU, and the state of a checkpoint, which should have been verified."""
     state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
     names = sorted(Path(name) for name in _manifest(folder) if name.endswith(".safetensors"))
     return {path.stem: load_file(folder / path) for path in names}, state

@@ -1,4 +1,4 @@
-"""What a training run is told, and the parts that its names stand for."""
+"""The settings of a training run, and the objects that they name."""
 
 import inspect
 import json
@@ -35,21 +35,13 @@ CHOICES = {
 AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
 AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay", "snapshot_every")
 
-# What a resumed run may change: where it reads (its data are compared themselves) and writes, how often, how far it
-# goes; and how a step is computed, on which the weights depend in their last bits alone, but for dropout, of which a
-# warning tells.
-FREE = {"steps", "out", "workers", "progress", "tracker", "save_every", "keep", "log_every", "accumulation", "compile"}
-FREE |= {
-    "data",
-    "data_args",
-    "channels_last",
-    "minutes",
-    "statistics",
-    "snapshot_every",
-    "sample_every",
-    "sample_count",
-    "sample_solver",
-    "sample_steps",
+# What a resumed run may change. The data is compared by itself. How a step is computed affects the last bits of the
+# weights, and dropout, about which there is a warning.
+FREE = {
+    *("data", "data_args", "statistics", "workers"),
+    *("steps", "minutes", "accumulation", "channels_last", "compile"),
+    *("out", "save_every", "keep", "log_every", "tracker", "progress", "snapshot_every"),
+    *("sample_every", "sample_count", "sample_solver", "sample_steps"),
 }
 
 
@@ -58,65 +50,65 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        data: "digits", a .npz file, a .npy file of any size, a folder of images (sub-folders are classes), the file or
-            folder of MNIST-like idx files, a folder of Hugging Face's save_to_disk, or module:name of a data set like
-            torchvision's; ":test" after the digits and folders with such parts for the test set.
+        data: "digits", a .npz file, a .npy file of any size, a folder of images (sub-folders are classes), a file or
+            folder of MNIST-like idx files, a folder written by Hugging Face's save_to_disk, or module:name of a data
+            set like torchvision's; where there are splits, ":test" after the name chooses the test set.
         data_args: Arguments of module:name, such as root.
         data_key: Name of the samples in a .npz file or a Hugging Face data set.
-        label_key: Name of their labels; a .npy file NAME.npy has them in NAME.y.npy.
-        data_low: Smallest raw value of arrays; 0 for uint8, the smallest found for floating point unless told.
-        data_high: Largest raw value of arrays; 255 for uint8, the largest found for floating point unless told.
-        data_levels: Number of equally spaced raw values if the arrays are quantised; 256 for uint8 unless told.
+        label_key: Name of their labels; those of NAME.npy are in NAME.y.npy.
+        data_low: Smallest raw value of arrays; by default 0 for uint8, the smallest found for floating point.
+        data_high: Largest raw value of arrays; by default 255 for uint8, the largest found for floating point.
+        data_levels: Number of equally spaced raw values if the arrays are quantised; by default 256 for uint8.
         corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
-        statistics: File of the data's statistics by `sdescore measure`, from which data_std is read; measured at the
-            start on 4,096 samples and kept in the run's statistics.json unless told.
+        statistics: File of the data's statistics, made by `sdescore measure`, from which data_std is read; by default
+            4,096 samples are measured at the start, and the result is kept in the run's statistics.json.
         flips: Mirror every other image, left to right.
-        dequantize: Add uniform noise of one level's width to data that has levels: needed for a good likelihood.
-        workers: Processes that read ahead what is not in memory, for each training process.
-        conditional: Tell the net the labels.
-        label_drop: Share of the labels that are withheld, so that guidance can be used later.
-        net: Name of the net among the installed ones: UNet (images), MLP (vectors), or a plug-in's.
+        dequantize: Add uniform noise of one level's width to quantised data: needed for a good likelihood.
+        workers: Processes, for each training process, that read ahead data that is not in memory.
+        conditional: Give the labels to the net.
+        label_drop: Share of the labels that are withheld, for classifier-free guidance.
+        net: Name of the net: UNet (images), MLP (vectors), or a plug-in's.
         net_args: Arguments of the net, such as base_width; channels, sizes and classes follow from the data.
-        sde: The process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE.
+        sde: Name of the process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE, or a plug-in's.
         sde_args: Arguments of the process, such as beta_max.
         predicts: What the net outputs: score, noise, data, v, velocity, edm.
-        data_std: Standard deviation of the data scaled to [-1, 1]; that of the statistics unless told.
+        data_std: Standard deviation of the data scaled to [-1, 1]; by default that of the statistics.
         weighting: Weight of the loss over time: simple, likelihood, edm, min-snr.
         time_distribution: How times are drawn: uniform, importance, log-normal, low-discrepancy.
-        steps: Updates of the weights, in all.
-        minutes: Stop after this time, with a checkpoint from which resuming goes on; none for no limit.
+        steps: Total number of updates of the weights.
+        minutes: Stop after this time with a checkpoint, from which the run can be resumed; none for no limit.
         batch_size: Samples per update over all processes together; the result does not depend on their number.
-        accumulation: Parts in which each process computes its share of a batch, to save memory.
+        accumulation: Number of parts in which each process computes its share of a batch, to save memory.
         optimizer: adamw or adam.
         lr: Learning rate.
         betas: Adam's decay rates of the gradient's first and second moment.
         weight_decay: Of the optimiser.
         warmup: Steps over which the learning rate rises from 0.
-        grad_clip: Largest norm of the gradient; none to leave it as it is.
-        ema_halflives: Images after which an average of the weights has half forgotten a step: one number, or a list of
-            averages to keep; the first is the one that is saved as the model.
-        ema_warmup: The half-lives are at most this share of the images seen so far; 0 for no such limit.
-        ema_widths: Further averages, whose length is this share of the training so far; 0.05 and 0.1 are enough to make
-            any other from their snapshots afterwards (`sdescore average`).
+        grad_clip: Largest norm of the gradient; none for no clipping.
+        ema_halflives: Half-lives, in images, of exponential averages of the weights; the first average is saved as the
+            model.
+        ema_warmup: Largest half-life as a share of the images seen so far; 0 for no limit.
+        ema_widths: Widths of power-function averages, as shares of the training so far; from snapshots of 0.05 and 0.1
+            any other can be made afterwards (`sdescore average`).
         snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
-        mixed_precision: no, bf16 or fp16 (GPU only): the precision of the net's inner computations; auto is what
-            accelerate launch was asked for, else bf16 on a GPU that computes in it.
-        channels_last: Keep the weights of an image net with the channels last in memory; unless told, wherever that is
-            faster: on a GPU, and on a CPU in full precision.
+        mixed_precision: Precision of the net's inner computations: no, bf16, fp16 (GPU only), or auto: what accelerate
+            launch was asked for, else bf16 on a GPU that supports it.
+        channels_last: Whether an image net has its channels last in memory; by default where that is faster: on a GPU,
+            and on a CPU in full precision.
         compile: Compile the net: slow to start, then faster.
         seed: Of the weights, the data's order and all noise.
         out: Folder of the run: config.json, log.jsonl, checkpoints/, samples/, model/.
         save_every: Steps between checkpoints.
         keep: How many checkpoints to keep.
-        log_every: Steps between lines of the log; losses in it are means over these steps.
+        log_every: Steps between lines of the log, whose losses are means over these steps.
         tracker: tensorboard or none.
         progress: Show a progress bar.
         sample_every: Steps between grids of samples; 0 for none.
-        sample_count: Samples in a grid.
-        sample_solver: Solver of the grids.
-        sample_steps: Its steps.
+        sample_count: Number of samples in a grid.
+        sample_solver: Name of the solver that draws the grids.
+        sample_steps: Number of its steps.
 
-    Raises ValueError, naming the field, for a value that is not valid.
+    Raises ValueError, naming the field, for a value out of range or an unknown name.
     """
 
     data: str = "digits"
@@ -173,54 +165,53 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("betas", "ema_halflives", "ema_widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, valid in CHOICES.items():
-            self._check(name, getattr(self, name) in valid, ", ".join(map(repr, valid)))
+        for name, choices in CHOICES.items():
+            self._check(name, getattr(self, name) in choices, ", ".join(map(repr, choices)))
         for name in AT_LEAST_ONE:
-            self._check(name, getattr(self, name) >= 1, "integers of at least 1")
+            self._check(name, getattr(self, name) >= 1, "an integer of at least 1")
         for name in AT_LEAST_ZERO:
-            self._check(name, getattr(self, name) >= 0, "numbers of at least 0")
+            self._check(name, getattr(self, name) >= 0, "a number of at least 0")
         for name in ("lr", "minutes", "grad_clip", "data_std"):
             value = getattr(self, name)
-            self._check(name, value is None or (value > 0 and math.isfinite(value)), "positive numbers")
+            self._check(name, value is None or (value > 0 and math.isfinite(value)), "a positive number")
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        self._check("ema_halflives", len(self.ema_halflives) > 0, "lists of at least one number")
+        self._check("ema_halflives", len(self.ema_halflives) > 0, "a list of at least one number")
         names = [average.name for average in self.averages()]
-        self._check("ema_halflives", len(set(names)) == len(names), "lists without repetitions")
-        self._check("label_drop", 0 <= self.label_drop < 1, "numbers in [0, 1)")
-        parts = f"at most batch_size={self.batch_size}"
-        self._check("accumulation", self.accumulation <= self.batch_size, parts)
+        self._check("ema_halflives", len(set(names)) == len(names), "a list without repetitions")
+        self._check("label_drop", 0 <= self.label_drop < 1, "a number in [0, 1)")
+        self._check("accumulation", self.accumulation <= self.batch_size, f"at most batch_size={self.batch_size}")
         find_plugin(PROCESSES, self.sde, "sde")
         find_solver(self.sample_solver)
 
-    def _check(self, name: str, good: bool, valid: str) -> None:
+    def _check(self, name: str, good: bool, expected: str) -> None:
         if not good:
-            raise ValueError(f"{name}={getattr(self, name)!r}; expected {valid}")
+            raise ValueError(f"{name}={getattr(self, name)!r}; expected {expected}")
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON holds them."""
+        """The fields as JSON has them: lists for tuples."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
         return content
 
     def conflicts(self, saved: dict[str, Any]) -> list[str]:
-        """The fields in which a saved run differs so that this one cannot continue it, as "name (saved, given)"."""
-        own, default = self.to_json(), TrainConfig().to_json()
+        """The differences to a saved run's settings that keep this one from continuing it, as "name (saved, given)"."""
+        own = self.to_json()
+        then = TrainConfig().to_json() | saved  # fields that are newer than the saved run have their default
         names = [each.name for each in fields(self) if each.name not in FREE]
-        then = {name: saved.get(name, default[name]) for name in names}  # a field that is newer than the folder
         return [f"{name} ({then[name]!r}, {own[name]!r})" for name in names if then[name] != own[name]]
 
     def averages(self) -> list[Average]:
-        """The averages of the weights to keep; the first is the model."""
+        """The rules of the averages of the weights; the first gives the model."""
         lives = [HalfLife(images, self.ema_warmup) for images in self.ema_halflives]
         return [*lives, *(PowerFunction(width) for width in self.ema_widths)]
 
     def build_source(self) -> Source:
-        """The data, checked."""
+        """The data. Raises ValueError for data that does not fit the settings."""
         low, high, levels = self.data_low, self.data_high, self.data_levels
         scaling = None
         if low is not None and high is not None:
             scaling = Scaling(low, high, levels)
         elif (low, high, levels) != (None, None, None):
-            raise ValueError(f"data_low={low}, data_high={high}, data_levels={levels}; the range needs low and high")
+            raise ValueError(f"data_low={low}, data_high={high}, data_levels={levels}; expected low and high")
         source = load(
             self.data,
             key=self.data_key,
@@ -234,15 +225,15 @@ class TrainConfig:
         return source
 
     def build_process(self) -> LinearSDE:
-        """The process."""
+        """The process. Raises ValueError for arguments that it does not take."""
         check_arguments(find_plugin(PROCESSES, self.sde, "sde"), self.sde_args, "sde_args")
         return build_process(self.sde, self.sde_args)
 
     def build_net(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
-        """The net for samples of a shape, freshly initialised from torch's global generator.
+        """The net for samples of a shape, initialised from torch's global generator.
 
-        Of what follows from the data, it is told what its constructor has a name for: channels, image_size, dims,
-        features, classes. net_args come on top; a net among them is written as in a saved folder's config.json.
+        Besides net_args it gets those of channels, image_size, dims, features and classes that its constructor takes. A
+        net among net_args is written as in the config.json of a saved folder. Raises ValueError for other arguments.
         """
         cls = find_plugin(NETS, self.net, "net")
         takes = inspect.signature(cls).parameters
@@ -256,7 +247,7 @@ class TrainConfig:
     def build_denoiser(self, source: Source, std: float | None = None) -> Denoiser:
         """The untrained denoiser for a source. Raises ValueError where the settings do not fit it.
 
-        std is that of the data; measured unless told here or by data_std.
+        std is the data's standard deviation; by default the setting data_std, or measured.
         """
         if self.conditional and source.classes is None:
             raise ValueError(f"conditional=True, but data={self.data!r} has no labels")

@@ -1,4 +1,4 @@
-"""Training: a run is a function of its config, whatever the number of processes and however often it is resumed."""
+"""Training: the result depends on the settings alone, not on the number of processes, nor on interruptions."""
 
 import json
 import logging
@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 
 from sdescore.common.files import replace_file
-from sdescore.data.source import Source, batches
+from sdescore.data.batches import batches
+from sdescore.data.source import Source
 from sdescore.data.statistics import measure, read_statistics
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.training import checkpoints
@@ -27,10 +28,10 @@ logger = logging.getLogger(__name__)
 
 
 def find_start(config: TrainConfig, resume: bool) -> Path | None:
-    """The checkpoint to go on from, None for a new run.
+    """The checkpoint to resume from; None for a new run.
 
-    Raises FileExistsError for a new run where there are checkpoints, FileNotFoundError for none to resume from, and
-    ValueError, naming the fields, for a run with another config or fewer steps than are done.
+    Raises FileExistsError for a new run in a folder with checkpoints, FileNotFoundError if there is nothing to resume
+    from, and ValueError, naming the fields, for other settings than the run's or fewer steps than are done.
     """
     root = Path(config.out) / "checkpoints"
     if not resume:
@@ -42,16 +43,16 @@ def find_start(config: TrainConfig, resume: bool) -> Path | None:
     conflicts = config.conflicts(state["config"])
     if conflicts:
         raise ValueError(
-            f"{folder} is of a run with other settings (saved, given): {', '.join(conflicts)}. "
+            f"{folder} belongs to a run with other settings (saved, given): {', '.join(conflicts)}. "
             f"The run's own are in {Path(config.out) / 'config.json'}"
         )
     if config.steps < state["step"]:
-        raise ValueError(f"steps={config.steps}, but {folder} has made {state['step']}; expected at least these")
+        raise ValueError(f"steps={config.steps}, but {folder} has made {state['step']}; expected at least as many")
     return folder
 
 
 def find_std(config: TrainConfig, source: Source, accelerator: Accelerator, new: bool = True) -> float:
-    """The data's standard deviation: as told, from the file that is named, or the run's own, made if need be.
+    """The data's standard deviation: that of the settings, of the file they name, or of the run's own statistics.
 
     Raises ValueError for a file of other data.
     """
@@ -60,49 +61,51 @@ def find_std(config: TrainConfig, source: Source, accelerator: Accelerator, new:
     if config.statistics is not None:
         return read_statistics(config.statistics, source).std
     own = Path(config.out) / "statistics.json"
-    if not new:  # what a new run finds may be of other data, even where shape and range are the same
+    if not new:  # a new run may find statistics of other data, even of the same shape and range
         with suppress(ValueError):
             return read_statistics(own, source).std
     found = measure(source, 4096)
-    accelerator.wait_for_everyone()  # all have looked before one writes
+    accelerator.wait_for_everyone()  # every process has looked before one writes
     if accelerator.is_main_process and (new or not own.exists()):
         found.write(own)
     return found.std
 
 
 def train(config: TrainConfig, *, resume: bool = False, source: Source | None = None) -> Denoiser:
-    """Train a denoiser and return it with its averaged weights, as it is saved in the folder config.out/model.
+    """Train a denoiser; returns it with its averaged weights, as saved in the folder config.out/model.
 
-    Runs in one process or as one of many. A resumed run ends with the bits of one that was never interrupted.
+    Runs in one process or in one of many. A resumed run gives the same bits as one that was never interrupted.
 
     Args:
         config: The settings.
-        resume: Go on from the newest sound checkpoint in config.out.
-        source: Data other than what config.data names.
+        resume: Go on from the newest intact checkpoint in config.out.
+        source: Data in place of what config.data names.
 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: For settings, data or a folder that do not fit, before training.
-        FloatingPointError: If the loss is no longer finite. OSError: If a checkpoint cannot be written.
+        FloatingPointError: If the loss is no longer finite.
+        OSError: If a checkpoint cannot be written.
     """
     accelerator = build_accelerator(config.mixed_precision, config.tracker, config.out)
     start = find_start(config, resume)
     source = source or config.build_source()
-    out, device = Path(config.out), accelerator.device
+    out = Path(config.out)
+    device = accelerator.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         trainer = Trainer(config, source, accelerator, find_std(config, source, accelerator, start is None))
         if start is not None:
             trainer.load(start)
-        if accelerator.is_main_process:  # only now: settings that fail leave those of the run as they were
+        if accelerator.is_main_process:  # only now, so that settings that fail leave the run's own alone
             out.mkdir(parents=True, exist_ok=True)
             replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
         if start is not None and accelerator.is_main_process:
             logger.info("resumed from %s", start)
-        if start is not None:  # the run may have been killed after the checkpoint and before what follows it
+        if start is not None:  # it may have been killed between the checkpoint and what follows it
             trainer.publish()
             _keep(trainer, trainer.step == config.steps)
         _run(trainer)
     averaged: Denoiser = trainer.averaged.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return averaged.eval()  # in the layout in which it is loaded
+    return averaged.eval()  # in the memory layout of a loaded one
 
 
 def _run(trainer: Trainer) -> None:
@@ -123,11 +126,9 @@ def _run(trainer: Trainer) -> None:
             rate = trainer.schedule.get_last_lr()[0]
             report.add(*trainer.update(raw, labels))
             done = trainer.step
-            late = (
-                config.minutes is not None
-                and done % config.log_every == 0
-                and _any(deadline < time.monotonic(), trainer)
-            )
+            late = False
+            if config.minutes is not None and done % config.log_every == 0:
+                late = _any(deadline < time.monotonic(), trainer)
             last = late or done == config.steps
             if last or done % config.log_every == 0 or done % config.save_every == 0:
                 report.write(rate)
@@ -142,7 +143,7 @@ def _run(trainer: Trainer) -> None:
 
 
 def _keep(trainer: Trainer, last: bool) -> bool:
-    """Write the snapshots and the picture that are due after a step; returns whether a picture was."""
+    """Write the snapshots and the picture that are due after a step; returns whether there was a picture."""
     config, step = trainer.config, trainer.step
     if config.snapshot_every and (step == config.steps or step % config.snapshot_every == 0):
         trainer.snapshot()
@@ -155,7 +156,7 @@ def _keep(trainer: Trainer, last: bool) -> bool:
 
 
 def _any(here: bool, trainer: Trainer) -> bool:
-    """Whether it is so in any of the processes, which thereby agree."""
+    """Whether `here` is true in any process: the same answer in all of them."""
     accelerator = trainer.accelerator
     total: Any = accelerator.reduce(torch.tensor(float(here), device=accelerator.device))
     return bool(total > 0)

@@ -1,4 +1,4 @@
-"""Averages of any length, put together after training from snapshots of others (Karras et al. 2024, section 3.2)."""
+"""Post-hoc averages: of any length, combined after training from snapshots (Karras et al. 2024, section 3.2)."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ RULES: dict[str, type[Average]] = {"HalfLife": HalfLife, "PowerFunction": PowerF
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A file with the state of an average after a step of a run with so many images a step."""
+    """A file with the state of an average after a step, in a run with `batch` images per step."""
 
     path: Path
     average: Average
@@ -33,9 +33,9 @@ class Snapshot:
 
 
 def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool = True) -> None:
-    """Write the state of each average after a step, a file each, whole or not at all. Raises OSError.
+    """Write the state of each average after a step to a file of its own, whole or not at all. Raises OSError.
 
-    All processes must call it, since each may have a part; only those write that are told to.
+    Every process must call it, since each may hold a part of the weights; those with `write` write.
     """
     for rule, model in zip(averages.rules, averages.models, strict=True):
         state = whole(model.state_dict(), write)
@@ -50,7 +50,7 @@ def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool 
 
 
 def snapshots(folder: str | Path) -> list[Snapshot]:
-    """The snapshots in a folder. Raises ValueError naming a file that is none, and if there are none at all."""
+    """The snapshots in a folder. Raises ValueError for a file that is no snapshot, naming it, and if there are none."""
     found = []
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
@@ -61,36 +61,38 @@ def snapshots(folder: str | Path) -> list[Snapshot]:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a snapshot: {error!r}") from error
     if not found:
-        raise ValueError(f"there are no snapshots in {folder}; a run keeps them if snapshot_every is set")
+        raise ValueError(f"there are no snapshots in {folder}; a run writes them if snapshot_every is set")
     if len({each.batch for each in found}) > 1:
         raise ValueError(f"{folder} has snapshots of runs with different batches")
     return found
 
 
 def profile(average: Average, steps: int, batch: int) -> np.ndarray:
-    """How much the weights after each of `steps` steps count in their average; (steps,), float64, its sum is 1."""
+    """The weight (steps,), float64, of each step in the average after `steps` steps; the sum is 1."""
     fresh, later = _decays(average, steps, batch)
     return fresh * np.exp(later[-1] - later)
 
 
 def _decays(average: Average, steps: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """What each step adds of its weights, and the logarithm of what the steps up to it leave of the first's."""
+    """1 - decay of each step, and the logarithm of the product of the decays up to it; each (steps,)."""
     decay = average.decay(np.arange(1, steps + 1), batch)
     return 1 - decay, np.append(0.0, np.log(np.maximum(decay[1:], 1e-300))).cumsum()
 
 
 def fit(stored: Sequence[tuple[Average, int]], wanted: tuple[Average, int], batch: int) -> tuple[np.ndarray, float]:
-    """Coefficients, of sum 1, with which stored averages, each after its step, come closest to the wanted one.
+    """The combination of stored averages, each after its step, that is closest to the wanted one.
 
-    Least squares between the profiles, step by step, not in their continuous limit as in the paper: warm-ups and
-    half-lives are then as exact as power functions. The sum leaves weights that do not move exactly where they are.
+    Least squares between the profiles step by step, where the paper takes their continuous limit: warm-ups and
+    half-lives become as exact as power functions. The coefficients' sum is held at 1, so that constant weights stay as
+    they are.
 
-    Returns the coefficients and the distance of the profiles, as a share of the wanted one's norm.
+    Returns the coefficients (stored,), float64, and the distance of the profiles over the norm of the wanted one.
     """
     longest = {average: max(step for each, step in stored if each == average) for average, _ in stored}
     known = {average: _decays(average, steps, batch) for average, steps in longest.items()}
-    target, size = profile(*wanted, batch), 4096
-    triangle: np.ndarray = np.zeros((0, len(stored) + 1))  # of a QR decomposition that takes in rows as they come
+    target = profile(*wanted, batch)
+    size = 4096
+    triangle: np.ndarray = np.zeros((0, len(stored) + 1))  # of a QR decomposition, updated by chunks of rows
     for low in range(0, len(target), size):
         rows = np.zeros((min(size, len(target) - low), len(stored) + 1))
         for column, (average, step) in enumerate(stored):
@@ -99,10 +101,11 @@ def fit(stored: Sequence[tuple[Average, int]], wanted: tuple[Average, int], batc
         rows[:, -1] = target[low : low + len(rows)]
         triangle = np.asarray(np.linalg.qr(np.concatenate([triangle, rows]), mode="r"))
     norms = np.linalg.norm(triangle[:, :-1], axis=0)
-    matrix, right = triangle[:, :-1] / norms, triangle[:, -1]
-    basis = np.linalg.qr((1 / norms)[:, None], mode="complete").Q[:, 1:]  # along these the sum stays
+    matrix = triangle[:, :-1] / norms
+    right = triangle[:, -1]
+    basis = np.linalg.qr((1 / norms)[:, None], mode="complete").Q[:, 1:]  # directions that leave the sum unchanged
     start = (1 / norms) / np.sum(norms**-2)
-    # Profiles that differ by less than the rounding of stored weights are not told apart.
+    # Profiles closer than the rounding of stored weights count as equal.
     free = np.linalg.lstsq(matrix @ basis, right - matrix @ start, rcond=1e-6)[0]
     found = start + basis @ free
     return found / norms, float(np.linalg.norm(matrix @ found - right) / np.linalg.norm(right))
@@ -111,19 +114,17 @@ def fit(stored: Sequence[tuple[Average, int]], wanted: tuple[Average, int], batc
 def reconstruct(
     stored: Sequence[Snapshot], average: Average, step: int | None = None
 ) -> tuple[dict[str, Tensor], float]:
-    """The state that an average would have after a step, the last stored one unless told, and the profile's error.
+    """The state that an average would have after a step (by default the last stored one), and its profile's error.
 
-    The state is that of a Denoiser. Bit for bit a snapshot if there is one of this average and step. Buffers are those
-    of the last snapshot up to the step.
-
-    Raises ValueError without snapshots up to the step.
+    The state is that of a Denoiser. A snapshot of this average and step is returned as it is, bit for bit. Buffers are
+    those of the last snapshot up to the step. Raises ValueError for a step without snapshots up to it.
     """
     last = max(each.step for each in stored)
     step = last if step is None else step
     usable = [each for each in stored if each.step <= step]
     if not usable or step > last:
         steps = sorted({each.step for each in stored})
-        raise ValueError(f"step={step}; expected steps from {steps[0]} to {last}")
+        raise ValueError(f"step={step}; expected a step from {steps[0]} to {last}")
     same = [each for each in usable if each.step == step and each.average == average]
     if same:
         return load_file(same[0].path), 0.0

@@ -1,4 +1,4 @@
-"""What a training run says while it goes on: log.jsonl, the tracker, the progress bar and pictures of samples."""
+"""The output of a training run in progress: log.jsonl, the tracker, the progress bar and pictures of samples."""
 
 import json
 import logging
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def read_log(out: str | Path) -> list[dict[str, float]]:
-    """The lines of a run's log.jsonl: step, loss, grad_norm, lr and images_per_second, each since the line before."""
+    """The lines of a run's log.jsonl: step, loss, grad_norm, lr and images_per_second, since the line before."""
     path = Path(out) / "log.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def _whole_lines(path: Path, step: int) -> str:
-    """The lines of a log up to a step; a torn last line is left out."""
+    """The lines of a log up to a step, without an incomplete last one."""
     kept = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
         try:
@@ -44,13 +44,15 @@ def _whole_lines(path: Path, step: int) -> str:
 
 
 class RunLog:
-    """Collects what happens in each step without waiting for the device, and writes it down now and then.
+    """Collects losses and gradient norms without waiting for the device, and writes their means when asked.
 
-    A context manager; only the main process writes. A resumed run's log goes on after the line of its first step.
+    A context manager; only the main process writes. Lines after `step`, by a run that was killed, are removed.
     """
 
     def __init__(self, config: TrainConfig, accelerator: Accelerator, step: int) -> None:
-        self.config, self.accelerator, self.step = config, accelerator, step
+        self.config = config
+        self.accelerator = accelerator
+        self.step = step
         self.path = Path(config.out) / "log.jsonl"
         self.pending: list[Tensor] = []
         self.since = time.perf_counter()
@@ -58,7 +60,7 @@ class RunLog:
         if main:
             replace_file(self.path, _whole_lines(self.path, step))
         if config.tracker != "none":
-            # What a killed run showed beyond its checkpoint is taken back.
+            # What a killed run logged after its checkpoint is removed.
             accelerator.init_trackers("tracker", init_kwargs={config.tracker: {"purge_step": step + 1}})
         self.bar = tqdm(total=config.steps, initial=step, disable=not (main and config.progress), unit="step")
 
@@ -73,22 +75,22 @@ class RunLog:
             tracker.finish()
 
     def add(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Take note of a step: this process's part of the loss, whose mean over the processes is the batch's."""
+        """Add a step: this process's part of the loss, whose mean over the processes is the batch's, and the norm."""
         self.pending.append(torch.stack([loss, grad_norm.to(loss)]))
         self.step += 1
         self.bar.update()
 
     def restart_clock(self) -> None:
-        """Leave out of the speed what was done since the last line."""
+        """Exclude the time since the last line from the speed."""
         self.since = time.perf_counter()
 
     def write(self, lr: Tensor | float) -> None:
-        """Write a line on the steps since the last. Raises FloatingPointError, on all processes, for a NaN or Inf."""
+        """Write a line about the steps since the last. Raises FloatingPointError, in all processes, for NaN or Inf."""
         if not self.pending:
             return
         means: Any = self.accelerator.reduce(torch.stack(self.pending).mean(0), reduction="mean")
         loss, grad_norm = means.tolist()
-        # fp16 skips the steps whose gradient overflows, and lowers its scale.
+        # In fp16 a step whose gradient overflows is skipped, and the scale lowered.
         if not math.isfinite(loss) or not (math.isfinite(grad_norm) or self.accelerator.mixed_precision == "fp16"):
             first = self.step - len(self.pending) + 1
             raise FloatingPointError(
@@ -107,19 +109,18 @@ class RunLog:
                 with open(self.path, "a") as file:
                     file.write(json.dumps({"step": self.step, **line}) + "\n")
             except OSError as error:
-                what = f"{self.path} was not written: {error}; checkpoints are untouched"
-                raise refused(error, what) from error
+                raise refused(error, f"{self.path} was not written: {error}; checkpoints are untouched") from error
 
 
 def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | None) -> None:
-    """Write samples of a denoiser to samples/step-...: .png for images, .npz for anything else; classes in turn."""
+    """Write samples to samples/step-...: images as .png, others as .npz; labels, if there are classes, in turn."""
     assert denoiser.shape is not None and denoiser.scaling is not None
     shape = (config.sample_count, *denoiser.shape)
     label = None if classes is None else {"label": torch.arange(config.sample_count) % classes}
     solver, steps = config.sample_solver, config.sample_steps
     try:
         x = sample(denoiser.sde, denoiser, shape, solver=solver, steps=steps, seed=config.seed, condition=label)
-    except FloatingPointError as error:  # no reason to end a run that may still come right
+    except FloatingPointError as error:  # no reason to end a run that may recover
         logger.warning("no samples at step %d: %s", step, error)
         return
     raw = denoiser.scaling.to_data(x).cpu()
@@ -130,5 +131,5 @@ def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | N
             save_grid(path.with_suffix(".png"), raw, denoiser.scaling)
         else:
             np.savez(path.with_suffix(".npz"), x=raw.numpy())
-    except OSError as error:  # whether a checkpoint can still be written decides about the run
+    except OSError as error:  # the run ends only if a checkpoint cannot be written
         logger.warning("no picture at step %d: %s", step, error)

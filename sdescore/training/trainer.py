@@ -1,14 +1,10 @@
-"""One training step, and all the state that it changes.
-
-All that is random in a step belongs to (seed, step, index in the global batch): each process draws it for the whole
-batch and takes its share. Dropout alone belongs to (seed, step, rank).
-"""
+"""One training step, and all the state that it changes."""
 
 import logging
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -19,57 +15,29 @@ from torch.optim.lr_scheduler import LambdaLR
 from sdescore.common.files import refused
 from sdescore.common.random import generator
 from sdescore.common.scaling import level_width
-from sdescore.data.source import Source, checksum, share
+from sdescore.data.batches import share
+from sdescore.data.source import Source
+from sdescore.data.statistics import checksum
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.folders import STAGING
-from sdescore.objectives.denoising import TIME_DISTRIBUTIONS, denoising_score_matching
+from sdescore.objectives.denoising import denoising_score_matching
 from sdescore.training import checkpoints
 from sdescore.training import posthoc_averages as posthoc
 from sdescore.training.averages import Averages
 from sdescore.training.config import TrainConfig
+from sdescore.training.draws import Draws, draw
 from sdescore.training.sharding import full, parts, placed, whole
 
-__all__ = ["Draws", "Trainer", "draw"]
+__all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
 
 
-class Draws(NamedTuple):
-    """What a step draws: quantiles u (batch,), noise and shift (batch, *shape); whether to mirror, to drop the label.
-
-    shift is uniform in [-1/2, 1/2), in levels of the data; zeros that broadcast where it is not wanted.
-    """
-
-    u: Tensor
-    noise: Tensor
-    flip: Tensor
-    drop: Tensor
-    shift: Tensor
-
-    def select(self, where: slice) -> "Draws":
-        """The draws of a part of the batch."""
-        return Draws(*(each[where] for each in self))
-
-
-def draw(config: TrainConfig, step: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Draws:
-    """The draws for the whole global batch of a step (from 0); no setting changes what another one draws."""
-    batch = config.batch_size
-
-    def own(name: str) -> torch.Generator:
-        return generator(f"train {name}", config.seed, step, device=device)
-
-    u = TIME_DISTRIBUTIONS[config.time_distribution].draw(batch, own("times"), torch.device(device))
-    noise = torch.randn(batch, *shape, generator=own("noise"), device=device)
-    flip = torch.rand(batch, generator=own("flip"), device=device) < (0.5 if config.flips else 0.0)
-    drop = torch.rand(batch, generator=own("drop"), device=device) < config.label_drop
-    shift = torch.zeros(batch, *(1,) * len(shape), device=device)
-    if config.dequantize:
-        shift = torch.rand(noise.shape, generator=own("shift"), device=device) - 0.5
-    return Draws(u, noise, flip, drop, shift)
-
-
 class Trainer:
-    """All that a run changes: the net, its average, the optimiser with its schedule, and the step."""
+    """All that changes in a run: the net, its averages, the optimiser with its schedule, and the step.
+
+    Raises ValueError for settings that do not fit the source, the net or the number of processes.
+    """
 
     def __init__(self, config: TrainConfig, source: Source, accelerator: Accelerator, std: float | None = None) -> None:
         if config.batch_size < accelerator.num_processes * config.accumulation:
@@ -77,20 +45,25 @@ class Trainer:
                 f"batch_size={config.batch_size} is less than {accelerator.num_processes} processes with "
                 f"accumulation={config.accumulation} parts each"
             )
-        self.config, self.source, self.accelerator, self.step = config, source, accelerator, 0
+        self.config = config
+        self.source = source
+        self.accelerator = accelerator
+        self.step = 0
         torch.manual_seed(generator("train init", config.seed).initial_seed())
         self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
-        channels_last, split = config.channels_last, accelerator.is_fsdp2
+        split = accelerator.is_fsdp2
+        channels_last = config.channels_last
         if channels_last and split:
             raise ValueError("channels_last=True; expected False where FSDP splits the weights")
-        if channels_last is None:  # on a CPU it pays in float32 alone: bf16 took twice the time
+        if channels_last is None:  # on a CPU it is faster in float32 alone: bf16 took twice the time
             kind = accelerator.device.type
             channels_last = not split and (kind == "cuda" or (kind == "cpu" and accelerator.mixed_precision == "no"))
         if channels_last and len(source.shape) == 3:
             self.denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = source.classes if config.conditional else None
         self.averages = Averages(self.denoiser, config.averages(), config.batch_size)
-        net, optimizer = self.denoiser.net, self._optimizer()
+        net = self.denoiser.net
+        optimizer = self._optimizer()
         if config.compile:
             net.forward = torch.compile(net.forward)
         if split and accelerator.mixed_precision != "no":
@@ -98,7 +71,7 @@ class Trainer:
         self.schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup, 1)))
         self.net, self.optimizer = accelerator.prepare(net, optimizer)
         self.averages.split_like(self.denoiser)
-        # The same net behind what accelerate wraps around it: its processes and its precision.
+        # The same net inside accelerate's wrapper, for several processes and mixed precision.
         self.parallel = Denoiser(self.net, self.denoiser.sde, config.predicts, self.denoiser.data_std)
         self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
         size = self.share.stop - self.share.start
@@ -118,27 +91,28 @@ class Trainer:
         )
 
     def _rehearse(self) -> None:
-        """A pass without effect, in which a net that does not fit the data fails and gradients are put into buckets.
+        """A pass without effect: a net that does not fit the data fails here, and torch settles its gradient buckets.
 
-        torch sorts the buckets anew after the first pass, and with them the sums over more than two processes: without
-        this, a resumed run's first step would be summed in another order than the same step of an unbroken run.
+        After the first pass torch reorders the buckets, and with them sums over more than two processes: otherwise the
+        first step of a resumed run would be summed in another order than the same step of an unbroken run.
         """
         before = {name: value.clone() for name, value in self.denoiser.state_dict().items()}
         raw, labels = self.source.__getitems__([0])
-        draws, part = draw(self.config, 0, self.source.shape, self.accelerator.device), self.parts[0]
-        count = part.stop - part.start
+        draws = draw(self.config, 0, self.source.shape, self.accelerator.device)
+        count = self.parts[0].stop - self.parts[0].start
         labels = None if labels is None else labels.expand(count)
         self._backward(raw.expand(count, *self.source.shape), labels, draws.select(slice(0, count)))
         self.optimizer.zero_grad()
         self.denoiser.load_state_dict(before)
 
     def _backward(self, raw: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
-        """Add the gradient of samples to this process's; returns their part of the loss.
+        """Add the gradient of a part of the batch to this process's; returns its part of the loss.
 
-        The loss of a sample is the mean over its elements, and a batch's the mean over its samples. What accelerate
-        averages over the processes are sums, so that shares need not be equal.
+        The loss is the mean over a sample's elements and over the batch. Accelerate averages sums over the processes:
+        their shares need not be equal.
         """
-        device, config = self.accelerator.device, self.config
+        device = self.accelerator.device
+        config = self.config
         raw = raw.to(device, non_blocking=True)
         x0 = self.source.scaling.to_model(raw, torch.get_default_dtype())
         if config.flips:
@@ -155,7 +129,7 @@ class Trainer:
             weighting=config.weighting,
             time_distribution=config.time_distribution,
             u=draws.u,
-            eps=draws.noise,
+            eps=draws.eps,
             condition=condition,
         )
         loss = losses.sum() * (2 / x0[0].numel() * self.accelerator.num_processes / config.batch_size)
@@ -165,9 +139,10 @@ class Trainer:
     def update(self, raw: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """One step on this process's share of the batch: raw (share, *shape), labels (share,).
 
-        Returns its part of the loss, whose mean over the processes is the batch's, and the norm of the gradient.
+        Returns, both (), its part of the loss, whose mean over the processes is the batch's, and the gradient's norm.
         """
-        config, accelerator = self.config, self.accelerator
+        config = self.config
+        accelerator = self.accelerator
         torch.manual_seed(generator("train dropout", config.seed, accelerator.process_index, self.step).initial_seed())
         draws = draw(config, self.step, self.source.shape, accelerator.device).select(self.share)
         losses = []
@@ -185,13 +160,13 @@ class Trainer:
 
     @property
     def averaged(self) -> Denoiser:
-        """The denoiser with the first average's weights; all processes must ask, since each may have a part."""
+        """The denoiser with the weights of the first average; every process must ask, since each may hold a part."""
         return self.averages.whole().to(self.accelerator.device)
 
     def save(self) -> None:
-        """Write a checkpoint, remove older ones, and write the averaged denoiser to model/.
+        """Write a checkpoint, remove older ones, and write the averaged denoiser to model/. Raises OSError.
 
-        As in snapshot() and publish(), the main process writes, and all must call, since each may have a part.
+        As with snapshot() and publish(), every process must call it, since each may hold a part; the main one writes.
         """
         content = self._state()
         if self.accelerator.is_main_process:
@@ -203,26 +178,28 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def snapshot(self) -> None:
-        """Write the averages to snapshots/, where they stay."""
-        folder, main = Path(self.config.out) / "snapshots", self.accelerator.is_main_process
-        posthoc.write_snapshots(folder, self.averages, self.step, write=main)
+        """Write the averages to snapshots/, where they are kept."""
+        folder = Path(self.config.out) / "snapshots"
+        posthoc.write_snapshots(folder, self.averages, self.step, write=self.accelerator.is_main_process)
 
     def publish(self) -> None:
         """Write the averaged denoiser to model/, from which it can be sampled."""
-        averaged, folder = self.averaged, Path(self.config.out) / "model"
+        averaged = self.averaged
+        folder = Path(self.config.out) / "model"
         if not self.accelerator.is_main_process:
             return
-        for left in folder.glob(f"{STAGING}*"):  # by a process that was killed here
+        for left in folder.glob(f"{STAGING}*"):  # by a process that was killed while it saved
             shutil.rmtree(left, ignore_errors=True)
         try:
             averaged.save_pretrained(folder)
         except OSError as error:
-            what = f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole"
-            raise refused(error, f"{what}, and resuming writes the model too") from error
+            message = f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole"
+            raise refused(error, f"{message}, and resuming writes the model too") from error
 
     def _data(self) -> dict[str, Any]:
-        """What a resumed run must find unchanged of the data."""
-        scaling, source = self.source.scaling, self.source
+        """The properties of the data that must be unchanged in a resumed run."""
+        source = self.source
+        scaling = source.scaling
         known = {"samples": len(source), "shape": list(source.shape), "data_std": self.denoiser.data_std}
         return known | {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
 
@@ -245,7 +222,7 @@ class Trainer:
         return tensors, state
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint. Raises ValueError if it is that of another run or of other data."""
+        """Take over the state of a checkpoint. Raises ValueError if it is of another run or of other data."""
         tensors, state = checkpoints.load(folder)
         data = self._data()
         if data | state["data"] != data:  # older checkpoints say less
@@ -256,7 +233,7 @@ class Trainer:
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for i, moments in saved["state"].items():
             for name, value in moments.items():
-                if value.shape == weights[i].shape:  # fused kernels read both in the order of memory
+                if value.shape == weights[i].shape:  # fused kernels assume the same memory layout
                     moments[name] = placed(value, weights[i])
         self.optimizer.load_state_dict(saved)
         self.schedule.load_state_dict(state["schedule"])
@@ -264,12 +241,10 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         if state.get("checksum", self.checksum) != self.checksum:
-            logger.warning(
-                "%s was made with other samples: as many, of the same shape and range, but not these", folder
-            )
+            logger.warning("%s was made with other samples, of the same number, shape and range", folder)
         precision = self.accelerator.mixed_precision
         if state.get("mixed_precision", precision) != precision:
-            logger.warning("%s was computed in %s, and goes on in %s", folder, state["mixed_precision"], precision)
+            logger.warning("%s was computed in %s and goes on in %s", folder, state["mixed_precision"], precision)
         if state["processes"] != self.accelerator.num_processes:
             logger.warning(
                 "%s was written by %d processes and goes on with %d: data and noise stay the same, but dropout "

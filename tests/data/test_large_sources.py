@@ -11,10 +11,11 @@ from damage import truncate
 from PIL import Image
 
 from sdescore import Scaling
+from sdescore.data.batches import batches
 from sdescore.data.load import load
 from sdescore.data.map_style import MapStyle
 from sdescore.data.memory_mapped import MemoryMapped
-from sdescore.data.source import Arrays, batches
+from sdescore.data.source import Arrays
 from sdescore.training.config import TrainConfig
 
 
@@ -84,7 +85,9 @@ class TestMapped:
         source = load(str(tmp_path / "x.npy"))
         assert source.scaling == Scaling(x.min(), x.max(), None)
         assert load(str(tmp_path / "x.npy"), scaling=Scaling(-9.0, 9.0, None)).scaling.high == 9
-        with pytest.raises(ValueError, match=r"x\.npy: row 7 spans .*; the range given is \[-0.1, 0.1\]"):
+        with pytest.raises(
+            ValueError, match=r"x\.npy: row 7 spans .*; expected values in the given range \[-0.1, 0.1\]"
+        ):
             load(str(tmp_path / "x.npy"), scaling=Scaling(-0.1, 0.1, None)).__getitems__([7])
 
     def test_damage_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,11 +145,11 @@ class TestItems:
         source = MapStyle(torch.utils.data.Subset(dataset, [5, 2]), Scaling(0.0, 1.0, 256), classes=6)
         raw, labels = source.__getitems__([0, 1])
         assert raw.equal(x[[5, 2]]) and labels is not None and labels.tolist() == [5, 2]
-        with pytest.raises(ValueError, match=r"float32 and no range; state it \(data_low=0"):
+        with pytest.raises(ValueError, match=r"float32 and no range; expected .* \(data_low=0"):
             MapStyle(dataset)
         x[1, 0, 2, 3], x[4, 0, 1, 1] = 1.5, torch.inf
         for index, message in (
-            (1, r"it spans .* 1\.5\]; the range given is \[0, 1\]"),
+            (1, r"it spans .* 1\.5\]; expected values in the given range \[0, 1\]"),
             (4, "it is not finite everywhere"),
         ):
             with pytest.raises(ValueError, match=f"item {index} cannot be read: {message}"):
@@ -173,7 +176,7 @@ class TestItems:
             ("own_data:Houses", {}, "has no attribute 'Houses'"),
             ("no_data:Faces", {}, "No module named 'no_data'"),
             ("own_data:fixed", {"size": 3}, "is an object already"),
-            ("own_data.py", {"size": 3}, "data_args=.* are for module:name"),
+            ("own_data.py", {"size": 3}, "data_args=.* expected data='module:name'"),
         ):
             with pytest.raises(ValueError, match=message):
                 load(name, args=args)
@@ -218,7 +221,9 @@ class TestItems:
         assert len(load(f"{tmp_path / 'parts'}:validation", key="picture")) == 1
         series = load(str(tmp_path / "parts"), key="series", scaling=Scaling(0.0, 1.0, None))
         assert series.__getitems__([2])[0].equal(torch.from_numpy(columns["series"][[2]]).float())
-        with pytest.raises(ValueError, match="has no column 'x'; data_key may be one of 'picture', 'kind', 'series'"):
+        with pytest.raises(
+            ValueError, match="no column 'x'; expected data_key to be one of 'picture', 'kind', 'series'"
+        ):
             load(str(tmp_path / "one"))
         with pytest.raises(ValueError, match="has no split 'test'; expected 'train', 'validation'"):
             load(f"{tmp_path / 'parts'}:test", key="picture")

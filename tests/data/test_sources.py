@@ -12,9 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from sdescore import Scaling
+from sdescore.data.batches import batches, order, share
 from sdescore.data.images import Images
 from sdescore.data.load import digits, load, npz
-from sdescore.data.source import Arrays, batches, order, share
+from sdescore.data.source import Arrays
 from sdescore.data.statistics import data_std
 from sdescore.evaluation.pictures import save_grid, to_pixels
 
@@ -120,7 +121,7 @@ class TestNpz:
         with pytest.raises(ValueError, match="int64 and no range"):
             npz(path)
         assert npz(path, scaling=Scaling()).shape == (1, 8, 8)
-        with pytest.raises(ValueError, match=r"spans \[0, 255\]; the range given is .* left first in sample \d"):
+        with pytest.raises(ValueError, match=r"spans \[0, 255\]; expected .* left first in sample \d"):
             npz(path, scaling=Scaling(0, 16, 17))
 
     def test_missing_key_lists_those_there(self, tmp_path: Path) -> None:

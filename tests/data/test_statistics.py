@@ -44,7 +44,7 @@ class TestStatistics:
         (tmp_path / "a.json").write_text("{}")
         with pytest.raises(ValueError, match=r"a\.json has no statistics"):
             read_statistics(tmp_path / "a.json")
-        with pytest.raises(ValueError, match=r"there is no file .*measure\.py makes one"):
+        with pytest.raises(ValueError, match=r"there is no file .*sdescore measure` makes one"):
             read_statistics(tmp_path / "b.json")
         with pytest.raises(ValueError, match="the same value everywhere"):
             measure(Arrays(torch.zeros(5, 2, dtype=torch.uint8)))

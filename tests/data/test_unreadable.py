@@ -10,8 +10,8 @@ from damage import truncate
 from PIL import Image
 
 from sdescore import Scaling
+from sdescore.data.batches import batches
 from sdescore.data.load import load
-from sdescore.data.source import batches
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 

@@ -205,7 +205,7 @@ def known() -> Denoiser:
         (
             lambda: Denoiser(Energy(Shift()), SDE)(torch.zeros(3, 2), torch.tensor(0.5)),
             ValueError,
-            "one number a sample",
+            "one number per sample",
         ),
     ],
 )

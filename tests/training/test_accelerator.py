@@ -49,7 +49,7 @@ class TestLauncher:
     ) -> None:
         """accelerate would take it, say so, and compute in full."""
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16" if by_launcher else "no")
-        with pytest.raises(ValueError, match=r"mixed_precision='fp16', but .* on GPUs alone"):
+        with pytest.raises(ValueError, match=r"mixed_precision='fp16'; expected no or bf16 here, .* on GPUs alone"):
             train(replace(config, mixed_precision="auto" if by_launcher else "fp16"))
         assert not Path(config.out).exists()
 

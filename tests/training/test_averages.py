@@ -158,7 +158,7 @@ class TestReconstruction:
             snapshots(tmp_path)
         tracked([PowerFunction(0.1)], walk(40), 10, tmp_path, every=20)
         for step in (10, 50):
-            with pytest.raises(ValueError, match=rf"step={step}; expected steps from 20 to 40"):
+            with pytest.raises(ValueError, match=rf"step={step}; expected a step from 20 to 40"):
                 reconstruct(snapshots(tmp_path), PowerFunction(0.2), step)
         torn = tmp_path / "step-000040.width-0.1.safetensors"
         torn.write_bytes(torn.read_bytes()[:-3])

@@ -158,7 +158,7 @@ class TestSettings:
     def test_fewer_steps_than_are_done(self, small: TrainConfig) -> None:
         train(small, source=SOURCE)
         before = (Path(small.out) / "config.json").read_bytes()
-        with pytest.raises(ValueError, match=r"steps=3, but .*step-000004 has made 4; expected at least these"):
+        with pytest.raises(ValueError, match=r"steps=3, but .*step-000004 has made 4; expected at least as many"):
             train(replace(small, steps=3), resume=True, source=SOURCE)
         assert (Path(small.out) / "config.json").read_bytes() == before
         assert train(small, resume=True, source=SOURCE).shape == (3,)  # as many is nothing to do
@@ -218,5 +218,5 @@ class TestOneLine:
     def test_nothing_to_resume(self, tmp_path: Path, folder: str) -> None:
         (tmp_path / "empty").mkdir()
         message = self.said("--resume", "--out", str(tmp_path / folder))
-        assert "there are no checkpoints in" in message and "start anew without resume" in message
+        assert "there are no checkpoints in" in message and "start a new run without resume" in message
         assert not list(tmp_path.rglob("*.*"))

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from training_runs import make_trainer, next_batch
 
 from sdescore.training.config import TrainConfig
-from sdescore.training.trainer import draw
+from sdescore.training.draws import draw
 
 pytestmark = pytest.mark.usefixtures("afresh")
 
@@ -17,7 +17,7 @@ class TestDraws:
     def test_each_setting_draws_for_itself(self, config: TrainConfig) -> None:
         a = draw(config, 3, (1, 8, 8))
         b = draw(replace(config, flips=False, label_drop=0.0, dequantize=True), 3, (1, 8, 8))
-        assert a.u.equal(b.u) and a.noise.equal(b.noise) and not b.flip.any() and not b.drop.any()
+        assert a.u.equal(b.u) and a.eps.equal(b.eps) and not b.flip.any() and not b.drop.any()
         assert not a.shift.any() and b.shift.all()
 
     def test_nothing_drawn_tells_of_anything_else(self, config: TrainConfig) -> None:
@@ -42,4 +42,4 @@ class TestDraws:
     def test_steps_and_seeds_differ(self, config: TrainConfig) -> None:
         first = draw(config, 0, (2,))
         for other in (draw(config, 1, (2,)), draw(replace(config, seed=1), 0, (2,))):
-            assert not first.u.equal(other.u) and not first.noise.equal(other.noise)
+            assert not first.u.equal(other.u) and not first.eps.equal(other.eps)

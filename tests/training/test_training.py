@@ -17,9 +17,9 @@ from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, Scaling, denoi
 from sdescore.data.source import Arrays
 from sdescore.training import checkpoints
 from sdescore.training.config import TrainConfig
+from sdescore.training.draws import draw
 from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
-from sdescore.training.trainer import draw
 
 pytestmark = pytest.mark.usefixtures("afresh")
 
@@ -32,8 +32,8 @@ class TestGradient:
         raw, _ = next_batch(own)
         draws, sde = draw(config, 0, (1, 8, 8)), VPSDE()
         t = (sde.t_min + (1 - sde.t_min) * draws.u).reshape(-1, 1, 1, 1)
-        x = sde.alpha(t) * (raw.double() / 8 - 1) + sde.sigma(t) * draws.noise
-        wanted_loss = (own.denoiser.noise(x, t.flatten()) - draws.noise).square().mean()
+        x = sde.alpha(t) * (raw.double() / 8 - 1) + sde.sigma(t) * draws.eps
+        wanted_loss = (own.denoiser.noise(x, t.flatten()) - draws.eps).square().mean()
         wanted = torch.autograd.grad(wanted_loss, list(own.denoiser.parameters()))
         loss, norm = own.update(raw, None)
         torch.testing.assert_close(loss, wanted_loss.detach(), rtol=1e-12, atol=0)
@@ -53,7 +53,7 @@ class TestGradient:
         low, high = law.cdf(torch.tensor([sde.t_min, sde.T]).log())
         sigma = law.icdf(low + (high - low) * draws.u).exp().reshape(-1, 1, 1, 1)
         x0 = raw.double() / 8 - 1
-        error = own.denoiser(x0 + sigma * draws.noise, sigma.flatten()) - x0
+        error = own.denoiser(x0 + sigma * draws.eps, sigma.flatten()) - x0
         wanted = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error**2).mean()
         torch.testing.assert_close(own.update(raw, None)[0], wanted.detach(), rtol=1e-9, atol=0)
 
@@ -132,7 +132,7 @@ class TestGradient:
         assert label.equal(torch.where(draws.drop, 10, labels))
         # y is a multiple of alpha x0 + sigma eps: what is left of it after eps says which way round x0 is.
         x0 = raw.float() / 8 - 1
-        gaps = torch.stack([_distance_to_line(y, draws.noise, each) for each in (x0, x0.flip(-1))])
+        gaps = torch.stack([_distance_to_line(y, draws.eps, each) for each in (x0, x0.flip(-1))])
         assert gaps.argmin(0).bool().equal(draws.flip)
         assert draws.flip.float().mean() == pytest.approx(0.5, abs=0.1)
         assert draws.drop.float().mean() == pytest.approx(0.3, abs=0.09)
@@ -151,8 +151,8 @@ class TestGradient:
         draws, y = draw(config, 0, (1, 8, 8)), seen[-1]
         assert draws.shift.min() < -0.49 and draws.shift.max() > 0.49 and abs(float(draws.shift.mean())) < 0.01
         # Raw levels are 1 apart, model values in steps of 1/8.
-        assert _distance_to_line(y, draws.noise, (raw + draws.shift) / 8 - 1).max() < 1e-5
-        assert _distance_to_line(y, draws.noise, raw / 8 - 1).mean() > 1e-2
+        assert _distance_to_line(y, draws.eps, (raw + draws.shift) / 8 - 1).max() < 1e-5
+        assert _distance_to_line(y, draws.eps, raw / 8 - 1).mean() > 1e-2
 
 
 def _distance_to_line(y: torch.Tensor, noise: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:

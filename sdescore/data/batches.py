@@ -1,0 +1,81 @@
+"""Which samples of a source each step takes, and the share of each process."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sdescore.common.random import generator
+from sdescore.data.source import Batch, Source
+
+__all__ = ["batches", "evenly_spaced", "order", "share"]
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, count: int, epoch: int) -> Tensor:
+    return torch.randperm(count, generator=generator("order", seed, epoch))
+
+
+def order(seed: int, count: int, step: int, batch: int) -> Tensor:
+    """The indices (batch,) that a step (from 0) takes of `count` samples, over all processes together.
+
+    Each epoch is a permutation of its own, and epochs follow each other without a gap: after k epochs every sample was
+    taken k times. The arguments alone decide, so that a resumed run needs no other state.
+    """
+    position = step * batch
+    end = position + batch
+    pieces = []
+    while position < end:
+        epoch, start = divmod(position, count)
+        piece = _permutation(seed, count, epoch)[start : start + end - position]
+        pieces.append(piece)
+        position += len(piece)
+    return torch.cat(pieces)
+
+
+def share(batch: int, rank: int, processes: int) -> slice:
+    """The part of a global batch that a process takes; the parts differ by at most one sample."""
+    return slice(rank * batch // processes, (rank + 1) * batch // processes)
+
+
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """At most `most` indices below `count`, from the first to the last."""
+    return sorted({i * (count - 1) // (most - 1) for i in range(most)})
+
+
+def batches(
+    source: Source,
+    seed: int,
+    batch: int,
+    steps: range,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """This process's share of the batch of each step, in page-locked memory if `pin`.
+
+    If the source is lazy, `workers` processes read ahead. Raises ValueError for a sample that cannot be read.
+    """
+    mine = share(batch, rank, processes)
+    chosen = (order(seed, len(source), step, batch)[mine].tolist() for step in steps)
+    loader = DataLoader(
+        cast(Any, source),
+        batch_sampler=chosen,
+        collate_fn=_unchanged,
+        num_workers=workers if source.lazy else 0,
+        pin_memory=pin,
+        generator=torch.Generator(),  # its own: workers are seeded from it, and the global one must not be drawn from
+    )
+    try:
+        yield from loader
+    except ValueError as error:  # a worker's error carries its traceback in the message
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
