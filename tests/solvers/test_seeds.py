@@ -11,7 +11,7 @@ import torch
 from noise_doubles import Given, WithNoise
 from tensors_and_errors import double, fitted_order
 from torch import Tensor
-from weak_orders import weak_errors
+from weak_orders import overall_order, weak_errors
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, ReverseProcess, find_solver
 from sdescore.sampling.brownian import Brownian, Clock, rho_clock, snr_clock, time_clock
@@ -204,8 +204,8 @@ def weak_order(method: OneStep, steps: tuple[int, ...]) -> float:
     errors = weak_errors(
         method, VPSDE(), steps, normals=max(2, len(method.tableau.c) if isinstance(method, RungeKutta) else 1)
     )
-    print(f"weak order {fitted_order(steps, errors):.2f}, errors {errors}")
-    return fitted_order(steps, errors)
+    print(f"weak order {overall_order(steps, errors):.2f}, errors {errors}")
+    return overall_order(steps, errors)
 
 
 @pytest.mark.parametrize("name", NAMES)
