@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from saved_models import STD, saved
 from scripting import refused
 from torch import Tensor
 
-import sdescore.cli.demo
 import sdescore.cli.sample
 from sdescore import Denoiser, sample
 from sdescore.cli import main
-from sdescore.cli.demo import DemoConfig, trained
 from sdescore.cli.models import build_solver
 from sdescore.data.load import digits
 
@@ -205,50 +202,3 @@ class TestLikelihood:
         np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
         np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
         assert message in refused(main, ["likelihood", "--model", model, *arguments], capsys)
-
-
-class TestDemo:
-    def test_leaves_a_table_and_pictures_and_resumes(
-        self,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        demo: Any = sdescore.cli.demo
-        few = {name: (kind, solver, 3) for name, (kind, solver, _) in demo.SOLVERS.items()}
-        monkeypatch.setattr(demo, "SOLVERS", few)
-        whole = demo.measure
-        monkeypatch.setattr(demo, "measure", lambda denoiser, x, **options: whole(denoiser, x[:3], **options))
-        arguments = ["--out", str(tmp_path), "--steps", "4", "--count", "100"]
-        resumed: list[bool] = []
-        train = demo.train
-
-        def stopping(settings: Any, resume: bool) -> Any:
-            resumed.append(resume)
-            if len(resumed) == 1:
-                train(replace(settings, steps=2), resume=resume)
-                raise KeyboardInterrupt
-            return train(settings, resume=resume)
-
-        monkeypatch.setattr(demo, "train", stopping)
-        with pytest.raises(SystemExit, match="interrupted"):
-            main(["demo", *arguments])
-        assert "Resuming" not in capsys.readouterr().out
-        main(["demo", *arguments])
-        assert resumed == [False, True]
-        said = capsys.readouterr().out
-        assert "Resuming: training was at step 2 of 4" in said
-        results = json.loads((tmp_path / "results.json").read_text())
-        assert [row["solver"] for row in results["solvers"]] == list(few)
-        assert [row["nfe"] for row in results["solvers"]] == [5, 3, 3, 5]
-        assert results["real"][0]["recognised"] > 0.9 and results["bits_per_dim"]["mean"] > 0
-        assert (tmp_path / "table.md").read_text() in said
-        pictures = {path.name for path in tmp_path.glob("*.png")}
-        drawn = {"real", "overview", "loss", "quality", "trajectory", *(f"samples-{name}" for name in few)}
-        assert pictures == {f"{name}.png" for name in drawn}
-        assert Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)
-
-    def test_too_slow_a_machine_trains_less(self, tmp_path: Path) -> None:
-        trained(DemoConfig(out=str(tmp_path), steps=10_000, training_minutes=0.01))
-        lines = [json.loads(line)["step"] for line in (tmp_path / "train/log.jsonl").read_text().splitlines()]
-        assert max(lines) < 1000 and Denoiser.from_pretrained(tmp_path / "train/model").shape == (1, 8, 8)

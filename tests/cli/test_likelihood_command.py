@@ -24,51 +24,71 @@ from sdescore.cli.likelihood import measure
 from sdescore.data.load import digits
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The exact denoiser of N(0, 0.75^2)."""
-    return saved(tmp_path / "model", active=False)
+    return saved(tmp_path_factory.mktemp("models") / "model", active=False)
+
+
+def seven(model: str, out: Path, *arguments: str) -> dict[str, Any]:
+    """What is found for seven samples, with the bound."""
+    main(
+        [
+            "likelihood",
+            "--model",
+            model,
+            "--count",
+            "7",
+            "--bound",
+            "2",
+            "--batch_size",
+            "3",
+            "--out",
+            str(out),
+            *arguments,
+        ]
+    )
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same in one go."""
+    return seven(model, tmp_path_factory.mktemp("whole") / "whole.json")
 
 
 def test_an_interrupted_run_goes_on_and_ends_the_same(
-    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, whole: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, whole = tmp_path / "a.json", tmp_path / "b.json"
-    given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3"]
-    main(["likelihood", *given, "--out", str(whole)])
-    calls = []
+    out, firsts = tmp_path / "a.json", []
 
     def breaks(*arguments: Any, **options: Any) -> Any:
-        calls.append(options["first"])
-        if len(calls) == 3:
+        firsts.append(options["first"])
+        if len(firsts) == 3:
             raise KeyboardInterrupt
         return measure(*arguments, **options)
 
     monkeypatch.setattr(sdescore.cli.likelihood, "measure", breaks)
     with pytest.raises(SystemExit, match="interrupted"):
-        main(["likelihood", *given, "--out", str(out)])
+        seven(model, out)
     assert not out.exists()
     with pytest.raises(SystemExit, match="seed"):
-        main(["likelihood", *given, "--out", str(out), "--seed", "1"])
-    main(["likelihood", *given, "--out", str(out)])
-    assert calls == [0, 3, 6, 6]
-    results = [json.loads(path.read_text()) for path in (out, whole)]
-    assert results[0]["samples"] == results[1]["samples"] and len(results[0]["samples"]["nats"]) == 7
+        seven(model, out, "--seed", "1")
+    found = seven(model, out)
+    assert firsts == [0, 3, 6, 6]
+    assert found["samples"] == whole["samples"] and len(found["samples"]["nats"]) == 7
     assert not Path(f"{out}.parts").exists()
     # The net is exact for its Gaussian: bound and ODE agree within the bound's noise.
-    gap = results[0]["gap_bits_per_dim"]
+    gap = found["gap_bits_per_dim"]
     assert abs(gap["mean"]) < 4 * gap["stderr"] + 0.01
 
 
-def test_the_bound_goes_on_where_the_ode_ends(model: str, tmp_path: Path) -> None:
-    results = {}
-    for name, more in (("whole", []), ("some", ["--ode", "4"]), ("none", ["--ode", "0"])):
-        given = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3", "--out", str(tmp_path / name)]
-        main(["likelihood", *given, *more])
-        results[name] = json.loads((tmp_path / name).read_text())["samples"]
-    for some, count in (("some", 4), ("none", 0)):
-        assert results[some]["bound_nats"] == pytest.approx(results["whole"]["bound_nats"], rel=1e-5)
-        assert results[some].get("nats", []) == pytest.approx(results["whole"]["nats"][:count], rel=1e-5)
+def test_the_bound_goes_on_where_the_ode_ends(model: str, whole: dict[str, Any], tmp_path: Path) -> None:
+    for count in (4, 0):
+        found = seven(model, tmp_path / f"{count}.json", "--ode", str(count))["samples"]
+        assert found["bound_nats"] == pytest.approx(whole["samples"]["bound_nats"], rel=1e-5)
+        assert found.get("nats", []) == pytest.approx(whole["samples"]["nats"][:count], rel=1e-5)
     with pytest.raises(SystemExit):
         main(["likelihood", "--model", model, "--ode", "4"])
 

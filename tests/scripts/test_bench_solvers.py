@@ -2,21 +2,34 @@
 
 import json
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripting import NEEDS_SCRIPTS
 
-from sdescore import sample
+from sdescore import fit_times, sample
 
 pytestmark = NEEDS_SCRIPTS
 
 
-def test_the_benchmark_of_solvers_ranks_and_compares(script: Callable[[str], Any], tmp_path: Path) -> None:
-    module = script("bench.solvers")
+def test_the_benchmark_of_solvers_ranks_and_compares(
+    script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, flows = script("bench.solvers"), script("shared.flows")
+    monkeypatch.setattr(flows, "fit_times", partial(fit_times, runs=60))
+    monkeypatch.setattr(flows, "DRAWN", 256)
+    monkeypatch.setattr(module, "find_problem", cache(module.find_problem))
     config = module.BenchConfig(
-        out=str(tmp_path), dims=4, components=3, count=24, budgets=(5, 8), peers=False, fitted=("adams",)
+        out=str(tmp_path),
+        dims=4,
+        components=3,
+        count=24,
+        budgets=(5, 8),
+        peers=False,
+        fitted=("adams",),
+        farthest=("adams",),
     )
     module.bench(config)
     rows = {row["method"]: row for row in json.loads((tmp_path / "results.json").read_text())["rows"]}

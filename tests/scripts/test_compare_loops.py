@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from scripting import NEEDS_SCRIPTS, refused
+from small_nets import filled
 
 from sdescore import Denoiser, DiscreteSDE, KarrasSDE, Scaling, sample
-from sdescore.nets import UNet
+from sdescore.nets import MLP, UNet
 from sdescore.sampling.fitting import distances
 
 pytestmark = NEEDS_SCRIPTS
@@ -86,10 +87,11 @@ def test_both_sides_begin_with_one_noise(script: Callable[[str], Any], tmp_path:
 
 def test_fitted_times_are_nearer_to_the_flow(script: Callable[[str], Any], tmp_path: Path) -> None:
     loops = script("bench.compare_loops")
-    own = saved(tmp_path / "own", KarrasSDE(), "edm")
+    own = Denoiser(filled(MLP(3, width=32, depth=2), 0.3), KarrasSDE(), "edm", shape=(3,))
+    own.save_pretrained(tmp_path / "own")
     config = loops.CompareConfig("own", "theirs", "out", [], [], [7], fitted=("heun",))
     assert list(loops.jobs(replace(config, own=str(tmp_path / "own")))) == [("sdescore", "heun, fitted times", 7)]
-    exact = sample(own.sde, own, (8, 1, 8, 8), nfe=200)
+    exact = sample(own.sde, own, (8, 3), nfe=200)
     plain, fitted = (
         float(distances(make(own, "heun", 7, config)(range(8)), exact).median()) for make in (loops.ours, loops.fitted)
     )
