@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+Refusal = Callable[..., str]  # the fixture of that name: the arguments of a command to the last line that it says
 NEEDS_SCRIPTS = pytest.mark.skipif(not SCRIPTS.exists(), reason="no scripts beside these tests")
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scripting import refused
+from scripting import Refusal
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 
@@ -159,15 +159,13 @@ class TestSets:
             (["--likelihood", "own_judge.py"], "own_judge.py has no bits per dimension"),
         ],
     )
-    def test_bad_input_is_one_line(
-        self, arguments: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_bad_input_is_one_line(self, arguments: list[str], message: str, here: Path, refusal: Refusal) -> None:
         np.savez("wide.npz", x=np.zeros((4, 1, 4, 4), np.uint8))
         np.savez("one.npz", x=np.zeros((1, 1, 8, 8), np.uint8))
         torch.save({"layer.weight": Arrays}, "evil.pth")  # an object: loading it would import code
         torch.save({"layer.weight": torch.zeros(2, 2)}, "other.pth")
         given = ["--samples", "digits:train", "--classifier", "", "--metrics", "[frechet]", *arguments]
-        assert message in refused(main, ["evaluate", *given], capsys)
+        assert message in refusal("evaluate", *given)
 
 
 class TestFeatures:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scripting import refused
+from scripting import Refusal
 
 from sdescore import Denoiser, KarrasSDE, sample
 from sdescore.cli import main
@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> str:
 
 
 def test_fitted_times_are_written_and_sampled_with(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], refusal: Refusal
 ) -> None:
     out, common = tmp_path / "times.json", ["--model", model, "--solver", "heun"]
     main(["fit", *common, "--nfe", "9", "--pilots", "12", "--runs", "40", "--out", str(out)])
@@ -48,7 +48,7 @@ def test_fitted_times_are_written_and_sampled_with(
 
     # Times of other steps, under the same name, are other samples.
     out.write_text(json.dumps(known | {"times": known["times"][1:]}))
-    said = refused(main, ["sample", *draws, "--out", str(tmp_path / "samples")], capsys)
+    said = refusal("sample", *draws, "--out", str(tmp_path / "samples"))
     assert "samples of other settings (saved, given): times" in said
 
     out.write_text(json.dumps(known | {"weights": "others"}))
@@ -70,19 +70,14 @@ def test_fitted_times_are_written_and_sampled_with(
 )
 @pytest.mark.filterwarnings("ignore:times=.* other weights")
 def test_bad_files_of_times_are_named(
-    text: str | dict[str, Any],
-    arguments: list[str],
-    message: str,
-    model: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    text: str | dict[str, Any], arguments: list[str], message: str, model: str, tmp_path: Path, refusal: Refusal
 ) -> None:
     if not isinstance(text, str):
         known = {"solver": "adams", "solver_args": {}, "weights": "", "times": [2.0, 1.0]} | text
         text = json.dumps({name: value for name, value in known.items() if value is not None})
     (tmp_path / "times.json").write_text(text)
     given = ["--model", model, "--times", str(tmp_path / "times.json"), "--out", str(tmp_path / "out"), *arguments]
-    assert message in refused(main, ["sample", *given], capsys)
+    assert message in refusal("sample", *given)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +90,7 @@ def test_bad_files_of_times_are_named(
     ],
 )
 def test_bad_settings_of_a_fit_are_named(
-    arguments: list[str],
-    message: str,
-    model: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, model: str, tmp_path: Path, refusal: Refusal
 ) -> None:
     given = ["--model", model, "--nfe", "9", "--out", str(tmp_path / "times.json"), "--pilots", "4", *arguments]
-    assert message in refused(main, ["fit", *given], capsys)
+    assert message in refusal("fit", *given)

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from saved_models import saved
+from saved_models import STD, saved
+from scripting import Refusal
 from torch import Tensor, nn
 
 import sdescore.cli.likelihood
@@ -32,22 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def seven(model: str, out: Path, *arguments: str) -> dict[str, Any]:
     """What is found for seven samples, with the bound."""
-    main(
-        [
-            "likelihood",
-            "--model",
-            model,
-            "--count",
-            "7",
-            "--bound",
-            "2",
-            "--batch_size",
-            "3",
-            "--out",
-            str(out),
-            *arguments,
-        ]
-    )
+    settings = ["--model", model, "--count", "7", "--bound", "2", "--batch_size", "3", "--out", str(out)]
+    main(["likelihood", *settings, *arguments])
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 
@@ -182,14 +169,47 @@ def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
     ],
 )
 def test_what_cannot_be_computed_is_one_line(
-    model: str,
-    tmp_path: Path,
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
+    model: str, tmp_path: Path, arguments: list[str], message: str, refusal: Refusal
 ) -> None:
     np.savez(tmp_path / "data.npz", x=np.array([3.0, 40.0])[:, None, None, None] * np.ones((1, 1, 8, 8)))
     arguments = [str(tmp_path / "data.npz") if each == "OUTSIDE" else each for each in arguments]
-    with pytest.raises(SystemExit) as stopped:
-        main(["likelihood", "--model", model, "--count", "2", *arguments])
-    assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")
+    assert re.search(message, refusal("likelihood", "--model", model, "--count", "2", *arguments))
+
+
+def test_a_gaussian_has_its_closed_form(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    main(["likelihood", "--model", model, "--count", "100", "--out", str(out)])
+    result, source = json.loads(out.read_text()), digits("test")
+    x, width = source.scaling.to_model(source.raw[:100]).double().flatten(1), 2 / 16
+    # The mean over the noise, uniform over a level's width, of log(width * density).
+    energy = (x.square() + width**2 / 12) / STD**2 + math.log(2 * math.pi * STD**2)
+    bits = (energy.mean(1) / 2 - math.log(width)) / math.log(2)
+    spread = width / 12**0.5 * x.norm(dim=1) / STD**2 / 64 / math.log(2)  # of one draw of the noise
+    assert (torch.tensor(result["samples"]["bits_per_dim"]) - bits).abs().max() < 5 * spread.max()
+    assert result["bits_per_dim"]["mean"] == pytest.approx(float(bits.mean()), abs=4 * float(spread.mean()) / 10)
+    assert result["bits_per_dim"]["stderr"] == pytest.approx(float(bits.std()) / 10, rel=0.3)
+    assert result["nats"]["mean"] == pytest.approx(-result["bits_per_dim"]["mean"] * 64 * math.log(2), rel=1e-6)
+    assert f"{result['bits_per_dim']['mean']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "digits:both"], "data='digits:both'; expected"),
+        (["--data", "colour.npz"], "(3, 4, 4); the model's are (1, 8, 8)"),
+        (["--data", "range.npz"], "spans [17, 17]"),
+        (["--data", "missing.npz"], "there is no file 'missing.npz'"),
+        (["--count", "0"], "count=0; expected"),
+        (["--trace", "guess"], "trace='guess'; expected"),
+        (["--out", "colour.npz"], "out='colour.npz' exists"),
+        (["--data", "plain.npz", "--conditional", "true"], "has no labels"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], message: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("colour.npz", x=np.zeros((4, 3, 4, 4), np.uint8))
+    np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
+    np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
+    assert message in refusal("likelihood", "--model", model, *arguments)

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from scripting import refused
+from scripting import Refusal
 
 from sdescore.cli import COMMANDS, main
 
@@ -28,8 +28,8 @@ def test_help_lists_every_command_with_a_line(capsys: pytest.CaptureFixture[str]
         ("xyz", "expected train, sample, likelihood"),
     ],
 )
-def test_an_unknown_command_names_the_nearest(given: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in refused(main, [given], capsys)
+def test_an_unknown_command_names_the_nearest(given: str, message: str, refusal: Refusal) -> None:
+    assert message in refusal(given)
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "solvers"])
@@ -57,13 +57,11 @@ def test_solvers_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture
         assert kind in ("ODE", "SDE") and use and paper and link.startswith("https://")
 
 
-def test_without_the_extra_one_line_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, refusal: Refusal) -> None:
     for name in [each for each in sys.modules if each.startswith("sdescore.cli.") or each.startswith("jsonargparse")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "jsonargparse", None)  # as if it were not installed
-    said = refused(main, ["train", "--data", "digits"], capsys)
+    said = refusal("train", "--data", "digits")
     assert said == "sdescore train: jsonargparse is not installed; pip install 'sdescore[train]'"
 
 

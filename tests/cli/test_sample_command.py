@@ -1,7 +1,6 @@
-"""The commands that sample, score and show: what they leave, and what they refuse in one line."""
+"""`sdescore sample`: what it leaves, interruptions, processes, and what it refuses in one line."""
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from saved_models import STD, saved
-from scripting import refused
+from saved_models import saved
+from scripting import Refusal
 from torch import Tensor
 
 import sdescore.cli.sample
 from sdescore import Denoiser, sample
 from sdescore.cli import main
 from sdescore.cli.models import build_solver
-from sdescore.data.load import digits
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def content(path: Path) -> dict[str, np.ndarray]:
 
 class TestSample:
     def test_writes_what_the_library_draws(
-        self, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+        self, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], refusal: Refusal
     ) -> None:
         out = tmp_path / "out"
         arguments = ["--model", model, "--out", str(out), "--count", "10", "--nfe", "7", "--batch_size", "4"]
@@ -56,11 +53,9 @@ class TestSample:
         before = (out / "samples.npz").stat().st_mtime_ns
         main(["sample", *arguments, "--seed", "3"])
         assert "is complete" in capsys.readouterr().out and (out / "samples.npz").stat().st_mtime_ns == before
-        assert "other settings (saved, given): seed (3, 4)" in refused(
-            main, ["sample", *arguments, "--seed", "4"], capsys
-        )
+        assert "other settings (saved, given): seed (3, 4)" in refusal("sample", *arguments, "--seed", "4")
         saved(Path(model), active=False)
-        assert "other settings (saved, given): weights" in refused(main, ["sample", *arguments, "--seed", "3"], capsys)
+        assert "other settings (saved, given): weights" in refusal("sample", *arguments, "--seed", "3")
 
     def test_goes_on_after_an_interruption(self, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         arguments = [
@@ -102,7 +97,7 @@ class TestSample:
         assert (alone / "samples.npz").read_bytes() == (two / "samples.npz").read_bytes()
         assert len(list((two / "images").iterdir())) == 19
 
-    def test_classes(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_classes(self, tmp_path: Path, refusal: Refusal) -> None:
         arguments = [
             "--model",
             saved(tmp_path / "model", classes=3),
@@ -116,7 +111,7 @@ class TestSample:
         main(["sample", *arguments, "--label", "-1", "--out", str(tmp_path / "each")])
         assert content(tmp_path / "each/samples.npz")["y"].tolist() == [0, 1, 2, 0, 1, 2, 0]
         arguments += ["--out", str(tmp_path / "one"), "--label"]
-        assert "label=3; expected -1 to 2" in refused(main, ["sample", *arguments, "3"], capsys)
+        assert "label=3; expected -1 to 2" in refusal("sample", *arguments, "3")
 
     def test_solvers_of_all_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "own_solvers.py").write_text(
@@ -144,61 +139,11 @@ class TestSample:
         ],
     )
     def test_bad_input_is_one_line(
-        self,
-        arguments: list[str],
-        message: str,
-        model: str,
-        tmp_path: Path,
-        capsys: pytest.CaptureFixture[str],
+        self, arguments: list[str], message: str, model: str, tmp_path: Path, refusal: Refusal
     ) -> None:
         given = ["--model", model, "--out", str(tmp_path / "out"), *arguments]
-        assert message in refused(main, ["sample", *given], capsys)
+        assert message in refusal("sample", *given)
 
-    def test_a_folder_with_other_things(self, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_folder_with_other_things(self, model: str, tmp_path: Path, refusal: Refusal) -> None:
         (tmp_path / "mine.txt").write_text("mine")
-        assert "is not empty" in refused(main, ["sample", "--model", model, "--out", str(tmp_path)], capsys)
-
-
-class TestLikelihood:
-    def test_a_gaussian_has_its_closed_form(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        model, out = saved(tmp_path / "model", active=False), tmp_path / "out.json"
-        main(["likelihood", "--model", model, "--count", "100", "--out", str(out)])
-        result, source = json.loads(out.read_text()), digits("test")
-        x, width = source.scaling.to_model(source.raw[:100]).double().flatten(1), 2 / 16
-        # The mean over the noise, uniform over a level's width, of log(width * density).
-        energy = (x.square() + width**2 / 12) / STD**2 + math.log(2 * math.pi * STD**2)
-        bits = (energy.mean(1) / 2 - math.log(width)) / math.log(2)
-        spread = width / 12**0.5 * x.norm(dim=1) / STD**2 / 64 / math.log(2)  # of one draw of the noise
-        assert (torch.tensor(result["samples"]["bits_per_dim"]) - bits).abs().max() < 5 * spread.max()
-        assert result["bits_per_dim"]["mean"] == pytest.approx(float(bits.mean()), abs=4 * float(spread.mean()) / 10)
-        assert result["bits_per_dim"]["stderr"] == pytest.approx(float(bits.std()) / 10, rel=0.3)
-        assert result["nats"]["mean"] == pytest.approx(-result["bits_per_dim"]["mean"] * 64 * math.log(2), rel=1e-6)
-        assert f"{result['bits_per_dim']['mean']:.4f}" in capsys.readouterr().out
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--data", "digits:both"], "data='digits:both'; expected"),
-            (["--data", "colour.npz"], "(3, 4, 4); the model's are (1, 8, 8)"),
-            (["--data", "range.npz"], "spans [17, 17]"),
-            (["--data", "missing.npz"], "there is no file 'missing.npz'"),
-            (["--count", "0"], "count=0; expected"),
-            (["--trace", "guess"], "trace='guess'; expected"),
-            (["--out", "colour.npz"], "out='colour.npz' exists"),
-            (["--data", "plain.npz", "--conditional", "true"], "has no labels"),
-        ],
-    )
-    def test_bad_input_is_one_line(
-        self,
-        arguments: list[str],
-        message: str,
-        model: str,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        monkeypatch.chdir(tmp_path)
-        np.savez("colour.npz", x=np.zeros((4, 3, 4, 4), np.uint8))
-        np.savez("range.npz", x=np.full((4, 1, 8, 8), 17, np.uint8))
-        np.savez("plain.npz", x=np.zeros((4, 1, 8, 8), np.uint8))
-        assert message in refused(main, ["likelihood", "--model", model, *arguments], capsys)
+        assert "is not empty" in refusal("sample", "--model", model, "--out", str(tmp_path))
