@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdescore.density.flow import transport
-from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
+from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, EmbeddedPair
 from sdescore.sampling import About, Noise, ReverseProcess, two_ends
 
 __all__ = ["BOSH3", "DOPRI5", "TSIT5", "Adaptive", "CallRecord", "check_tolerance"]
@@ -49,7 +49,7 @@ class Adaptive:
         record: Where the net calls of each sample are written, if anywhere.
     """
 
-    pair: Tableau = field(default=TSITOURAS, repr=False)
+    pair: EmbeddedPair = field(default=TSITOURAS, repr=False)
     rtol: float = 1e-4
     atol: float = 1e-4
     record: CallRecord | None = field(default=None, repr=False, compare=False)
@@ -58,16 +58,16 @@ class Adaptive:
     def __post_init__(self) -> None:
         check_tolerance(self.rtol, self.atol)
         if not self.pair.error:
-            raise ValueError("pair has no error weights; expected embedded pairs, such as sdescore.ode.DORMAND_PRINCE")
+            raise ValueError(f"pair={self.pair} has no error weights; expected embedded pairs, such as DORMAND_PRINCE")
 
     grid = two_ends()
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         nfe = torch.zeros(len(x), dtype=torch.long)
         for i, (start, stop) in enumerate(pairwise(times.tolist()), start=2):
-            done = transport(reverse, x, start, stop, self.rtol, self.atol, tableau=self.pair)
+            done = transport(reverse, x, start, stop, self.rtol, self.atol, pair=self.pair)
             x = done.y.masked_fill(done.failed.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
-            nfe += done.calls.cpu()
+            nfe += done.nfe.cpu()
             if i == len(times) and self.record is not None:
                 self.record.add(nfe)
             yield x

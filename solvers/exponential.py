@@ -48,12 +48,15 @@ def points() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def interval(target: Target, sde: LinearSDE, t: Tensor, s: Tensor, tau: Tau, h: Tensor | None = None) -> Interval:
-    """From times t to s, each (n,), of steps h (n,) in lam, of which they are the whole unless told."""
-    start, end, alpha, (nodes, weights, after) = sde.lam(t), sde.lam(s), sde.alpha(s), points()
+    """The solution from times t to s, each (n,), within steps of length h (n,) in lam: by default the whole steps."""
+    nodes, weights, after = points()
+    start, end = sde.lam(t), sde.lam(s)
+    alpha, end_ratio = sde.alpha(s), target.ratio(end)
     width = (end - start)[:, None]
     step = width if h is None else h[:, None]
-    inside, end_ratio = start[:, None] + width * nodes.to(width), target.ratio(end)
-    tau2, share = tau_squared(tau, inside, step), width * weights.to(width)
+    inside = start[:, None] + width * nodes.to(width)
+    share = width * weights.to(width)
+    tau2 = tau_squared(tau, inside, step)
     growth = tau2 * target.growth(inside)
     decay = torch.exp(-width * (growth @ after.to(width).T))
     factor = (alpha / end_ratio)[:, None]

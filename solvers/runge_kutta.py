@@ -251,9 +251,7 @@ SDE_DPMPP_3S = RungeKutta(
     DATA,
     IN_LAM,
     tau=1.0,
-    about=About(
-        "SDE", 2, "Gonzalez et al. 2023, in data-prediction mode", SEEDS, "DPM-Solver++ (3S) on the SDE"
-    ),
+    about=About("SDE", 2, "Gonzalez et al. 2023, in data-prediction mode", SEEDS, "DPM-Solver++ (3S) on the SDE"),
 )
 SRA = RungeKutta(
     RALSTON,

@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
-from torchdiffeq import odeint
 
-from sdescore.sampling import Noise, ReverseProcess, uniform_angle
-from sdescore.sampling.grids import Grid
+from sdescore.density.coordinates import ANGLE
+from sdescore.density.flow import ProbabilityFlowODE, finite_slope
+from sdescore.sampling import About, Noise, ReverseProcess, uniform_angle
 
-from .handover import Handover
+from .adaptive import check_tolerance
 
 __all__ = ["TorchDiffEq"]
 
-# Net calls over a number of steps.
+# Net calls on so many intervals.
 FIXED: dict[str, Callable[[int], int]] = {
     "euler": lambda n: n,
     "midpoint": lambda n: 2 * n,
@@ -32,27 +32,27 @@ OWN_OPTIONS = ("grid_constructor", "interp", "jump_t", "step_size", "step_t")
 
 
 def _largest(error: Tensor) -> Tensor:
-    """The root mean square of the sample that has the largest: every sample keeps the tolerance, not their mean."""
+    """The largest root mean square among the samples, so that each of them keeps the tolerance, not only their mean."""
     return error.flatten(1).square().mean(1).max().sqrt()
 
 
 @dataclass(frozen=True)
 class TorchDiffEq:
-    """d(x / w) = m dmu of the v target: x at unit scale against the angle mu = atan(rho), where m is bounded.
+    """dz/dmu = v / w in the angle mu = atan(rho), for z = x / w at unit scale, w = sqrt(alpha^2 + sigma^2).
 
-    Fixed-step methods step on `times`. Adaptive ones, and scipy_solver, take their own steps between its ends, one size
-    for the whole batch, so that a sample depends on its batch within the tolerance; the states at `times` are then
-    interpolated. All of them are held at once, so give few `times` if memory is short.
+    Fixed-step methods step on `times`. Adaptive methods and scipy_solver choose their own steps between the ends of
+    `times`, one size for the whole batch, so that a sample depends on its batch within the tolerance; the states at
+    `times` are then interpolated. All of them are in memory at once: give few `times` if it is short.
 
     Args:
-        method: "dopri5" or another of METHODS. The Adams methods need equal steps in mu, as in the default grid, and
+        method: "dopri5" or another of METHODS. The Adams methods need equal steps in mu, as in the default grid;
             scipy_solver runs in NumPy, without gradients.
         rtol: Relative tolerance of a step, of adaptive and implicit methods.
-        atol: Absolute tolerance, of x / w, whose scale is that of data.
+        atol: Absolute tolerance of a step, in z, whose scale is that of data.
         options: The method's own, such as {"max_num_steps": 100}, {"max_order": 4}, or {"solver": "Radau"} of SciPy.
 
     Raises:
-        ValueError: For an unknown method, and for what else cannot work.
+        ValueError: For an unknown method, bad tolerances, and options that `times` decides.
         FloatingPointError: From solve(), if the net's output is not finite or the tolerance cannot be kept.
     """
 
@@ -61,35 +61,39 @@ class TorchDiffEq:
     atol: float = 1e-5
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    grid = uniform_angle()
+    about = About(
+        "ODE",
+        5,
+        "Chen et al. 2018",
+        "https://arxiv.org/abs/1806.07366",
+        "the probability-flow ODE handed over to torchdiffeq",
+    )
+
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r}; expected {', '.join(map(repr, METHODS))}")
-        if not (self.rtol > 0 and self.atol > 0):
-            raise ValueError(f"rtol={self.rtol}, atol={self.atol}; expected positive numbers")
+        check_tolerance(self.rtol, self.atol)
         if taken := [name for name in OWN_OPTIONS if name in self.options]:
             raise ValueError(f"options has {taken}, which `times` decides; leave {', '.join(OWN_OPTIONS)} out")
         if self.options.get("max_order", 4) < 4:
             raise ValueError(f"options has max_order={self.options['max_order']}; expected 4 to 12")
 
-    @property
-    def grid(self) -> Grid:
-        """Times of equal steps in mu, between the ends of the other grids."""
-        return uniform_angle()
-
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        problem = Handover(self, reverse, times)
-        nodes = problem.nodes
-        widths = nodes.diff()
+        from torchdiffeq import odeint  # imported where it runs: it takes a while to load
+
+        ode = ProbabilityFlowODE(reverse, times, ANGLE)
+        widths = ode.nodes.diff()
         if "adams" in self.method and bool((widths / widths[0] - 1).abs().max() > 1e-6):
             raise ValueError(f"times: {self.method} needs equal steps in atan(rho); leave times out for such a grid")
         options = {"norm": _largest, **DEFAULTS.get(self.method, {}), **self.options}
-        nodes = nodes.to(x.device)
+        nodes = ode.nodes.to(x.device)
         if self.method in ADAPTIVE:  # without a step that ends there they go beyond the end and interpolate
             options["step_t"] = nodes[-1:]
         try:
             path = odeint(
-                problem.slope,
-                problem.start(x),
+                finite_slope(ode, self),
+                x / ode.scales[0],
                 nodes,
                 rtol=self.rtol,
                 atol=self.atol,
@@ -102,13 +106,14 @@ class TorchDiffEq:
             raise FloatingPointError(f"{self} gave up: {error}") from error
         if len(path) < len(times):
             raise FloatingPointError(f"{self} gave up before t = {float(times[-1]):.6g}")
-        yield from problem.states(path)
+        for scale, z in zip(ode.scales[1:], path[1:], strict=True):
+            yield scale * z
 
-    def calls(self, steps: int) -> int:
+    def nfe(self, intervals: int) -> int:
         """Net calls of a fixed-step method. Raises ValueError for the others."""
         if self.method not in FIXED:
             raise ValueError(
                 f"nfe is given, but method={self.method!r} calls the net as often as its tolerance needs; "
                 f"give rtol and atol, or one of the methods {', '.join(map(repr, FIXED))}"
             )
-        return FIXED[self.method](steps - 1) + 1
+        return FIXED[self.method](intervals)

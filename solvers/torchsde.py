@@ -93,8 +93,8 @@ class TorchSDE(OneStep):
     Args:
         method: "euler", which is EulerMaruyama; "milstein", which is so too unless g depends on x; or "srk", of strong
             order 1.5.
-        noise_type: What torchsde is told: "additive" where g depends on t alone, as it does for every LinearSDE, or
-            "diagonal", which is true of every process here. "srk" makes 2 net calls a step as additive, 4 as diagonal.
+        noise_type: The kind of noise for torchsde: "additive" where g depends on t alone, as for every LinearSDE, or
+            "diagonal", which holds for every process here. "srk" makes 2 net calls a step as additive, 4 as diagonal.
 
     Raises:
         ValueError: For an unknown method or noise_type.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdescore import sliced_score_matching
 from sdescore.processes import CIRSDE, simulate
-from sdescore.sampling import FlowHeun, reverse_sample
+from sdescore.sampling import FlowHeun, ItoEuler, reverse_sample
 
 sys.path.append(str(Path(__file__).parents[1]))  # for what scripts share
 from shared.experiment import arguments, finish, fit, perceptron, start, table
@@ -77,7 +77,7 @@ def main() -> None:
     line = np.linspace(0.01, 4, 400)
     density = sum(w * hump.pdf(line) for w, hump in zip(WEIGHTS, HUMPS, strict=True))
     for axis, (name, solver) in zip(
-        axes[1:], (("reverse SDE", "euler-maruyama"), ("flow ODE", FlowHeun())), strict=True
+        axes[1:], (("reverse SDE", ItoEuler()), ("flow ODE", FlowHeun())), strict=True
     ):
         x = reverse_sample(SDE, net, (N, 1), solver=solver, times=grid, seed=given.seed, progress=True)[:, 0].numpy()  # type: ignore[arg-type]
         rows.append((f"{name}, to the law of the data", float(stats.kstest(x, cdf).statistic)))

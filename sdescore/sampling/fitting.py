@@ -80,8 +80,8 @@ def fit_times(
 
     Args:
         shape: (pilots, *sample_shape), or x, the pilots' states at T.
-        times: Grid to begin with; the solver's own unless told.
-        exact: Where the flow takes x, (pilots, *sample_shape); found by 200 calls of adams unless told.
+        times: Grid to begin with; by default the solver's own.
+        exact: Where the flow takes x, (pilots, *sample_shape); by default found by 200 calls of adams.
         power: Of the mean of the distances, (mean d^power)^(1/power).
         runs: How often the solver runs on the pilots.
         sde, net, solver, steps, nfe, seed, condition, predicts, device, dtype, progress: As of sample().

@@ -188,9 +188,9 @@ class beta_quantile(EqualSteps):
     b: float = 0.6
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _check_positive("a", self.a, 100)
         _check_positive("b", self.b, 100)
+        super().__post_init__()
 
     def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
         # Equal steps in probability, which is 1 at T and 0 at the other end.

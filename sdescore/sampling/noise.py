@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, such as the number of a sample."""
+"""The noise that solvers draw from, and white noise, whose draws belong to each sample alone."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -16,14 +16,17 @@ __all__ = [
 
 
 class Noise(Protocol):
-    """Normals of the shape of x (batch, *shape) for a solver, which may overwrite them; of unit variance, times std."""
+    """Normal draws for a solver, of the shape of x (batch, *shape) and standard deviation std; it may overwrite them."""
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         """The path's noise for the interval from t to s, divided by the square root of its length."""
         ...
 
     def levy_area(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """What the path's integral over that interval adds to its increment: (integral / h - w / 2) / sqrt(h / 12)."""
+        """The part of the path's integral over the interval that its increment w does not determine.
+
+        It is (integral / h - w / 2) / sqrt(h / 12), for an interval of length h.
+        """
         ...
 
     def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
@@ -31,21 +34,21 @@ class Noise(Protocol):
         ...
 
     def select(self, index: Tensor) -> "Noise":
-        """The same noise for a selection of the samples, to draw from in place of the whole."""
+        """The noise of a selection of the samples; from then on the solver draws from it alone."""
         ...
 
 
 class WhiteNoise:
-    """Independent normals; those of sample i depend on (seed, i), the use and the number of earlier draws alone.
+    """Independent draws. Those of sample i depend on (seed, i), the use and the number of earlier draws alone.
 
-    Neighbours share a generator, and are drawn together even if some of them are not asked for: one generator a sample
-    would cost more time than small samples do.
+    Neighbouring samples share a generator and are drawn together, wanted or not: one generator a sample would take
+    longer than small samples themselves.
 
     Args:
         seed: The seed of the whole set of samples.
         indices: Which samples these are.
         device: Where the noise is drawn.
-        use: What for: "path", or a name that makes other numbers of the same seed.
+        use: What they are for; another use has other numbers for the same seed.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class WhiteNoise:
         self._indices, self._device = list(indices), device
         self._size = 0  # samples that share a generator, once their shape is known
         self._generators: dict[int, torch.Generator] = {}
-        self._rows: slice | Tensor | None = None  # where the samples are among those that are drawn, unless all are
+        self._rows: slice | Tensor | None = None  # which of the rows that are drawn are wanted; None for all
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         return self.randn(x, std)
@@ -86,12 +89,12 @@ class WhiteNoise:
             self._rows = torch.tensor(rows, device=self._device)
 
     def select(self, index: Tensor) -> "WhiteNoise":
-        """The same noise for a selection, which goes on with it: later draws for the whole are of another kind."""
+        """The noise of a selection. Draws from the whole after this are independent of all earlier ones."""
         chosen = copy(self)
         chosen._indices = [self._indices[i] for i in index.tolist()]
         if self._size:
             chosen._open(self._size)
-        # Each sample may stop at a number of draws of its own, so that the whole cannot go on from where they are.
+        # The selection and the rest may draw different numbers of times, so that the whole has no state to go on from.
         self._key, self._generators = (*self._key, "after"), {}
         return chosen
 
@@ -99,7 +102,7 @@ class WhiteNoise:
 def _group(elements: int) -> int:
     """How many samples of so many elements share a generator: a power of 2, so that few batches split a group.
 
-    They have at most 2^18 numbers, which a GPU draws by one kernel and a core of a CPU in one to five milliseconds: so
-    much a call of fewer samples wastes for each group that it has a part in.
+    A group has at most 2^18 numbers: a GPU draws them by one kernel, a CPU core in one to five milliseconds. A batch
+    that needs a part of a group pays for the whole.
     """
     return 1 << (min(max(2**18 // max(elements, 1), 1), 256).bit_length() - 1)

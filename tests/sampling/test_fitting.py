@@ -110,7 +110,7 @@ def test_where_all_times_are_as_good_the_moves_stay_small_and_the_grid_as_it_is(
     [
         ({"solver": "ddpm"}, ValueError, "solver='ddpm' draws noise; expected solvers of the probability-flow ODE"),
         ({"solver": "bosh3", "nfe": None, "steps": 9}, ValueError, "solver='bosh3' begins with 2 times"),
-        ({"times": two_ends}, ValueError, "begins with 2 times; expected at least 3"),
+        ({"times": two_ends()}, ValueError, "begins with 2 times; expected at least 3"),
         ({"times": uniform_t()(VPSDE(), 9), "nfe": None}, TypeError, "times is a tensor; expected a grid"),
         ({"exact": torch.zeros(3, 16)}, ValueError, r"exact is \(3, 16\); expected the finite endpoints .* \(8, 16\)"),
         ({"exact": torch.full((8, 16), math.nan)}, ValueError, r"exact is \(8, 16\); expected the finite endpoints"),

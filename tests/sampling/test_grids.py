@@ -204,7 +204,7 @@ def test_approaching_ends_nearer_to_the_data_the_more_steps_there_are() -> None:
     sde = KarrasSDE(1e-4)
     ends = {steps: float(sde.rho(approaching()(sde, steps)[-1])) for steps in (5, 10, 76, 190, 500)}
     assert ends == pytest.approx({5: 0.038, 10: 0.038, 76: 0.005, 190: 0.002, 500: 0.002}, rel=1e-9)
-    torch.testing.assert_close(approaching()(sde, 76), uniform_asinh(10.0, 0.005)(sde, 76))
+    torch.testing.assert_close(approaching()(sde, 76), uniform_asinh(10.0, rho_min=0.005)(sde, 76))
 
 
 def test_asinh_is_lam_below_its_scale_and_the_inverse_of_rho_above() -> None:

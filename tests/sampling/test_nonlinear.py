@@ -13,7 +13,7 @@ from torch import Tensor
 from sdescore import SDE, VPSDE, GaussianMixture, ReverseProcess
 from sdescore.processes.nonlinear import CIRSDE
 from sdescore.processes.simulation import simulate
-from sdescore.sampling.nonlinear import FlowHeun, NonlinearReverse, reverse_sample
+from sdescore.sampling.nonlinear import FlowHeun, ItoEuler, NonlinearReverse, reverse_sample
 
 CIR = CIRSDE()
 SCALE = 0.03  # of the data's Gamma law, whose shape is the stationary one's
@@ -116,7 +116,7 @@ def test_a_step_of_euler_maruyama() -> None:
     sde, x, z = CIRSDE(), torch.tensor([[0.4], [2.5]], dtype=torch.float64), 0.7
     t, s = torch.tensor([0.5, 0.3], dtype=torch.float64)
     reverse = NonlinearReverse(sde, lambda x, t: -x)
-    found = reverse.euler(t[None], s[None])(0, x, ConstantNoise(z))
+    found = ItoEuler().step(reverse, x, t, s, ConstantNoise(z))
     square = sde.diffusion(x, t).square()
     drift = sde.drift(x, t) - square / x + square * x  # g^2 is proportional to x
     torch.testing.assert_close(found, x - 0.2 * drift + (0.2 * square).sqrt() * z, rtol=1e-12, atol=0)
@@ -128,7 +128,7 @@ def test_the_flow_stands_still_in_the_stationary_law() -> None:
     torch.testing.assert_close(at_rest.velocity(x, torch.tensor(1.0)), torch.zeros_like(x))
 
 
-@pytest.mark.parametrize("solver", ["euler-maruyama", "milstein", FlowHeun()], ids=str)
+@pytest.mark.parametrize("solver", [ItoEuler(), "milstein", FlowHeun()], ids=str)
 def test_exact_score_takes_the_prior_to_the_data(solver: object) -> None:
     n = 10_000
     times = CIR.T * torch.linspace(1, 0, 301, dtype=torch.float64) ** 2

@@ -103,7 +103,7 @@ class NotLinear(SDE):
         ({"steps": 5, "nfe": 10}, ValueError, "steps=5 and nfe=10 are both given"),
         ({"nfe": 2, "solver": "heun"}, ValueError, "nfe=2 is too small"),
         ({"nfe": 8, "solver": AnnealedLangevin(Langevin(repeats=0))}, ValueError, "nfe=8 sets no limit"),
-        ({"nfe": 9, "solver": NoCalls()}, ValueError, r"NoCalls defines no calls\(steps\)"),
+        ({"nfe": 9, "solver": NoCalls()}, ValueError, r"NoCalls defines no nfe\(intervals\)"),
         ({"times": torch.tensor([0.9, 0.5]), "steps": 2}, ValueError, "leave steps and nfe out"),
         ({"times": torch.tensor([0.9, 0.5]), "nfe": 9}, ValueError, "leave steps and nfe out"),
         ({"times": torch.tensor([0.5, 0.9])}, ValueError, "strictly decreasing times"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import VESDE, VPSDE, Denoiser, GaussianMixture, LinearSDE, ReverseProcess, find_solver, karras, sample
-from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Tableau
+from sdescore.density.runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, EmbeddedPair
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.solvers import HEUN, Adaptive, AdaptiveSDE, CallRecord
 from sdescore.solvers.adaptive_sde import RejectedNoise
@@ -155,5 +155,5 @@ def test_bad_tolerances(make: Callable[..., object]) -> None:
         with pytest.raises(ValueError, match="expected positive, finite numbers"):
             make(**options)
     with pytest.raises(ValueError, match="expected embedded pairs"):
-        Adaptive(Tableau(a=((1.0,),), b=(0.5, 0.5), c=(0.0, 1.0)))
+        Adaptive(EmbeddedPair(a=((1.0,),), b=(0.5, 0.5), c=(0.0, 1.0), error=(), order=2))
     assert find_solver("heun") is HEUN

@@ -95,10 +95,10 @@ def test_gradients_flow(method: str, oracle2: GaussianMixture) -> None:
 @pytest.mark.parametrize("method", FIXED)
 def test_net_calls_of_fixed_steps(method: str, oracle2: GaussianMixture) -> None:
     sde, solver = VPSDE(), TorchDiffEq(method)
-    for steps in (2, 3, 4, 9):
+    for intervals in (1, 2, 3, 8):
         reverse = ReverseProcess(sde, oracle2.denoiser(sde))
-        last(solver, reverse, oracle2.at(sde, sde.T).sample(2), solver.grid(sde, steps))
-        assert reverse.calls.count == solver.calls(steps) - 1
+        last(solver, reverse, oracle2.at(sde, sde.T).sample(2), solver.grid(sde, intervals + 1))
+        assert reverse.net_calls.count == solver.nfe(intervals)
     net, seen = recorded(sde, oracle2)
     sample(sde, net, (2, 2), solver=solver, nfe=21)
     assert 21 - 4 < len(seen) <= 21

@@ -122,7 +122,7 @@ def test_bad_settings(options: dict[str, object], message: str) -> None:
 
 
 def test_it_has_no_budget(oracle2: GaussianMixture) -> None:
-    with pytest.raises(ValueError, match="nfe is given, but TorchODE defines no calls"):
+    with pytest.raises(ValueError, match="nfe is given, but TorchODE defines no nfe"):
         sample(VPSDE(), oracle2.denoiser(VPSDE()), (2, 2), solver=TorchODE(), nfe=20)
 
 
