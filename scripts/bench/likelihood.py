@@ -29,7 +29,7 @@ from sdescore import VPSDE, Denoiser, GaussianMixture, LinearSDE, ReverseProcess
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.outputs import write_json
 from sdescore.cli.tables import markdown
-from sdescore.density.flow import Flow
+from sdescore.density.flow import ProbabilityFlowODE
 from sdescore.density.likelihood import Density, Prior, frozen
 from sdescore.density.traces import DERIVATIVES, TRACES, quadratic
 from sdescore.nets import UNet
@@ -77,8 +77,8 @@ class Problem:
         self.vectors = TRACES[self.trace].vectors(0, 0, self.x, 1)
         self.rows = torch.arange(len(self.x))
         self.reverse = ReverseProcess(self.sde, self.denoiser)
-        self.flow = Flow(self.reverse)
         self.ends = torch.tensor([self.sde.t_min, self.sde.T], dtype=torch.float64)
+        self.flow = ProbabilityFlowODE(self.reverse, self.ends)
 
     def drift(self, t: Tensor) -> Callable[[Tensor], Tensor]:
         """dx/dt = f x - g^2 / 2 score, at t ()."""
@@ -108,7 +108,7 @@ class Problem:
         return self.prior.log_prob(x) + change
 
     def finish_scaled(self, z: Tensor, change: Tensor) -> Tensor:
-        scales = self.flow.scale(self.ends)
+        scales = self.flow.scales
         return self.finish(float(scales[1]) * z, change + z[0].numel() * float((scales[1] / scales[0]).log()))
 
 
@@ -155,8 +155,8 @@ def torchdiffeq_q(problem: Problem, tolerance: float) -> Tensor:
     def slope(q: Tensor, y: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         return problem.change(problem.slope(q), y[0])
 
-    z = problem.x / float(problem.flow.scale(problem.ends)[0])
-    return problem.finish_scaled(*_odeint(problem, slope, z, problem.flow.coordinate(problem.ends), tolerance))
+    z = problem.x / problem.flow.scales[0]
+    return problem.finish_scaled(*_odeint(problem, slope, z, problem.flow.nodes, tolerance))
 
 
 def _odeint(problem: Problem, slope: Any, x: Tensor, ends: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -176,9 +176,9 @@ def fixed(order: int) -> Callable[[Problem, float], Tensor]:
     }[order]
 
     def method(problem: Problem, steps: float) -> Tensor:
-        z = problem.x / float(problem.flow.scale(problem.ends)[0])
+        z = problem.x / problem.flow.scales[0]
         change = torch.zeros(len(z), dtype=z.dtype)
-        first, last = problem.flow.coordinate(problem.ends).tolist()
+        first, last = problem.flow.nodes.tolist()
         grid = torch.linspace(first, last, int(steps) + 1, dtype=torch.float64)
         for q, width in zip(grid[:-1], grid.diff(), strict=True):
             value, total, growth = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(change)

@@ -13,11 +13,12 @@ from tqdm.auto import tqdm
 from sdescore.common.checks import check_count
 from sdescore.common.random import generator
 from sdescore.common.scaling import Scaling, level_width
-from sdescore.density.flow import Input
-from sdescore.density.likelihood import find_trace, likelihood
+from sdescore.density.batches import Batches, check_tolerance
+from sdescore.density.likelihood import likelihood
+from sdescore.density.traces import find_trace
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.sample import evaluating
+from sdescore.sampling.run import evaluating
 
 __all__ = ["QuantisedLikelihood", "bits_per_dim", "dequantize", "draw_seed", "quantised_likelihood"]
 
@@ -25,29 +26,34 @@ __all__ = ["QuantisedLikelihood", "bits_per_dim", "dequantize", "draw_seed", "qu
 def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> Tensor:
     """Bits per element (batch,) of quantised data, from the log-density (batch,) of its dequantised model values.
 
-    Noise of one level's width d makes a level's probability density * d (Theis et al. 2016, section 3.1), with d of
-    2 / (levels - 1) in model scale. shape is a sample's. Raises ValueError if the scaling has no levels.
+    shape is that of a sample. A level's probability is the mean density over its width d times d (Theis et al. 2016,
+    section 3.1); d is 2 / (levels - 1) in model scale. Raises ValueError if the scaling has no levels.
     """
     return -(log_prob / math.prod(shape) + math.log(level_width(scaling))) / math.log(2)
 
 
-def _drawn(draw: Callable[..., Tensor], use: str, x: Tensor, seed: int, first: int) -> Tensor:
-    own = (generator(use, seed, first + i) for i in range(len(x)))
+def _drawn(draw: Callable[..., Tensor], use: str, x: Tensor, seed: int, index_offset: int) -> Tensor:
+    own = (generator(use, seed, index_offset + i) for i in range(len(x)))
     return torch.stack([draw(x.shape[1:], generator=g, dtype=x.dtype) for g in own]).to(x.device)
 
 
 def dequantize(x: Tensor, scaling: Scaling, seed: int = 0, index_offset: int = 0) -> Tensor:
-    """Add uniform noise of one level's width to model data (batch, *shape); that of sample i depends on (seed, i)."""
+    """Add uniform noise of one level's width to model data x (batch, *shape).
+
+    The noise of sample i depends on (seed, index_offset + i) alone. Raises ValueError if the scaling has no levels.
+    """
     return x + (_drawn(torch.rand, "dequantize", x, seed, index_offset) - 0.5) * level_width(scaling)
 
 
 @dataclass(frozen=True)
 class QuantisedLikelihood:
-    """What quantised_likelihood() knows of each sample.
+    """The result of quantised_likelihood(), one row a sample.
 
-    log_prob (batch,) is the bound on the natural logarithm of the probability of its levels, stderr (batch,) its
-    standard error over the draws (NaN for a single one), nfe (batch,) the net calls of all draws, and bits_per_dim
-    (batch,) the bound in bits per element.
+    Attributes:
+        log_prob: (batch,), a lower bound on the natural logarithm of the probability of the sample's levels.
+        stderr: (batch,), its standard error over the draws; NaN for a single draw.
+        nfe: (batch,), net calls of all draws.
+        bits_per_dim: (batch,), the bound in bits per element.
     """
 
     log_prob: Tensor
@@ -56,19 +62,19 @@ class QuantisedLikelihood:
     bits_per_dim: Tensor
 
 
-def truncation(reverse: ReverseProcess, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The state y at t_min of data x (batch, *shape) with `noise`, and what its log-density lacks to that of x.
+def truncation(reverse: ReverseProcess, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+    """The state y at t_min of data x with noise eps (batch, *shape), and what log p(x) is above log p(y), (batch,).
 
-    log p(x) >= E[log p(y) + log p(x | y) - log q(y | x)] with q the process's kernel and p(x | y) a normal of std
-    sigma / alpha at the denoised y (Song et al. 2021b, appendix B); the last two make
+    log p(x) >= E[log p(y) + log p(x | y) - log q(y | x)], with q the process's kernel and p(x | y) a normal of std
+    sigma / alpha around the denoised y (Song et al. 2021b, appendix B). The last two terms make
     size log(alpha) + |eps|^2 / 2 - |eps_hat - eps|^2 / 2.
     """
     sde = reverse.sde
     t = torch.tensor(sde.t_min, dtype=torch.float64)
     alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
-    y = alpha * x + sigma * noise
-    missing = noise.square() - (reverse.noise(y, t) - noise).square()
-    return y, x[0].numel() * math.log(alpha) + missing.flatten(1).sum(1) / 2
+    y = alpha * x + sigma * eps
+    squares = eps.square() - (reverse.noise(y, t) - eps).square()
+    return y, x[0].numel() * math.log(alpha) + squares.flatten(1).sum(1) / 2
 
 
 def _check_levels(x: Tensor, scaling: Scaling) -> None:
@@ -77,13 +83,13 @@ def _check_levels(x: Tensor, scaling: Scaling) -> None:
     rows = off.flatten(1).any(1).nonzero().flatten()
     if len(rows):
         raise ValueError(
-            f"x has values of sample {int(rows[0])} that are none of the {scaling.levels} levels of scaling; give data "
-            "as scaling.to_model() makes it, not dequantised"
+            f"x has values of sample {int(rows[0])} that are none of the {scaling.levels} levels of scaling; expected "
+            "scaling.to_model(raw data), without dequantisation"
         )
 
 
 def draw_seed(seed: int, draw: int) -> int:
-    """The seed of a draw's noises; dequantize() with it gives the data of that draw."""
+    """The seed of the noise of one draw of quantised_likelihood(); dequantize() with it gives that draw's data."""
     return generator("draw", seed, draw).initial_seed()
 
 
@@ -104,17 +110,18 @@ def quantised_likelihood(
     progress: bool = False,
     **options: Any,
 ) -> QuantisedLikelihood:
-    """A lower bound on the log-probability of quantised data x (batch, *shape), given as scaling.to_model() makes it.
+    """A lower bound on the log-probability of quantised data x (batch, *shape), in nats and float64.
 
     Each draw adds uniform noise of one level's width and the process's own noise of t_min, and corrects for both, so
-    that the result is a bound for the data itself. Several draws make the importance-weighted bound, which rises
-    towards the log-probability with their number (Burda et al. 2016, eq. 8; Ho et al. 2019, eq. 12).
+    that the result bounds the probability of the data itself. Several draws make the importance-weighted bound, which
+    rises towards the log-probability with their number (Burda et al. 2016, eq. 8; Ho et al. 2019, eq. 12).
 
-    The probes' noise would raise a mean of exponentials; (1 - 1/draws) / 2 of its variance is taken off, which is at
-    least what it adds where that noise is normal.
+    The noise of the probes would raise that mean of exponentials. To stay below, (1 - 1/draws) / 2 of its variance is
+    subtracted from each draw, which is enough if that noise is normal.
 
     Args:
-        sde, net, x: As for likelihood().
+        sde, net: As for likelihood().
+        x: scaling.to_model(raw data).
         scaling: Of the data; its levels are those of x.
         draws: Noises per sample.
         seed: Seed of noise and probes; those of sample i depend on (seed, index_offset + i) alone.
@@ -122,35 +129,36 @@ def quantised_likelihood(
         rtol, atol, condition, predicts, batch_size, progress, options: As for likelihood().
 
     Raises:
-        TypeError, ValueError: As likelihood(), for data that is not on the levels, and for several draws with a single
+        TypeError, ValueError: As likelihood(); for data that is not on the levels; and for several draws with a single
             estimate of the trace, whose noise is unknown.
 
-    A sample of which a draw fails has log_prob NaN, and a RuntimeWarning says where.
+    A sample with a draw that fails has log_prob NaN, and a RuntimeWarning says where.
     """
     check_count("draws", draws)
-    given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
+    check_tolerance(rtol, atol)
+    given = Batches.of(sde, net, x, condition, predicts, batch_size)
     _check_levels(x, scaling)
     probes = options.get("probes", 1)
     trace = find_trace(options.get("trace", "hutchinson"), probes)
     if draws > 1 and not trace.exact and len(trace.vectors(seed, index_offset, x[:1], probes)) < 2:
         raise ValueError(
-            f"draws={draws} need probes of at least 2, in groups of which there are two, or trace='exact', to know the "
-            "probes' noise"
+            f"draws={draws} need probes of at least 2, in at least two groups, or trace='exact': one group does not "
+            "show how noisy it is"
         )
     size = x[0].numel()
     seeds = [draw_seed(seed, draw) for draw in range(draws)]
     parts = []
     with evaluating(given.denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
-        for start, state, reverse, _ in given.batches(bar):
+        for start, state, reverse, _ in given.through(bar):
+            first = index_offset + start
             rows = []
             for own in seeds:
-                data = dequantize(state, scaling, own, index_offset + start)
+                data = dequantize(state, scaling, own, first)
                 with torch.no_grad():
-                    noises = _drawn(torch.randn, "truncation", state, own, index_offset + start)
-                    y, missing = truncation(reverse, data, noises)
+                    y, missing = truncation(reverse, data, _drawn(torch.randn, "truncation", state, own, first))
                 for row in (~missing.isfinite()).nonzero().flatten().tolist():
                     warnings.warn(
-                        f"the likelihood of sample {index_offset + start + row} is NaN: the net is not finite at t_min",
+                        f"the likelihood of sample {first + row} is NaN: the net is not finite at t_min",
                         RuntimeWarning,
                         stacklevel=2,
                     )
@@ -159,7 +167,7 @@ def quantised_likelihood(
                     given.denoiser,
                     y,
                     seed=own,
-                    index_offset=index_offset + start,
+                    index_offset=first,
                     rtol=rtol,
                     atol=atol,
                     condition=reverse.condition,

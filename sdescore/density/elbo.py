@@ -1,4 +1,4 @@
-"""The evidence bound of a denoiser: what denoising score matching says about the likelihood."""
+"""The evidence lower bound of a denoiser: what denoising score matching says about the likelihood."""
 
 import math
 import warnings
@@ -13,23 +13,24 @@ from tqdm.auto import tqdm
 from sdescore.common.checks import check_count
 from sdescore.common.linear_combinations import expand
 from sdescore.common.random import generator
-from sdescore.density.flow import Input, warn_outside
+from sdescore.density.batches import Batches, warn_out_of_range
 from sdescore.density.likelihood import Density, Prior, prior_log_prob, standard_error
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.sample import evaluating
+from sdescore.sampling.run import evaluating
 
 __all__ = ["ELBO", "elbo"]
 
 
 @dataclass(frozen=True)
 class ELBO:
-    """What elbo() knows of each sample.
+    """The result of elbo(), one row a sample. log_prob and stderr are NaN where the net is not finite.
 
-    log_prob (batch,) estimates a lower bound on the natural-log density at t = 0, stderr (batch,) is its standard
-    error over independent groups (NaN for a single one), nfe (batch,) the net calls. Both are NaN where the net is not
-    finite.
+    Attributes:
+        log_prob: (batch,), an unbiased estimate of a lower bound on the natural-log density at t = 0.
+        stderr: (batch,), its standard error over independent groups; NaN for a single group.
+        nfe: (batch,), net calls.
     """
 
     log_prob: Tensor
@@ -37,19 +38,21 @@ class ELBO:
     nfe: Tensor
 
 
-def _error(reverse: ReverseProcess, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def _error(reverse: ReverseProcess, x: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """|eps_hat - eps|^2 (batch,) at time t (batch,), with a control variate that leaves its mean over eps as it is.
 
     For data N(0, std^2 I) the error is |a eps - b x|^2 with a = alpha^2 std^2 / v, b = alpha sigma / v and
-    v = alpha^2 std^2 + sigma^2; its mean over eps is known, and the difference is taken off.
+    v = alpha^2 std^2 + sigma^2. Its mean over eps is known: what the draw exceeds it by is subtracted.
     """
-    alpha, sigma, std = reverse.sde.alpha(t), reverse.sde.sigma(t), reverse.denoiser.data_std
-    state = expand(alpha, x) * x + expand(sigma, x) * noise
+    alpha, sigma = reverse.sde.alpha(t), reverse.sde.sigma(t)
+    std = reverse.denoiser.data_std
+    state = expand(alpha, x) * x + expand(sigma, x) * eps
     variance = alpha**2 * std**2 + sigma**2
-    a, b = alpha**2 * std**2 / variance, alpha * sigma / variance
-    known, size, square = expand(a, x) * noise - expand(b, x) * x, x[0].numel(), x.square().flatten(1).sum(1)
-    difference = (reverse.noise(state, t) - noise).square() - known.square()
-    return difference.flatten(1).sum(1) + a**2 * size + b**2 * square
+    a = alpha**2 * std**2 / variance
+    b = alpha * sigma / variance
+    known = expand(a, x) * eps - expand(b, x) * x
+    difference = (reverse.noise(state, t) - eps).square() - known.square()
+    return difference.flatten(1).sum(1) + a**2 * x[0].numel() + b**2 * x.square().flatten(1).sum(1)
 
 
 def _estimate(
@@ -59,22 +62,25 @@ def _estimate(
 
     With it the last time (batch,) at which the net was not finite, or NaN.
     """
-    sde, size = reverse.sde, x[0].numel()
+    sde = reverse.sde
+    size = x[0].numel()
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64, device=x.device)
     first, last = sde.lam(ends).tolist()
     # - KL(q(x_T | x) | prior), from one draw: the prior may be anything with a log-density.
-    alpha, sigma, eps = float(sde.alpha(ends[1])), float(sde.sigma(ends[1])), noise.randn(x)
+    alpha, sigma = float(sde.alpha(ends[1])), float(sde.sigma(ends[1]))
+    eps = noise.randn(x)
     entropy = eps.square().flatten(1).sum(1) / 2 + size * (math.log(sigma) + math.log(2 * math.pi) / 2)
     bound = prior_log_prob(prior, alpha * x + sigma * eps) + entropy
     # First log p(x | x_t) at t_min, a normal of std rho around the denoised state; then the integral.
     bound -= size * (math.log(2 * math.pi) / 2 - first)
     broken = torch.full_like(bound, torch.nan)
     for k in range(-1, levels):
-        # Uniform in lam: in proportion to g^2 / sigma^2, so that with likelihood weighting all errors count the same.
-        lam = first + (last - first) * (shift + k) / levels
-        t, weight = sde.time(lam).clamp(sde.t_min, sde.T), (first - last) / levels
         if k < 0:
             t, weight = ends[0].expand(len(x)), 1 / 2
+        else:
+            # Uniform in lam: in proportion to g^2 / sigma^2, so that all errors have the same likelihood weight.
+            lam = first + (last - first) * (shift + k) / levels
+            t, weight = sde.time(lam).clamp(sde.t_min, sde.T), (first - last) / levels
         error = _error(reverse, x, t, noise.randn(x))
         broken = torch.where(error.isfinite(), broken, t)
         bound -= weight * error
@@ -96,34 +102,35 @@ def elbo(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> ELBO:
-    """A lower bound on the log-density of data x (batch, *shape) under the reverse SDE of a net, in float64.
+    """A lower bound on the log-density of data x (batch, *shape) under a net's reverse SDE, in nats and float64.
 
     It is the denoising score-matching loss with likelihood weighting, at times drawn by importance (Song et al. 2021b,
-    theorem 3; Kingma et al. 2021, eq. 11 and 17), from t_min to T, with the normal law of x given its state at t_min.
-    For quantised data give dequantize(x), and the result to bits_per_dim().
+    theorem 3; Kingma et al. 2021, eq. 11 and 17), from t_min to T, and a normal law of x given its state at t_min. For
+    quantised data give dequantize(x), and the result to bits_per_dim().
 
     Args:
         sde, net, x: As for likelihood().
-        levels: Noise levels of a group, a shifted lattice; its mean over the shift is exact.
+        levels: Noise levels of a group: a lattice with a random shift, which makes their mean unbiased.
         groups: Independent groups, from which the error bar comes.
-        seed: Of times and noise; those of sample i depend on (seed, index_offset + i) alone.
+        seed: Seed of times and noise; those of sample i depend on (seed, index_offset + i) alone.
         index_offset, prior, condition, predicts, batch_size, progress: As for likelihood().
 
     Raises:
         TypeError, ValueError: For bad arguments, before any net call.
 
-    A sample for which the net is not finite has log_prob NaN, and a RuntimeWarning says at which time.
+    A RuntimeWarning names each sample for which the net is not finite, with the time.
     """
     check_count("levels", levels)
     check_count("groups", groups)
-    given = Input.check(sde, net, x, 1.0, 1.0, condition, predicts, batch_size)
-    warn_outside(sde, given.denoiser, x, index_offset)
+    given = Batches.of(sde, net, x, condition, predicts, batch_size)
+    warn_out_of_range(sde, given.denoiser, x, index_offset)
     parts = []
     with evaluating(given.denoiser), torch.no_grad(), tqdm(total=len(x), disable=not progress, desc="bound") as bar:
-        for start, state, reverse, advance in given.batches(bar):
+        for start, state, reverse, advance in given.through(bar):
             numbers = range(index_offset + start, index_offset + start + len(state))
             shifts = [torch.rand(groups, generator=generator("times", seed, i), dtype=state.dtype) for i in numbers]
-            shift, noise = torch.stack(shifts, 1).to(state), WhiteNoise(seed, numbers, state.device)
+            shift = torch.stack(shifts, 1).to(state)
+            noise = WhiteNoise(seed, numbers, state.device)
             rows = []
             for group in range(groups):
                 rows.append(_estimate(reverse, state, shift[group], noise, levels, prior or Prior(sde)))

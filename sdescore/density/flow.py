@@ -1,60 +1,99 @@
-"""The probability-flow ODE of any linear process in one set of coordinates, and the batches that travel along it."""
+"""The probability-flow ODE of any linear process, and states carried along it."""
 
-import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from numbers import Real
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count
 from sdescore.common.linear_combinations import expand
-from sdescore.denoisers.denoiser import Denoiser, as_denoiser, state_like
-from sdescore.density.runge_kutta import TSITOURAS, Solution, Tableau, integrate
-from sdescore.processes.base import LinearSDE, check_linear
+from sdescore.density.coordinates import ROOT_ANGLE, Angle
+from sdescore.density.runge_kutta import TSITOURAS, EmbeddedPair, Solution, integrate_runge_kutta
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.sample import check_condition, check_range
 
-__all__ = ["Flow", "Input", "transport"]
-
-# Errors that rounding makes in one step: no step is better than this, whatever its length.
-FINEST = 1e-13
+__all__ = ["ProbabilityFlowODE", "finite_slope", "transport"]
 
 
-@dataclass(frozen=True)
-class Flow:
-    """The ODE of z = x / s, s^2 = alpha^2 + sigma^2, in q with atan(rho) = pi/2 sin(q)^2: dz/dq = dangle/dq v.
+@dataclass(frozen=True, eq=False)
+class ProbabilityFlowODE:
+    """dz/dq = d angle/dq (cos(angle) eps - sin(angle) x0), with z = x / sqrt(alpha^2 + sigma^2) and angle = atan(rho).
 
-    v = cos eps - sin x0 with cos = alpha / s and sin = sigma / s. It is the same equation on every linear process, its
-    right side is bounded, and the scale of x does not enter (Song et al. 2021, eq. 13, in other coordinates). The
-    square spreads the two ends: data near a surface has a divergence of 1 / angle, and nets see the logarithm of rho.
+    The equation is the same on every linear process, its right side is bounded, and the scale of x does not enter
+    (Song et al. 2021, eq. 13, in other coordinates).
+
+    Args:
+        reverse: The process with its denoiser.
+        times: Increasing or decreasing times (n,) on the CPU in float64. The net is called between them alone.
+        coordinate: q.
     """
 
     reverse: ReverseProcess
+    times: Tensor
+    coordinate: Angle = ROOT_ANGLE
 
-    def scale(self, t: Tensor) -> Tensor:
-        """s(t)."""
+    @cached_property
+    def nodes(self) -> Tensor:
+        """q at the times, (n,)."""
+        return self.coordinate.of(self.reverse.sde.lam(self.times))
+
+    @cached_property
+    def scales(self) -> Tensor:
+        """sqrt(alpha^2 + sigma^2) at the times, (n,)."""
+        return self._scale(self.times)
+
+    @cached_property
+    def _q_range(self) -> tuple[float, float]:
+        return float(self.nodes.min()), float(self.nodes.max())
+
+    @cached_property
+    def _t_range(self) -> tuple[float, float]:
+        return float(self.times.min()), float(self.times.max())
+
+    def _scale(self, t: Tensor) -> Tensor:
         return torch.hypot(self.reverse.sde.alpha(t), self.reverse.sde.sigma(t))
 
-    def coordinate(self, t: Tensor) -> Tensor:
-        """q at a time."""
-        return torch.asin((torch.atan(self.reverse.sde.rho(t)) / (math.pi / 2)).sqrt())
+    def _inside(self, q: Tensor) -> Tensor:
+        """q in float64 between the nodes: trial steps, and rounding in a lower dtype, may lead out of them."""
+        return q.double().clamp(*self._q_range)
 
     def time(self, q: Tensor) -> Tensor:
-        """The time at q."""
-        sde = self.reverse.sde
-        return sde.time(-torch.tan(math.pi / 2 * q.sin() ** 2).log()).clamp(sde.t_min, sde.T)
+        """The time at q, of its shape."""
+        return self.reverse.sde.time(self.coordinate.lam(self._inside(q))).clamp(*self._t_range)
 
-    def slope(self, q: Tensor, rows: Tensor) -> Callable[[Tensor], Tensor]:
-        """dz/dq as a function of z (rows, *shape), at q (rows,), of the samples whose numbers are `rows`."""
-        t, angle, rate = self.time(q), math.pi / 2 * q.sin() ** 2, math.pi / 2 * (2 * q).sin()
-        reverse, scale = self.reverse.select(rows), self.scale(t)
-        of_data, of_noise = -rate * angle.sin(), rate * angle.cos()
+    def slope(self, q: Tensor, rows: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """dz/dq at q, () or (batch,), as a function of z (batch, *shape), with one net call each time.
+
+        rows (batch,) are the numbers of the samples in the condition, if they are not all of them.
+        """
+        reverse = self.reverse if rows is None else self.reverse.select(rows)
+        q = self._inside(q)
+        t = self.time(q)
+        scale = self._scale(t)
+        angle = self.coordinate.angle(q)
+        rate = self.coordinate.rate(q)
+        of_data = -rate * angle.sin()
+        of_noise = rate * angle.cos()
         return lambda z: reverse.linear(expand(scale, z) * z, t, of_data, of_noise)
+
+
+def finite_slope(ode: ProbabilityFlowODE, solver: object) -> Callable[[Tensor, Tensor], Tensor]:
+    """The slope as a function (q, z), for libraries of ODE methods, which do not say where it is not finite.
+
+    It raises FloatingPointError, naming the solver and the first such sample's time.
+    """
+
+    def slope(q: Tensor, z: Tensor) -> Tensor:
+        value = ode.slope(q)(z)
+        finite = value.isfinite().flatten(1).all(1)
+        # The libraries compare times on the host at every step, so that this wait adds none.
+        if not bool(finite.all()):
+            at = float(ode.time(q).expand(len(z))[~finite][0])
+            rows = f"{len(z) - int(finite.sum())} of {len(z)} samples"
+            raise FloatingPointError(f"{solver}: values are not finite at t = {at:.6g}, in {rows}")
+        return value
+
+    return slope
 
 
 def transport(
@@ -65,108 +104,25 @@ def transport(
     rtol: float,
     atol: float,
     advance: Callable[[float], None] = lambda done: None,
-    tableau: Tableau = TSITOURAS,
+    pair: EmbeddedPair = TSITOURAS,
+    coordinate: Angle = ROOT_ANGLE,
 ) -> Solution:
     """Carry x (batch, *shape) from time start to time stop along the flow, each sample with its own adaptive steps.
 
     The y of the solution is the state (batch, *shape) at its `time`, in the dtype of x; the root mean square of a
-    step's error is at most atol + rtol |z|. Integrated in float64.
+    step's error in z is at most atol + rtol |z|. Integrated in float64.
     """
-    flow, shape = Flow(reverse), x.shape[1:]
-    ends = torch.tensor([start, stop], dtype=torch.float64)
-    scales = flow.scale(ends).tolist()
+    ode = ProbabilityFlowODE(reverse, torch.tensor([start, stop], dtype=torch.float64), coordinate)
+    shape = x.shape[1:]
 
     def slope(q: Tensor, z: Tensor, rows: Tensor) -> Tensor:
-        return flow.slope(q, rows)(z.reshape(-1, *shape)).flatten(1)
+        return ode.slope(q, rows)(z.reshape(-1, *shape)).flatten(1)
 
     def norm(error: Tensor, size: Tensor) -> Tensor:
         return (error / (atol + rtol * size)).square().mean(1).sqrt()
 
-    z = x.to(torch.float64).flatten(1) / scales[0]
-    first, last = flow.coordinate(ends).tolist()
-    done = integrate(slope, z, first, last, norm, tableau, advance)
-    y = (scales[1] * done.y).reshape(x.shape).to(x.dtype)
-    return Solution(y, flow.time(done.time), done.calls, done.failed, done.stuck)
-
-
-def warn_outside(sde: LinearSDE, denoiser: Denoiser, x: Tensor, first: int = 0) -> None:
-    """Warn of samples with values that no training data had, as far as the denoiser knows the range of its data."""
-    scaling = denoiser.scaling
-    if scaling is None:
-        return
-    t = torch.tensor(sde.t_min, dtype=torch.float64)
-    # Half a level for dequantisation, and the noise of t_min.
-    reach = 1 + (1 / (scaling.levels - 1) if scaling.levels else 0.0) + 6 * float(sde.rho(t))
-    largest = x.flatten(1).abs().amax(1) / float(sde.alpha(t))
-    rows = (largest > reach).nonzero().flatten().tolist()
-    if rows:
-        worst = max(rows, key=lambda row: float(largest[row]))
-        names = ", ".join(str(first + row) for row in rows[:8]) + (", …" if len(rows) > 8 else "")
-        warnings.warn(
-            f"outside of [-1, 1], where the net was trained, are values of sample {names}, up to "
-            f"{float(largest[worst]):.4g} in sample {first + worst}: what the net says there is extrapolated; "
-            "scale raw data with denoiser.scaling.to_model()",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
-
-@dataclass(frozen=True)
-class Input:
-    """Checked arguments of what integrates data along the flow: log-densities, latents."""
-
-    sde: LinearSDE
-    denoiser: Denoiser
-    x: Tensor
-    condition: Mapping[str, Tensor]
-    batch_size: int
-    device: torch.device
-
-    @staticmethod
-    def check(
-        sde: LinearSDE,
-        net: Any,
-        x: Tensor,
-        rtol: float,
-        atol: float,
-        condition: Mapping[str, Tensor] | None,
-        predicts: str | None,
-        batch_size: int | None,
-    ) -> "Input":
-        """Raise TypeError or ValueError for what cannot be integrated, naming the argument, before any net call."""
-        check_linear(sde)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}; expected a tensor (batch, *shape)")
-        if not x.is_floating_point():
-            raise TypeError(f"x has dtype {x.dtype}; scale it to floating point first, as for training")
-        if not all(isinstance(each, Real) and FINEST <= each < math.inf for each in (rtol, atol)):
-            raise ValueError(
-                f"rtol={rtol}, atol={atol}; expected numbers from {FINEST:g} on, the rounding of a step, and finite"
-            )
-        if batch_size is not None:
-            check_count("batch_size", batch_size)
-        if x.ndim < 2 or x.numel() == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (batch, *shape) with at least one sample")
-        finite = x.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
-            raise ValueError(f"x is not finite in sample {int((~finite).nonzero()[0])}")
-        denoiser = as_denoiser(net, sde, predicts)
-        if denoiser.shape is not None and tuple(x.shape[1:]) != denoiser.shape:
-            raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; the net takes {denoiser.shape}")
-        check_range(sde, denoiser, torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
-        like = state_like(denoiser)
-        device = x.device if like is None else like.device
-        return Input(sde, denoiser, x, check_condition(condition, len(x)), batch_size or len(x), device)
-
-    def batches(self, bar: tqdm) -> Iterator[tuple[int, Tensor, ReverseProcess, Callable[[float], None]]]:
-        """Of each batch the number of its first sample, the float64 states, the ReverseProcess, and a callback of progress."""
-        for start in range(0, len(self.x), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            # The changes are summed without a graph: a gradient through the rest would be a wrong one.
-            state = self.x[rows].detach().to(self.device, torch.float64)
-            own = {name: value[rows].to(self.device) for name, value in self.condition.items()}
-
-            def advance(share: float, start: int = start, count: int = len(state)) -> None:
-                bar.update(start + share * count - bar.n)
-
-            yield start, state, ReverseProcess(self.sde, self.denoiser, own), advance
+    z = x.to(torch.float64).flatten(1) / ode.scales[0]
+    first, last = ode.nodes.tolist()
+    done = integrate_runge_kutta(slope, z, first, last, norm, pair, advance)
+    y = (ode.scales[1] * done.y).reshape(x.shape).to(x.dtype)
+    return replace(done, y=y, time=ode.time(done.time))

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.density.flow import Input, transport
+from sdescore.density.batches import Batches, check_tolerance
+from sdescore.density.flow import transport
 from sdescore.processes.base import LinearSDE
-from sdescore.sampling.sample import evaluating
+from sdescore.sampling.run import evaluating
 
 __all__ = ["decode", "encode", "scale_temperature", "slerp"]
 
@@ -28,19 +29,19 @@ def _carry(
     batch_size: int | None,
     progress: bool,
 ) -> Tensor:
-    given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
+    check_tolerance(rtol, atol)
+    given = Batches.of(sde, net, x, condition, predicts, batch_size)
     parts = []
     with evaluating(given.denoiser), torch.no_grad(), tqdm(total=len(x), disable=not progress, desc="flow") as bar:
-        for first, state, reverse, advance in given.batches(bar):
+        for start, state, reverse, advance in given.through(bar):
             done = transport(reverse, state, *ends, rtol, atol, advance)
             for row in done.failed.nonzero().flatten().tolist():
                 warnings.warn(
-                    f"sample {first + row} is NaN: {done.reason(row)} at t = {float(done.time[row]):.6g}",
+                    f"sample {start + row} is NaN: {done.reason(row)} at t = {float(done.time[row]):.6g}",
                     RuntimeWarning,
                     stacklevel=3,
                 )
-            flagged = done.failed.reshape(-1, *(1,) * (x.ndim - 1))
-            parts.append(done.y.masked_fill(flagged, torch.nan))
+            parts.append(done.y.masked_fill(done.failed.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan))
     return torch.cat(parts).to(x.dtype)
 
 
@@ -58,8 +59,8 @@ def encode(
 ) -> Tensor:
     """The latents at T (batch, *shape) of data x (batch, *shape) at t_min: the inverse of decode().
 
-    Each sample has its own adaptive steps; arguments and errors are those of likelihood(). A sample that cannot be
-    carried all the way is NaN, and a RuntimeWarning says where it stopped.
+    Each sample has its own adaptive steps; arguments and errors are those of likelihood(). A sample whose integration
+    fails is NaN, and a RuntimeWarning says where it stopped.
     """
     return _carry(sde, net, x, (sde.t_min, sde.T), rtol, atol, condition, predicts, batch_size, progress)
 
@@ -78,8 +79,8 @@ def decode(
 ) -> Tensor:
     """The data at t_min (batch, *shape) of latents z (batch, *shape) at T: the inverse of encode().
 
-    It is sample(x=z, solver="dopri5") without the last denoising, which cannot be undone. Arguments, errors and
-    flagged samples as for encode().
+    It is sample(x=z, solver="dopri5") without the last denoising, which has no inverse. Arguments, errors and failed
+    samples as for encode().
     """
     return _carry(sde, net, z, (sde.T, sde.t_min), rtol, atol, condition, predicts, batch_size, progress)
 
@@ -87,16 +88,16 @@ def decode(
 def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     """Spherical interpolation of latents a, b (batch, *shape): a at weight 0, b at weight 1 (Shoemake 1985).
 
-    Between independent normal latents the result is as long as they are, where the straight line would be too short.
-    The lengths are interpolated geometrically; weight is a number or (batch,).
-    Raises ValueError for shapes that differ, and for zero or opposite latents, between which there is no one way.
+    weight is a number or (batch,); lengths are interpolated geometrically. Between independent normal latents the
+    result is about as long as they are, where linear interpolation would be too short.
+    Raises ValueError for shapes that differ, and for zero or opposite latents, between which no arc is the shortest.
     """
     if a.shape != b.shape:
         raise ValueError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}; expected equal shapes")
     p, q = a.flatten(1), b.flatten(1)
     w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(-1, 1)
-    sizes = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
-    p, q = p / sizes[0], q / sizes[1]
+    length_a, length_b = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
+    p, q = p / length_a, q / length_b
     # From half the chord, which keeps its digits at small angles where the cosine loses them.
     angle = 2 * torch.atan2((p - q).norm(dim=1, keepdim=True), (p + q).norm(dim=1, keepdim=True))
     bad = ~(angle < math.pi - 1e-5)
@@ -104,14 +105,14 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
         raise ValueError(f"a and b are zero or opposite in sample {int(bad.flatten().nonzero()[0])}")
     # sin(w angle) / sin(angle), which is w at angle 0.
     near, far = (v * torch.sinc(v * angle / math.pi) / torch.sinc(angle / math.pi) for v in (1 - w, w))
-    return (sizes[0] ** (1 - w) * sizes[1] ** w * (near * p + far * q)).reshape(a.shape)
+    return (length_a ** (1 - w) * length_b**w * (near * p + far * q)).reshape(a.shape)
 
 
 def scale_temperature(z: Tensor, temperature: float) -> Tensor:
-    """Latents of the prior at another temperature: N(0, s^2 I)^(1/temperature) is N(0, temperature s^2 I).
+    """Latents z of the prior at another temperature: N(0, s^2 I)^(1/temperature) is N(0, temperature s^2 I).
 
-    Raises ValueError for a temperature that is negative.
+    Raises ValueError for a negative temperature.
     """
     if not temperature >= 0:
-        raise ValueError(f"temperature={temperature}; expected numbers from 0 on")
+        raise ValueError(f"temperature={temperature}; expected 0 or a positive number")
     return z * math.sqrt(temperature)

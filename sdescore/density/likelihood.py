@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count, check_returned_numbers, choose
-from sdescore.density.adams import multistep
-from sdescore.density.flow import Flow, Input, warn_outside
-from sdescore.density.traces import DERIVATIVES, TRACES, Function, GaussianFit, Product, Trace, quadratic
+from sdescore.common.checks import check_returned_numbers, choose
+from sdescore.density.adams import integrate_adams
+from sdescore.density.batches import Batches, check_tolerance, warn_out_of_range
+from sdescore.density.flow import ProbabilityFlowODE
+from sdescore.density.gaussian_fit import GaussianFit
+from sdescore.density.traces import DERIVATIVES, Function, Product, Trace, find_trace, quadratic
 from sdescore.processes.base import LinearSDE
-from sdescore.sampling.sample import evaluating
+from sdescore.sampling.run import evaluating
 
 __all__ = ["Density", "Likelihood", "likelihood", "log_likelihood"]
 
@@ -29,7 +31,7 @@ class Density(Protocol):
 
 @dataclass(frozen=True)
 class Prior:
-    """The process's own stand-in for p_T."""
+    """The process's own approximation of p_T."""
 
     sde: LinearSDE
 
@@ -39,16 +41,17 @@ class Prior:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What likelihood() knows of each sample.
+    """The result of likelihood(), one row a sample. A sample that failed has log_prob, stderr and latent NaN.
 
-    log_prob (batch,) is the natural-log density at t_min; stderr (batch,) its standard error over the independent
-    groups of probes (NaN for a single one, 0 for the exact trace); nfe (batch,) the evaluations of
-    the flow, each a single net call, or with derivative="forward" one for each product with the Jacobian; latent
-    (batch, *shape) the state at T. A sample that failed has log_prob, stderr and latent NaN.
-
-    Of m groups (log_prob - truth) / stderr follows Student's t with m - 1 degrees of freedom where many directions
-    make the noise. Where one does, as for a mixture of two modes in 768 dimensions along its own axes, estimates stay
-    unbiased, but are too skew for it.
+    Attributes:
+        log_prob: (batch,), the natural-log density at t_min.
+        stderr: (batch,), the standard error of log_prob over the independent groups of probes: 0 for the exact trace,
+            NaN for a single group. With m groups, (log_prob - truth) / stderr follows Student's t with m - 1 degrees of
+            freedom where many directions contribute noise. Where one dominates (two modes in 768 dimensions, seen
+            along their own axes) log_prob is still unbiased, but too skewed for that.
+        nfe: (batch,), evaluations of the flow. Each is one net call, or with derivative="forward" one for each product
+            with the Jacobian.
+        latent: (batch, *shape), the state at T.
     """
 
     log_prob: Tensor
@@ -62,18 +65,9 @@ def prior_log_prob(prior: Density, x: Tensor) -> Tensor:
     return check_returned_numbers(prior.log_prob(x), x, "prior.log_prob").to(torch.float64)
 
 
-def find_trace(trace: str | Trace, probes: int) -> Trace:
-    """The trace by its name, or itself. Raises TypeError or ValueError for what is none, and for bad probes."""
-    chosen = choose(TRACES, trace, "trace")
-    if not isinstance(chosen, Trace):
-        raise TypeError(f"trace is {trace!r}; expected {', '.join(map(repr, TRACES))} or a Trace")
-    check_count("probes", probes)
-    return chosen
-
-
 @contextmanager
 def frozen(net: nn.Module) -> Iterator[None]:
-    """Leave the parameters out of the graph for a while: the vector-Jacobian product of the state then costs less."""
+    """Leave the parameters out of the graph for a while: vector-Jacobian products with the state then cost less."""
     wanted = [parameter for parameter in net.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
@@ -93,10 +87,10 @@ def standard_error(estimates: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Change:
-    """The flow with the change of the log-density: the rows are z and, for each group of vectors, the divergence."""
+class _AugmentedODE:
+    """The flow of z together with the divergence of each group of vectors, in rows (size + groups,)."""
 
-    flow: Flow
+    ode: ProbabilityFlowODE
     vectors: Tensor  # (groups, members, batch, *shape)
     trace: Trace
     derivative: Callable[[Function, Tensor], Product]
@@ -107,15 +101,16 @@ class _Change:
     def split(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """z (rows, *shape) and the changes of its log-density (rows, groups)."""
         shape = self.vectors.shape[3:]
-        return y[:, : math.prod(shape)].reshape(-1, *shape), y[:, math.prod(shape) :]
+        size = math.prod(shape)
+        return y[:, :size].reshape(-1, *shape), y[:, size:]
 
     def __call__(self, q: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        product = self.derivative(self.flow.slope(q, rows), self.split(y)[0])
+        product = self.derivative(self.ode.slope(q, rows), self.split(y)[0])
         slope, divergences = self.trace.estimate(product, self.vectors[:, :, rows])
         return torch.cat([slope.flatten(1), divergences], 1)
 
     def norm(self, rtol: float, atol: float) -> Callable[[Tensor, Tensor], Tensor]:
-        """The larger of the state's error, root mean square, and the log-density's per element, to the tolerance."""
+        """The error of the state (root mean square) or of the log-density (per element), relative to the tolerance."""
 
         def norm(error: Tensor, size: Tensor) -> Tensor:
             (z, log_prob), (z_size, log_size) = self.split(error), self.split(size)
@@ -127,7 +122,7 @@ class _Change:
 
 
 def _solve(
-    change: _Change,
+    augmented: _AugmentedODE,
     x: Tensor,
     first: int,
     prior: Density,
@@ -137,30 +132,29 @@ def _solve(
     advance: Callable[[float], None],
 ) -> Likelihood:
     """The likelihood of one batch, whose first sample has the number `first`."""
-    flow = change.flow
-    sde = flow.reverse.sde
-    ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
-    start, stop = flow.coordinate(ends).tolist()
-    scales = flow.scale(ends)
-    begun = change.start(x / float(scales[0]))
-    done = multistep(change, begun, start, stop, change.norm(rtol, atol), advance)
-    z, changes = change.split(done.y)
+    ode = augmented.ode
+    start, stop = ode.nodes.tolist()
+    begun = augmented.start(x / ode.scales[0])
+    done = integrate_adams(augmented, begun, start, stop, augmented.norm(rtol, atol), advance)
+    z, changes = augmented.split(done.y)
     if control is not None:
-        changes = changes - control.excess(change.vectors, *sde.lam(ends).tolist()).T
-    latent = float(scales[1]) * z
-    constant = z[0].numel() * float((scales[1] / scales[0]).log())
+        changes = changes - control.excess(augmented.vectors, *ode.reverse.sde.lam(ode.times).tolist()).T
+    latent = ode.scales[1] * z
+    constant = z[0].numel() * float((ode.scales[1] / ode.scales[0]).log())
     log_prob = prior_log_prob(prior, latent) + constant + changes.mean(1)
-    stderr = torch.zeros_like(log_prob) if change.trace.exact else standard_error(changes)
+    stderr = torch.zeros_like(log_prob) if augmented.trace.exact else standard_error(changes)
     invalid = done.failed | ~log_prob.isfinite()
     for row in invalid.nonzero().flatten().tolist():
         why = done.reason(row) if done.failed[row] else "its density there, or the prior's, is not finite"
-        at = float(flow.time(done.time[row]))
+        at = float(ode.time(done.time[row]))
         warnings.warn(
             f"the likelihood of sample {first + row} is NaN: {why} at t = {at:.6g}", RuntimeWarning, stacklevel=3
         )
-    latent = latent.masked_fill(invalid.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan)
     return Likelihood(
-        log_prob.masked_fill(invalid, torch.nan), stderr.masked_fill(invalid, torch.nan), done.calls, latent
+        log_prob.masked_fill(invalid, torch.nan),
+        stderr.masked_fill(invalid, torch.nan),
+        done.nfe,
+        latent.masked_fill(invalid.reshape(-1, *(1,) * (x.ndim - 1)), torch.nan),
     )
 
 
@@ -183,55 +177,59 @@ def likelihood(
     batch_size: int | None = None,
     progress: bool = False,
 ) -> Likelihood:
-    """The log-density of x (batch, *shape) at t_min under the probability flow of a net, in float64.
+    """The log-density of x (batch, *shape) at t_min under the probability flow of a net, in nats and float64.
 
-    Each sample has its own adaptive steps, so that its result does not depend on the others beside it.
+    Each sample has its own adaptive steps, so that its result does not depend on the rest of its batch.
 
     Args:
         sde: The process to integrate on; the net may have been trained on another.
         net: A Denoiser, or any callable net(x, t, **condition).
         x: Points, in the scale that the net was trained on.
-        trace: "exact" (one product with the Jacobian an element); or unbiased, from random vectors: "hutchinson"
-            (signs), "gaussian", "orthogonal", "hutch++"; or a Trace.
-        probes: How many vectors a sample.
-        control: GaussianFit.of(training data) takes off the noise that the data's covariance explains.
+        trace: "exact" (as many products with the Jacobian as a sample has elements); or unbiased, from random vectors:
+            "hutchinson" (signs), "gaussian", "orthogonal", "hutch++"; or a Trace.
+        probes: Number of vectors of a sample.
+        control: GaussianFit.of(training data) removes the noise that the data's covariance explains.
         derivative: "reverse", or "forward", which is slower and takes less memory.
         seed: Seed of the vectors; those of sample i depend on (seed, index_offset + i) alone.
         index_offset: Number of the first sample, so that several processes can share a set.
-        prior: Distribution of x_T, anything with log_prob; the process's own Gaussian unless told.
-        rtol, atol: Tolerance of a step, for the state (root mean square) and for the log-density per element.
-        condition: Tensors, sample first, that are handed to the net by name.
-        predicts: What a plain callable outputs.
-        batch_size: Samples at a time; all at once unless told.
+        prior: Distribution of x_T, anything with log_prob; the process's own Gaussian by default.
+        rtol, atol: Tolerance of a step, for z = x / sqrt(alpha^2 + sigma^2) (root mean square) and for the log-density
+            per element. Rounding of a net in half precision is above the default: give 1e-3.
+        condition: Tensors (batch, ...) that the net gets by name.
+        predicts: What a plain callable outputs: its attribute `predicts`, or "score", by default.
+        batch_size: Samples at a time; all at once by default.
         progress: Show a progress bar.
 
     Raises:
         TypeError, ValueError: For bad arguments, before any net call.
         RuntimeError: Under torch.inference_mode(), where there is no reverse derivative.
 
-    A sample whose integration fails has log_prob NaN, and a RuntimeWarning says where; another names samples outside
-    of the range that the denoiser's data had. The rounding of a net in half precision is above the default tolerance:
-    give 1e-3.
+    A RuntimeWarning names each sample that failed, with the time at which it did, and another one the samples beyond
+    the range of the net's training data.
     """
-    chosen, product = find_trace(trace, probes), choose(DERIVATIVES, derivative, "derivative")
+    chosen = find_trace(trace, probes)
+    product = choose(DERIVATIVES, derivative, "derivative")
     if control is not None and chosen.estimate is not quadratic:
-        raise ValueError(f"control is given with trace={trace!r}; it needs a trace of fixed vectors")
+        raise ValueError(f"control is given with trace={trace!r}; expected a trace whose vectors are fixed beforehand")
     if prior is not None and not callable(getattr(prior, "log_prob", None)):
         raise TypeError(f"prior is {prior!r}; expected anything with log_prob(x), such as a GaussianMixture")
-    given = Input.check(sde, net, x, rtol, atol, condition, predicts, batch_size)
+    check_tolerance(rtol, atol)
+    given = Batches.of(sde, net, x, condition, predicts, batch_size)
     if control is not None and control.mean.numel() != x[0].numel():
         raise ValueError(f"control is of {control.mean.numel()} elements; samples of x have {x[0].numel()}")
-    parts = []
     denoiser = given.denoiser
-    warn_outside(sde, denoiser, x, index_offset)
+    warn_out_of_range(sde, denoiser, x, index_offset)
+    ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+    parts = []
     with evaluating(denoiser), frozen(denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
-        for start, state, reverse, advance in given.batches(bar):
-            vectors = chosen.vectors(seed, index_offset + start, state, probes)
-            change = _Change(Flow(reverse), vectors, chosen, product)
-            parts.append(_solve(change, state, index_offset + start, prior or Prior(sde), control, rtol, atol, advance))
-    return Likelihood(*(torch.cat([getattr(part, name.name) for part in parts]) for name in fields(Likelihood)))
+        for start, state, reverse, advance in given.through(bar):
+            first = index_offset + start
+            vectors = chosen.vectors(seed, first, state, probes)
+            augmented = _AugmentedODE(ProbabilityFlowODE(reverse, ends), vectors, chosen, product)
+            parts.append(_solve(augmented, state, first, prior or Prior(sde), control, rtol, atol, advance))
+    return Likelihood(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Likelihood)))
 
 
 def log_likelihood(sde: LinearSDE, net: Any, x: Tensor, **options: Any) -> Tensor:
-    """The log_prob (batch,), in nats, of likelihood() with the same arguments."""
+    """The log_prob (batch,), in nats, of likelihood() with the same arguments and errors."""
     return likelihood(sde, net, x, **options).log_prob

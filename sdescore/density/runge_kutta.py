@@ -1,4 +1,4 @@
-"""Runge-Kutta tableaux, and an adaptive integrator in which every sample has its own time and step."""
+"""Embedded Runge-Kutta pairs, and an adaptive integrator in which every sample has its own time and step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,26 +6,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Solution", "Tableau", "integrate"]
+__all__ = [
+    "BOGACKI_SHAMPINE",
+    "DORMAND_PRINCE",
+    "TSITOURAS",
+    "EmbeddedPair",
+    "Solution",
+    "integrate_runge_kutta",
+]
 
 
 @dataclass(frozen=True)
-class Tableau:
-    """Butcher's tableau of an explicit method.
+class EmbeddedPair:
+    """Butcher's tableau of an explicit method of order `order`, with that of order `order` - 1 embedded in it.
 
-    Row i of `a` gives stage i + 1 from the stages before it, `b` the step, `c` the nodes; `error` is the difference
-    between b and the weights of the embedded method, of order `order` - 1, where there is one.
+    Row i of `a` gives stage i + 1 from the stages before it, `b` the step, `c` the nodes; the last stage is the first
+    of the next step. `error` is the difference between b and the weights of the embedded method.
     """
 
     a: tuple[tuple[float, ...], ...]
     b: tuple[float, ...]
     c: tuple[float, ...]
-    error: tuple[float, ...] = ()
-    order: int = 0
+    error: tuple[float, ...]
+    order: int
 
 
 # The 3(2) pair of Bogacki & Shampine (1989).
-BOGACKI_SHAMPINE = Tableau(
+BOGACKI_SHAMPINE = EmbeddedPair(
     a=((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)),
     b=(2 / 9, 1 / 3, 4 / 9, 0.0),
     c=(0.0, 1 / 2, 3 / 4, 1.0),
@@ -33,8 +40,8 @@ BOGACKI_SHAMPINE = Tableau(
     order=3,
 )
 
-# The 5(4) pair of Dormand & Prince (1980); its last stage is the first of the next step.
-DORMAND_PRINCE = Tableau(
+# The 5(4) pair of Dormand & Prince (1980).
+DORMAND_PRINCE = EmbeddedPair(
     a=(
         (1 / 5,),
         (3 / 40, 9 / 40),
@@ -50,7 +57,7 @@ DORMAND_PRINCE = Tableau(
 )
 
 # The 5(4) pair of Tsitouras (2011), with smaller errors at the same cost.
-TSITOURAS = Tableau(
+TSITOURAS = EmbeddedPair(
     a=(
         (0.161,),
         (-0.008480655492356989, 0.335480655492357),
@@ -76,32 +83,33 @@ TSITOURAS = Tableau(
 
 @dataclass(frozen=True)
 class Solution:
-    """Where each sample ended: the state y (batch, n) at `time` (batch,), and the calls it took (batch,).
+    """Where each sample ended: the state y (batch, n) at `time` (batch,), and its evaluations of f, nfe (batch,).
 
-    `failed` (batch,) marks the samples that went no further than `time`: those that are `stuck` (batch,) did not meet
-    the tolerance with steps that still move, or within the calls allowed; of the others the derivative is not finite.
+    `failed` (batch,) marks the samples that stopped at `time`, short of the end. Those that are `stuck` (batch,) too
+    would have needed steps that no longer move, or more evaluations than allowed; the derivative of the others is not
+    finite.
     """
 
     y: Tensor
     time: Tensor
-    calls: Tensor
+    nfe: Tensor
     failed: Tensor
     stuck: Tensor
 
     def reason(self, row: int) -> str:
         """Why a sample failed."""
         if self.stuck[row]:
-            return f"its tolerance was not met within {int(self.calls[row])} calls"
+            return f"its tolerance was not met within {int(self.nfe[row])} calls"
         return "its flow is not finite"
 
 
-def integrate(
+def integrate_runge_kutta(
     f: Callable[[Tensor, Tensor, Tensor], Tensor],
     y: Tensor,
     start: float,
     stop: float,
     norm: Callable[[Tensor, Tensor], Tensor],
-    tableau: Tableau = TSITOURAS,
+    pair: EmbeddedPair = TSITOURAS,
     advance: Callable[[float], None] = lambda done: None,
     limit: int = 10_000,
 ) -> Solution:
@@ -110,29 +118,33 @@ def integrate(
     Args:
         f: f(t, y, rows) is the derivative (rows, n) at times t (rows,) of the samples whose numbers are `rows`.
         y: The states at start.
-        norm: norm(error, y) is the error (rows,) of a step relative to the tolerance: at most 1 is accepted.
-        tableau: An embedded pair whose last stage is the first of the next step.
-        advance: Told after every step which share of the way all samples have gone.
-        limit: Calls that a sample may take.
+        start, stop: Times, in either order.
+        norm: norm(error, size) is the error (rows,) of a step relative to the tolerance, from the error (rows, n) and
+            the larger absolute value of its two states (rows, n). A step is accepted up to 1.
+        pair: The method and its error estimate.
+        advance: Called after every step with the share of the way that the samples have gone, on average.
+        limit: Evaluations of f that a sample may take.
     """
-    stages, sign = len(tableau.b), 1.0 if stop > start else -1.0
+    stages = len(pair.b)
     span = abs(stop - start)
+    sign = 1.0 if stop > start else -1.0
+    y = y.clone()
+    rows = torch.arange(len(y), device=y.device)
     time = torch.full((len(y),), start, dtype=y.dtype, device=y.device)
     step = torch.full_like(time, span / 20)
-    calls = torch.ones(len(y), dtype=torch.long, device=y.device)
+    nfe = torch.ones_like(rows)
     failed, stuck = torch.zeros(2, len(y), dtype=torch.bool, device=y.device)
-    y, rows = y.clone(), torch.arange(len(y), device=y.device)
     first = f(time, y, rows)
     while len(rows):
         t, h, old = time[rows], step[rows], y[rows]
         h = torch.minimum(h, sign * (stop - t))
         slopes = [first]
-        for row, c in zip(tableau.a, tableau.c[1:], strict=True):
+        for row, c in zip(pair.a, pair.c[1:], strict=True):
             change = sum(weight * slope for weight, slope in zip(row, slopes, strict=True) if weight)
             new = old + (sign * h)[:, None] * change
             slopes.append(f(t + c * sign * h, new, rows))
-        calls[rows] += stages - 1
-        error = sum(weight * slope for weight, slope in zip(tableau.error, slopes, strict=True) if weight)
+        nfe[rows] += stages - 1
+        error = sum(weight * slope for weight, slope in zip(pair.error, slopes, strict=True) if weight)
         size = norm(h[:, None] * error, torch.maximum(old.abs(), new.abs()))
         finite = size.isfinite() & slopes[-1].isfinite().all(1)
         size = torch.where(finite, size, torch.inf)
@@ -141,12 +153,13 @@ def integrate(
         first = torch.where(good[:, None], slopes[-1], first)
         time[rows] = torch.where(good, torch.where(h < sign * (stop - t), t + sign * h, stop), t)
         # Careful growth: a rejected step costs all its calls, and with factors of 0.9 and 5 a quarter of them were.
-        step[rows] = h * (0.8 * size.clamp(min=1e-10) ** (-1 / tableau.order)).clamp(0.2, 1.5)
-        vanished, spent = step[rows] < 1e-12 * span, calls[rows] >= limit
+        step[rows] = h * (0.8 * size.clamp(min=1e-10) ** (-1 / pair.order)).clamp(0.2, 1.5)
+        vanished = step[rows] < 1e-12 * span
+        spent = nfe[rows] >= limit
         reached = time[rows] == stop
         stuck[rows] = ~reached & (finite & vanished | spent)
         failed[rows] = ~reached & (vanished | spent) | ~first.isfinite().all(1)
         going = ~reached & ~failed[rows]
         rows, first = rows[going], first[going]
         advance(float((time - start).abs().mean()) / span)
-    return Solution(y, time, calls, failed, stuck)
+    return Solution(y, time, nfe, failed, stuck)

@@ -114,7 +114,7 @@ def test_a_sample_does_not_feel_the_others() -> None:
     [
         ({"draws": 0}, "draws=0"),
         ({"draws": 2}, "draws=2 need probes of at least 2"),
-        ({"draws": 2, "probes": 4, "trace": ONE_GROUP}, "draws=2 need probes of at least 2, in groups"),
+        ({"draws": 2, "probes": 4, "trace": ONE_GROUP}, "draws=2 need probes of at least 2, in at least two groups"),
         ({"x": LEVELS[:2, None] + 0.05}, "sample 0 that are none of the 9 levels"),
         ({"x": torch.tensor([[0.0], [1.25]])}, "sample 1 that are none of the 9 levels"),
         ({"scaling": Scaling(0, 1, None)}, "scaling.levels is None"),

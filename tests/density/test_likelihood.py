@@ -204,7 +204,7 @@ def test_data_outside_of_the_range_of_training_is_named() -> None:
     denoiser = Denoiser(FailsFor(), sde, data_std=1.0, scaling=scaling)
     none = {"bad": torch.zeros(3, dtype=torch.bool)}
     raw = torch.tensor([[0.0, 1.0], [16.0, 3.0], [-1.0, 0.9]])
-    with pytest.warns(RuntimeWarning, match=r"values of sample 8, up to 16 in sample 8.*scaling.to_model"):
+    with pytest.warns(RuntimeWarning, match=r"in sample 8: by most in sample 8, with 16;.*scaling.to_model"):
         found = log_likelihood(sde, denoiser, raw, condition=none, index_offset=7)
     assert found.isfinite().all()
     with warnings.catch_warnings():
