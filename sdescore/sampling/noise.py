@@ -16,7 +16,7 @@ __all__ = [
 
 
 class Noise(Protocol):
-    """Normal draws for a solver, of the shape of x (batch, *shape) and standard deviation std; it may overwrite them."""
+    """Normal draws for a solver, which may overwrite them: of the shape of x (batch, *shape), std their deviation."""
 
     def __call__(self, x: Tensor, t: Tensor, s: Tensor, std: float = 1.0) -> Tensor:
         """The path's noise for the interval from t to s, divided by the square root of its length."""

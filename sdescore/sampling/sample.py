@@ -82,7 +82,7 @@ def sample(
         index_offset: Number of the first sample, so that several processes can share a set.
         condition: Tensors, sample first, that are handed to the net by name.
         predicts: What a plain callable outputs; by default its attribute `predicts`, or "score" if it has none.
-        batch_size: Samples at a time, the last batch padded; by default all at once.
+        batch_size: Samples at a time, the last of several batches padded; by default all at once.
         progress: Show a progress bar.
         device: Where to run; by default where the net is.
         dtype: Of the state; by default that of the net, but at least float32.
@@ -111,8 +111,10 @@ def sample(
         noise_source,
         index_offset,
     )
-    size = len(run) if batch_size is None else batch_size
-    check_count("batch_size", size)
+    size = len(run)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+        size = min(batch_size, size)
     starts = range(0, len(run), size)
     done = []
     bar = tqdm(

@@ -63,6 +63,12 @@ def test_nfe_takes_the_longest_grid_that_fits(name: str, oracle2: GaussianMixtur
         sample(sde, net, (2, 2), solver=name, nfe=least - 1)
 
 
+def test_a_batch_is_never_larger_than_the_set(oracle2: GaussianMixture) -> None:
+    net = Counting(oracle2.denoiser(VPSDE()))
+    sample(VPSDE(), net, (8, 2), steps=3, batch_size=256)
+    assert net.rows == [8, 8, 8]
+
+
 def test_one_step_is_the_denoiser_at_the_prior(oracle2: GaussianMixture) -> None:
     sde, net = VPSDE(), oracle2.denoiser(VPSDE())
     start, end = trajectory(sde, net, (5, 2), steps=1)
