@@ -76,10 +76,8 @@ def main() -> None:
     axes[0].set(title="forward paths", xlabel="t", ylabel="x")
     line = np.linspace(0.01, 4, 400)
     density = sum(w * hump.pdf(line) for w, hump in zip(WEIGHTS, HUMPS, strict=True))
-    for axis, (name, solver) in zip(
-        axes[1:], (("reverse SDE", ItoEuler()), ("flow ODE", FlowHeun())), strict=True
-    ):
-        x = reverse_sample(SDE, net, (N, 1), solver=solver, times=grid, seed=given.seed, progress=True)[:, 0].numpy()  # type: ignore[arg-type]
+    for axis, (name, solver) in zip(axes[1:], (("reverse SDE", ItoEuler()), ("flow ODE", FlowHeun())), strict=True):
+        x = reverse_sample(SDE, net, (N, 1), solver=solver, times=grid, seed=given.seed, progress=True)[:, 0].numpy()
         rows.append((f"{name}, to the law of the data", float(stats.kstest(x, cdf).statistic)))
         axis.hist(x, 80, (0, 4), density=True, alpha=0.6)
         axis.plot(line, density, "k", lw=1, label="law of the data")

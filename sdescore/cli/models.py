@@ -4,14 +4,14 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sdescore.common.plugins import check_arguments, find_plugin, named_object
+from sdescore.common.plugins import check_arguments, named_object
 from sdescore.denoisers import Denoiser
 from sdescore.sampling import Solver, find_solver
 from sdescore.training.config import TrainConfig
@@ -43,12 +43,14 @@ def training_of(folder: str) -> TrainConfig:
 
 def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
     """The installed solver of a name, or module:name in a Python file of the user's, with these arguments."""
-    found = named_object(name, "solver") if ":" in name else find_plugin("sdescore.solvers", name, "solver")
-    ready = isinstance(found, Solver) and not isinstance(found, type)
-    check_arguments(type(found) if ready else found, arguments, "solver_args")
-    if not ready:
+    found = named_object(name, "solver") if ":" in name else find_solver(name)
+    if isinstance(found, type) or not isinstance(found, Solver):  # a class, or a function that makes one
+        check_arguments(found, arguments, "solver_args")
         return find_solver(found(**arguments))
-    return replace(found, **arguments) if arguments else found
+    check_arguments(type(found), arguments, "solver_args")
+    if not is_dataclass(found):
+        return type(found)(**arguments) if arguments else found
+    return replace(found, **arguments)
 
 
 def read_times(path: str, solver: str, arguments: Mapping[str, Any], weights: str) -> Tensor:

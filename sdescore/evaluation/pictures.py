@@ -28,7 +28,7 @@ def to_pixels(raw: Tensor, scaling: Scaling | None = None) -> Tensor:
 def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> None:
     """Write raw images (n, channels, height, width) as one picture, row by row; small ones are magnified.
 
-    columns is about the square root of n unless told. Raises ValueError unless there are 1 or 3 channels; OSError,
+    columns is by default about the square root of n. Raises ValueError unless there are 1 or 3 channels; OSError,
     naming the file, if the disk refuses.
     """
     if raw.ndim != 4 or not len(raw) or not is_image(tuple(raw.shape[1:])):

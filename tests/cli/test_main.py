@@ -74,7 +74,7 @@ def test_what_else_is_missing_is_no_matter_of_the_extra(monkeypatch: pytest.Monk
 
 def test_it_runs_from_a_shell(tmp_path: Path) -> None:
     """Errors are one line on stderr, and the status says so."""
-    command = [Path(sysconfig.get_path("scripts"), "sdescore"), "measure", "--data", "no.npz", "--out", "a.json"]
+    command = [str(Path(sysconfig.get_path("scripts"), "sdescore")), "measure", "--data", "no.npz", "--out", "a.json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "sdescore measure: there is no file 'no.npz'\n"

@@ -14,7 +14,7 @@ from scripting import Refusal
 from torch import Tensor
 
 import sdescore.cli.sample
-from sdescore import Denoiser, sample
+from sdescore import Denoiser, find_solver, sample
 from sdescore.cli import main
 from sdescore.cli.models import build_solver
 
@@ -122,6 +122,7 @@ class TestSample:
         build: Any = build_solver
         assert build("own_solvers:corrected", {}).corrector.repeats == 2
         assert build("ddpm", {"tau": 0.5}).tau == 0.5
+        assert build("dpmpp_2m", {}) == find_solver("dpm++")
         assert build("churn", {"amount": 5.0}).amount == 5.0
 
     @pytest.mark.parametrize(
