@@ -24,7 +24,7 @@ from sdescore.cli.outputs import make_folder, write_json
 from sdescore.denoisers import Distance
 from sdescore.evaluation.figures import save_figure
 from sdescore.nets import MLP
-from sdescore.objectives.denoising import TimeDistribution
+from sdescore.objectives import TimeDistribution
 
 sys.path.append(str(Path(__file__).parents[1]))  # for what scripts share
 from shared.experiment import fit, start, table

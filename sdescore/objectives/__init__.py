@@ -1,14 +1,6 @@
-"""Losses of score matching, and how times are drawn and weighted."""
+"""Losses of score matching, weightings, and distributions of training times."""
 
-from sdescore.objectives.denoising import (
-    TIME_DISTRIBUTIONS,
-    WEIGHTINGS,
-    TimeDistribution,
-    Weighting,
-    denoising_score_matching,
-    log_normal,
-    stratified,
-)
+from sdescore.objectives.denoising import denoising_score_matching
 from sdescore.objectives.score_matching import (
     explicit_score_matching,
     finite_difference_energy_matching,
@@ -17,6 +9,8 @@ from sdescore.objectives.score_matching import (
     sliced_score_matching,
     variance_reduced_score_matching,
 )
+from sdescore.objectives.time_distributions import TIME_DISTRIBUTIONS, TimeDistribution, log_normal, stratified
+from sdescore.objectives.weightings import WEIGHTINGS, Weighting
 
 __all__ = [
     "TIME_DISTRIBUTIONS",

@@ -1,10 +1,10 @@
-"""Score matching itself: losses that make any callable x -> score(x) the gradient of the log-density of the data.
+"""Score matching: losses that make any callable x -> score(x) the gradient of the log-density of the data.
 
-Every loss is called as loss(score, x, ...) and returns (batch,), summed over a sample's elements; `score` may be an
-Energy, whose call is its score. Their means differ from E ||score - grad log p||^2 / 2 by constants alone, so that all
-have the same minimiser. A net with a time or a condition is given as `lambda x: net(x, t, ...)`; rows of a batch must
-not depend on each other. The parameters get gradients unless gradients are off. By noise, through a kernel or a
-process, and called alike: denoising_score_matching in sdescore.objectives.
+Every loss is called as loss(score, x, ...) with x (batch, *shape) and returns (batch,), summed over a sample's
+elements. `score` may be an Energy, or `lambda x: net(x, t, ...)` for a net with a time or a condition; rows of a batch
+must not depend on each other. The means of all losses differ from E ||score - grad log p||^2 / 2 by constants, so that
+they have the same minimiser. They raise TypeError or ValueError for bad arguments, and what a score returns; those with
+derivatives of the score also RuntimeError under torch.inference_mode(). With noise: denoising_score_matching().
 """
 
 import math
@@ -47,13 +47,13 @@ def same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
 
 def _positive(step: float) -> float:
     if not 0 < step < math.inf:
-        raise ValueError(f"step={step}; expected positive numbers, a small part of the data's width")
+        raise ValueError(f"step={step}; expected a positive number, small beside the width of the data")
     return step
 
 
 def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """score(x), and v^T (d score / dx) v of each probe v (probes, batch, *shape) as (probes, batch)."""
-    if torch.is_inference_mode_enabled():  # where the slope would be 0 without a word
+    if torch.is_inference_mode_enabled():  # where the slope would silently be 0
         raise RuntimeError("the slope of a score is a gradient, and torch.inference_mode() has none; use no_grad()")
     training = torch.is_grad_enabled()
     with torch.enable_grad(), differentiable_twice(training):
@@ -61,7 +61,7 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
         s = same_shape(score(x), x, "the score")
         if not s.requires_grad:
             return s, torch.zeros_like(_dot(probes, s))
-        # A pass each: batched gradients are wrong or missing for some operators, of attention for one.
+        # One pass each: batched gradients are wrong or missing for some operators, such as those of attention.
         slopes = []
         for i, probe in enumerate(probes, 1):
             (product,) = torch.autograd.grad(
@@ -81,12 +81,12 @@ def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Gener
     if not isinstance(v, Tensor):
         raise TypeError(f"v is a {type(v).__name__}; expected a tensor of the shape of x, or (projections, *that)")
     if v.shape[-x.ndim :] != x.shape or v.ndim not in (x.ndim, x.ndim + 1) or len(v) == 0:
-        raise ValueError(f"v has shape {tuple(v.shape)}; expected {tuple(x.shape)} and (projections, *that)")
+        raise ValueError(f"v has shape {tuple(v.shape)}; expected {tuple(x.shape)} or (projections, *that)")
     return v if v.ndim > x.ndim else v.unsqueeze(0)
 
 
 def explicit_score_matching(score: Score, x: Tensor, target: Tensor) -> Tensor:
-    """||score(x) - target||^2 / 2 against the known score of the density at x (Hyvarinen 2005, eq. 2)."""
+    """||score(x) - target||^2 / 2, with target (batch, *shape) the known score at x (Hyvarinen 2005, eq. 2)."""
     return _half_square(same_shape(score(check_states(x)), x, "the score") - same_shape(target, x, "target"))
 
 
@@ -108,7 +108,7 @@ def sliced_score_matching(
 ) -> Tensor:
     """The mean over projections v of v^T (d score/dx) v + (v^T score)^2 / 2 (Song et al. 2019, eq. 7).
 
-    v is of the shape of x, or (projections, *that), with E v v^T = 1: random signs from `generator` unless given.
+    v is (batch, *shape) or (projections, batch, *shape), with E v v^T = 1; random signs from `generator` by default.
     """
     probes = _signs(check_states(x), v, projections, generator)
     s, slope = _with_slope(score, x, probes)
@@ -125,7 +125,7 @@ def variance_reduced_score_matching(
 ) -> Tensor:
     """The mean over projections v of v^T (d score/dx) v, plus ||score||^2 / 2 (Song et al. 2019, eq. 8).
 
-    Sliced score matching with the expectation over v of its second term; arguments as there.
+    Sliced score matching with the second term's expectation over v; arguments as of sliced_score_matching().
     """
     s, slope = _with_slope(score, x, _signs(check_states(x), v, projections, generator))
     return slope.mean(0) + _half_square(s)
@@ -142,11 +142,12 @@ def finite_difference_score_matching(
 ) -> Tensor:
     """Sliced score matching with both terms from score(x + step v) and score(x - step v) (Pang et al. 2020, section 4).
 
-    No derivative by x is taken: two forward passes a projection, and an error of order step^2.
+    It takes two forward passes a projection and no derivative by x; the error is of order step^2. step is a positive
+    length, small beside the width of the data; v, projections and generator as of sliced_score_matching().
     """
     probes, step = _signs(check_states(x), v, projections, generator), _positive(step)
     ends = torch.cat([x + step * probes, x - step * probes]).flatten(0, 1)
-    # One call a side of a projection: a condition that the callable holds has the rows of x.
+    # One call for each side of each projection: a condition in the callable has as many rows as x.
     s = torch.stack([same_shape(score(part), x, "the score") for part in ends.split(len(x))])
     ahead, behind = _dot(s, torch.cat([probes, probes])).chunk(2)
     return ((ahead - behind) / (2 * step) + (ahead + behind).square() / 8).mean(0)
@@ -161,17 +162,16 @@ def finite_difference_energy_matching(
     projections: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Sliced score matching of an energy from three of its values a sample, L(x) and L(x +- step v) (Pang et al. 2020).
+    """Sliced score matching of an energy from its values L(x) and L(x +- step v) (Pang et al. 2020).
 
-    (L+ + L- - 2 L) / step^2 + (L+ - L-)^2 / (8 step^2), with an error of order step^2: no derivative by x is taken, so
-    that training needs one backward pass, by the parameters. The second difference loses 1 / step^2 of the precision.
+    (L+ + L- - 2 L) / step^2 + (L+ - L-)^2 / (8 step^2), with an error of order step^2. No derivative by x is taken, so
+    that training needs one backward pass, by the parameters. The second difference amplifies rounding by 1 / step^2.
 
     Args:
         log_density: Maps x to unnormalised natural-log densities (batch,), such as Energy.log_density.
-        x: Data (batch, *shape); v, projections and generator are as of sliced_score_matching().
-        step: Length of the differences, a small part of the data's width.
-
-    Raises ValueError for bad arguments and for log-densities of another shape.
+        x: Data (batch, *shape).
+        step: Length of the differences, positive and small beside the width of the data.
+        v, projections, generator: As of sliced_score_matching().
     """
     probes = _signs(check_states(x), v, projections, generator) * _positive(step)
 

@@ -16,7 +16,7 @@ from sdescore.data.statistics import data_std
 from sdescore.denoisers.conversions import PREDICTIONS
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.folders import NETS, PROCESSES, build_net, build_process
-from sdescore.objectives.denoising import TIME_DISTRIBUTIONS, WEIGHTINGS
+from sdescore.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.solver import find_solver
 from sdescore.training.averages import Average, HalfLife, PowerFunction

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore.common.random import generator
-from sdescore.objectives.denoising import TIME_DISTRIBUTIONS
+from sdescore.objectives import TIME_DISTRIBUTIONS
 from sdescore.training.config import TrainConfig
 
 __all__ = ["Draws", "draw"]

@@ -45,7 +45,9 @@ def test_weights_on_unequal_steps_integrate_polynomials_exactly() -> None:
 def test_each_row_has_its_own_pace() -> None:
     """dy/dt = -rate y + cos(t), against SciPy's eighth-order method; stiffer rows take more steps."""
     rates = column(0.5, 5, 60)
-    found = integrate_adams(lambda t, y, rows: -rates[rows] * y + t.cos()[:, None], column(1, 1, 1), 0.0, 3.0, rms(1e-9))
+    found = integrate_adams(
+        lambda t, y, rows: -rates[rows] * y + t.cos()[:, None], column(1, 1, 1), 0.0, 3.0, rms(1e-9)
+    )
     for rate, value in zip(rates.ravel().tolist(), found.y.ravel().tolist(), strict=True):
         exact = solve_ivp(
             lambda t, y, rate=rate: -rate * y + np.cos(t), (0, 3), [1.0], method="DOP853", rtol=1e-12, atol=1e-13

@@ -20,7 +20,7 @@ from sdescore import (
     SubVPSDE,
     denoising_score_matching,
 )
-from sdescore.objectives.denoising import TIME_DISTRIBUTIONS, stratified
+from sdescore.objectives import TIME_DISTRIBUTIONS, stratified
 
 PROCESSES = [VPSDE(), SubVPSDE(), VESDE(), CosineSDE(), KarrasSDE(), FlowSDE()]
 STD = 0.7

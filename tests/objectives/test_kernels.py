@@ -22,7 +22,7 @@ from torch.distributions import (
 )
 
 from sdescore import Denoiser, GaussianMixture, KarrasSDE
-from sdescore.objectives.denoising import denoising_score_matching
+from sdescore.objectives import denoising_score_matching
 from sdescore.objectives.score_matching import explicit_score_matching
 
 SIGMA = 0.6
