@@ -1,9 +1,8 @@
 """Markov chains that sample a density from its score or its unnormalised logarithm, a batch of chains at a time.
 
-Two conventions of the step are in use: x + (e/2) score + sqrt(e) z (Song & Ermon 2019, eq. 4) and
-x + h score + sqrt(2 h) z (Roberts & Tweedie 1996). They are the same for e = 2 h; `step` is h everywhere here.
-Randomness of chain i depends on (seed, i) alone. No chain carries a graph. For correctors inside a diffusion
-sampler see sdescore.solvers.
+Two conventions of a Langevin step are in use: x + (e/2) score + sqrt(e) z (Song & Ermon 2019, eq. 4) and
+x + h score + sqrt(2 h) z (Roberts & Tweedie 1996), the same for e = 2 h. `step` is h here. The randomness of chain i
+depends on (seed, i) alone, and no chain has a graph. Correctors of a diffusion sampler are in sdescore.solvers.
 """
 
 import math
@@ -25,8 +24,12 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Chains:
-    """What chains did: x (chains, *shape) their last states; trace (kept, chains, *shape) every `thin`-th state, in
-    order; acceptance (chains,) the share of accepted proposals, 1 where there is no test.
+    """The result of chains.
+
+    Attributes:
+        x: (chains, *shape), the last states.
+        trace: (kept, chains, *shape), every `thin`-th state, in order.
+        acceptance: (chains,), the share of accepted proposals; 1 without a Metropolis test.
     """
 
     x: Tensor
@@ -34,9 +37,9 @@ class Chains:
     acceptance: Tensor
 
     def effective_sample_size(self, burn: int = 0) -> Tensor:
-        """effective_sample_size() of the trace without its first `burn` states."""
+        """effective_sample_size() of the trace without its first `burn` states. Raises ValueError for burn < 0."""
         if burn < 0:
-            raise ValueError(f"burn={burn}; expected 0 and positive integers")
+            raise ValueError(f"burn={burn}; expected 0 or a positive integer")
         return effective_sample_size(self.trace[burn:])
 
 
@@ -44,16 +47,20 @@ def _check(x: Tensor, step: float, **counts: int) -> None:
     check_states(x, "chains", "chain")
     if not bool(x.isfinite().all()):
         raise ValueError(f"x is not finite in chain {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])}")
-    if not 0 < step < math.inf:
-        raise ValueError(f"step={step}; expected positive numbers")
+    _check_step(step)
     for name, count in counts.items():
         check_count(name, count)
 
 
-def _finite(x: Tensor, name: str, step: float) -> Tensor:
+def _check_step(step: float) -> None:
+    if not 0 < step < math.inf:
+        raise ValueError(f"step={step}; expected a positive number")
+
+
+def _finished(name: str, step: float, x: Tensor, kept: list[Tensor], acceptance: Tensor) -> Chains:
     if not bool(x.isfinite().all()):
-        raise FloatingPointError(f"{name}: a chain is not finite at step={step}; a smaller step keeps it stable")
-    return x
+        raise FloatingPointError(f"{name}: a chain is not finite at step={step}; a smaller step may keep it stable")
+    return Chains(x, torch.stack(kept) if kept else x.new_empty(0, *x.shape), acceptance)
 
 
 @torch.no_grad()
@@ -62,21 +69,18 @@ def langevin(
 ) -> Chains:
     """Unadjusted Langevin dynamics, x <- x + step score(x) + sqrt(2 step) z: biased by a term of order `step`.
 
-    On N(mean, std^2) it is the autoregression with coefficient 1 - step / std^2, whose variance is
-    std^2 / (1 - step / (2 std^2)). Arguments as of hmc(). Raises FloatingPointError if a chain diverges.
+    score maps x (chains, *shape) to its shape; the other arguments and errors are those of hmc(). On N(mean, std^2)
+    this is the autoregression with coefficient 1 - step / std^2, of variance std^2 / (1 - step / (2 std^2)).
+    Raises FloatingPointError if a chain diverges.
     """
     _check(x, step, steps=steps, thin=thin)
-    noise, kept = WhiteNoise(seed, range(len(x)), x.device), []
+    noise = WhiteNoise(seed, range(len(x)), x.device)
+    kept = []
     for i in tqdm(range(1, steps + 1), disable=not progress, desc="langevin"):
         x = x + step * check_returned(score(x), x, "score") + math.sqrt(2 * step) * noise.randn(x)
         if i % thin == 0:
             kept.append(x)
-    _finite(x, "langevin", step)
-    return Chains(x, _stack(kept, x), x.new_ones(len(x)))
-
-
-def _stack(kept: list[Tensor], x: Tensor) -> Tensor:
-    return torch.stack(kept) if kept else x.new_empty(0, *x.shape)
+    return _finished("langevin", step, x, kept, x.new_ones(len(x)))
 
 
 @torch.no_grad()
@@ -90,27 +94,28 @@ def annealed_langevin(
     seed: int = 0,
     progress: bool = False,
 ) -> Chains:
-    """Langevin dynamics at falling noise levels, with step_i = step (sigma_i / sigma_L)^2 (Song & Ermon 2019, alg. 1).
+    """Langevin dynamics at decreasing levels, with step_i = step (sigma_i / sigma_L)^2 (Song & Ermon 2019, alg. 1).
 
     Args:
         score: score(x, sigma), sigma (chains,): the score of the data noised with standard deviation sigma.
-        x: Initial states (chains, *shape), about sigmas[0] wide.
+        x: Initial states (chains, *shape), with a spread of about sigmas[0].
         sigmas: Decreasing levels (levels,), of equal ratios in the paper.
-        step: The last level's; the paper's epsilon is 2 step, and below sigma_L^2 / 10 is safe.
+        step: The step at the last level; the paper's epsilon is 2 step. It is safe below sigma_L^2 / 10.
         repeats: Steps at each level.
         seed: Chain i's noise depends on (seed, i).
         progress: Show a progress bar.
 
-    The trace holds the state after each level. Raises as langevin().
+    The trace has the state after each level. Raises TypeError, ValueError and FloatingPointError as langevin().
     """
     _check(x, step, repeats=repeats)
     if not isinstance(sigmas, Tensor):
-        raise TypeError(f"sigmas is a {type(sigmas).__name__}; expected a vector, a tensor of decreasing levels")
+        raise TypeError(f"sigmas is a {type(sigmas).__name__}; expected a tensor (levels,)")
     if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
-        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; expected a decreasing vector of positive levels")
+        raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; expected (levels,), positive and decreasing")
     if not bool((sigmas.diff() < 0).all()):
-        raise ValueError(f"sigmas goes from {float(sigmas[0]):g} to {float(sigmas[-1]):g}; expected always decreasing")
-    noise, kept = WhiteNoise(seed, range(len(x)), x.device), []
+        raise ValueError(f"sigmas goes from {float(sigmas[0]):g} to {float(sigmas[-1]):g}; expected decreasing levels")
+    noise = WhiteNoise(seed, range(len(x)), x.device)
+    kept = []
     levels = sigmas.tolist()
     for sigma in tqdm(levels, disable=not progress, desc="annealed langevin"):
         own = step * (sigma / levels[-1]) ** 2
@@ -118,8 +123,7 @@ def annealed_langevin(
         for _ in range(repeats):
             x = x + own * check_returned(score(x, level), x, "score") + math.sqrt(2 * own) * noise.randn(x)
         kept.append(x)
-    _finite(x, "annealed_langevin", step)
-    return Chains(x, _stack(kept, x), x.new_ones(len(x)))
+    return _finished("annealed_langevin", step, x, kept, x.new_ones(len(x)))
 
 
 def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +132,7 @@ def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
         value = check_returned_numbers(log_density(x), x, "log_density")
         if not value.requires_grad:
-            raise ValueError("log_density has no gradient by x; it must be computed from x by torch, with a graph")
+            raise ValueError("log_density has no gradient by x; expected one that torch computes from x, with a graph")
         (gradient,) = torch.autograd.grad(value.sum(), x)
     return value.detach(), gradient
 
@@ -147,11 +151,11 @@ def hmc(
 ) -> Chains:
     """Hamiltonian Monte Carlo with unit mass: `leapfrog` steps of length `step`, then a Metropolis test (Neal 2011, 2).
 
-    Exact for any step that is accepted at all: the stationary law is the density itself.
+    The stationary law is the density itself, whatever the step.
 
     Args:
-        log_density: Maps x to unnormalised natural-log densities (chains,); its gradient comes by autograd. Such as
-            Energy.log_density or GaussianMixture.log_prob. A proposal where it is -inf or not a number is rejected.
+        log_density: Maps x to unnormalised natural-log densities (chains,), such as Energy.log_density or
+            GaussianMixture.log_prob; its gradient comes by autograd. Proposals where it is -inf or NaN are rejected.
         x: Initial states (chains, *shape), where it is finite.
         step: Length of a leapfrog step.
         steps: Proposals per chain.
@@ -163,15 +167,18 @@ def hmc(
     Raises TypeError and ValueError for bad arguments, and ValueError where log_density is not finite at x.
     """
     _check(x, step, steps=steps, thin=thin, leapfrog=leapfrog)
-    noise, kept, accepted = WhiteNoise(seed, range(len(x)), x.device), [], x.new_zeros(len(x))
+    noise = WhiteNoise(seed, range(len(x)), x.device)
+    kept = []
+    accepted = x.new_zeros(len(x))
     value, gradient = _with_gradient(log_density, x)
     if not bool(value.isfinite().all()):
         raise ValueError(f"log_density is not finite at x of chain {int((~value.isfinite()).nonzero()[0])}")
-    # One draw a proposal: the momentum and, in the last place, a normal whose distribution function is the test's u.
+    # One draw a proposal: the momentum, and in the last place a normal number, whose quantile decides the test.
     like = x.new_empty(len(x), x[0].numel() + 1)
     for i in tqdm(range(1, steps + 1), disable=not progress, desc="hmc"):
         drawn = noise.randn(like)
-        momentum, u = drawn[:, :-1].reshape(x.shape), torch.special.log_ndtr(drawn[:, -1].double())
+        momentum = drawn[:, :-1].reshape(x.shape)
+        log_u = torch.special.log_ndtr(drawn[:, -1].double())
         y, q, p = x, gradient, momentum
         for _ in range(leapfrog):
             p = p + step / 2 * q
@@ -179,33 +186,34 @@ def hmc(
             proposed, q = _with_gradient(log_density, y)
             p = p + step / 2 * q
         gain = proposed - value - (p.flatten(1).square().sum(1) - momentum.flatten(1).square().sum(1)) / 2
-        take = u < gain  # false for a gain that is not a number
+        take = log_u < gain  # false for a NaN
         rows = take.reshape(-1, *(1,) * (x.ndim - 1))
-        x, gradient, value = torch.where(rows, y, x), torch.where(rows, q, gradient), torch.where(take, proposed, value)
+        x = torch.where(rows, y, x)
+        gradient = torch.where(rows, q, gradient)
+        value = torch.where(take, proposed, value)
         accepted += take
         if i % thin == 0:
             kept.append(x)
-    return Chains(x, _stack(kept, x), accepted / steps)
+    return _finished("hmc", step, x, kept, accepted / steps)
 
 
 def mala(log_density: Callable[[Tensor], Tensor], x: Tensor, *, step: float, **options: Any) -> Chains:
-    """Metropolis-adjusted Langevin: langevin()'s step as proposal (Roberts & Tweedie 1996).
+    """Metropolis-adjusted Langevin: a step of langevin() as the proposal (Roberts & Tweedie 1996).
 
-    It is hmc(), with its arguments and errors, of one leapfrog step of length sqrt(2 step) (Neal 2011, section 5.2).
+    It is hmc() with one leapfrog step of length sqrt(2 step) (Neal 2011, section 5.2), with its arguments and errors.
     """
-    if not 0 < step < math.inf:
-        raise ValueError(f"step={step}; expected positive numbers")
+    _check_step(step)
     return hmc(log_density, x, step=math.sqrt(2 * step), leapfrog=1, **options)
 
 
 def effective_sample_size(trace: Tensor) -> Tensor:
-    """How many independent draws the mean of chains is worth, of each element: (*shape) from (kept, chains, *shape).
+    """The number of independent draws whose mean is as precise, of each element: (*shape) from (kept, chains, *shape).
 
-    Autocorrelations compare the variance of all chains together with that within each, so that chains which sit in
-    different modes count as few; they are summed while pairs of them are positive and falling (Geyer 1992;
-    Vehtari et al. 2021, section 3.2). An element that never moves is worth 1.
+    Autocorrelations are relative to the variance of all chains together, so that chains in different modes count as
+    few. They are summed while pairs of them are positive and decreasing (Geyer 1992; Vehtari et al. 2021, section 3.2).
+    An element that never moves is worth 1.
 
-    Raises TypeError and ValueError for another trace: expected finite ones with kept >= 4.
+    Raises TypeError for what is not a tensor, and ValueError for kept < 4 and for a trace that is not finite.
     """
     if not isinstance(trace, Tensor):
         raise TypeError(f"trace is a {type(trace).__name__}; expected a tensor (kept, chains, *shape)")

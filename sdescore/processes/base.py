@@ -1,4 +1,4 @@
-"""Stochastic differential equations: the base class for any drift, and the linear ones with a Gaussian kernel."""
+"""Stochastic differential equations: the base class for any drift, and that of linear ones with a Gaussian kernel."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,11 +8,7 @@ from torch import Tensor
 
 from sdescore.common.linear_combinations import expand
 
-__all__ = [
-    "SDE",
-    "LinearSDE",
-    "VariancePreserving",
-]
+__all__ = ["SDE", "LinearSDE", "VariancePreserving", "check_linear"]
 
 
 class SDE(ABC):
@@ -32,15 +28,17 @@ class SDE(ABC):
         return 1e-5
 
     @abstractmethod
-    def drift(self, x: Tensor, t: Tensor) -> Tensor: ...
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        """Of the shape of x."""
 
     @abstractmethod
-    def diffusion(self, x: Tensor, t: Tensor) -> Tensor: ...
+    def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
+        """Broadcastable to x."""
 
     def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:
         """The divergence of g g^T: the derivative of g_i^2 by x_i for each element i, of the shape of x.
 
-        By autograd, with a backward pass an element; a process that knows it in closed form overrides this.
+        By autograd, with one backward pass for each element; override it where there is a closed form.
         """
         size = x[0].numel()
         unit = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, 1, *x.shape[1:]).expand(size, *x.shape)
@@ -60,14 +58,14 @@ class SDE(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Draw (batch, *shape) from the distribution that stands in for x_T."""
+        """Draw `shape`, (batch, *sample_shape), from the prior: the approximation of the distribution of x_T."""
 
     @abstractmethod
     def prior_log_prob(self, x: Tensor) -> Tensor:
-        """Natural-log density (batch,) of that distribution at x (batch, *shape)."""
+        """Natural-log density (batch,) of the prior at x (batch, *shape)."""
 
     def check_times(self, t: Tensor, name: str = "t") -> None:
-        """Raise ValueError unless every t lies in [t_min, T], up to rounding."""
+        """Raise ValueError, naming the argument, unless every t lies in [t_min, T] up to rounding."""
         low, high = float(t.min()), float(t.max())
         slack = 1e-6 * self.T
         if not (self.t_min * (1 - 1e-6) - 1e-12 <= low and high <= self.T + slack):
@@ -79,8 +77,9 @@ class SDE(ABC):
 class LinearSDE(SDE):
     """dx = f(t) x dt + g(t) dw, so that x_t = alpha(t) x0 + sigma(t) eps with eps ~ N(0, I).
 
-    A subclass states alpha and sigma; the rest follows by differentiation and bisection, or is overridden by closed
-    forms. Every function maps t of any shape to the same shape and dtype (Song et al. 2021, section 3; Kingma 2021).
+    A subclass states alpha and sigma. The rest follows by differentiation and bisection, where it does not override
+    that by closed forms. Every function maps t of any shape to the same shape and dtype (Song et al. 2021, section 3;
+    Kingma et al. 2021, section 3).
     """
 
     @abstractmethod
@@ -92,7 +91,7 @@ class LinearSDE(SDE):
         """Standard deviation of the noise in x_t."""
 
     def lam(self, t: Tensor) -> Tensor:
-        """Half the log signal-to-noise ratio, log(alpha / sigma); strictly decreasing in t."""
+        """log(alpha / sigma), half the log signal-to-noise ratio; strictly decreasing in t."""
         return self.alpha(t).log() - self.sigma(t).log()
 
     def rho(self, t: Tensor) -> Tensor:
@@ -136,9 +135,10 @@ class LinearSDE(SDE):
         return torch.zeros_like(x)
 
     def perturb(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t = alpha x0 + sigma eps, for x0 and eps (batch, *shape), t () or (batch,).
+        """x_t = alpha x0 + sigma eps (batch, *shape), for x0 and eps (batch, *shape) and t () or (batch,).
 
-        Raises TypeError for integer data, ValueError for data that is not finite, t outside [t_min, T] or other shapes.
+        Raises TypeError for data that is not floating point, and ValueError for data that is not finite, times outside
+        [t_min, T] and other shapes.
         """
         if not x0.is_floating_point():
             raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
@@ -147,13 +147,13 @@ class LinearSDE(SDE):
         if eps.shape != x0.shape:
             raise ValueError(f"eps has shape {tuple(eps.shape)}, but x0 has {tuple(x0.shape)}")
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x0)):
-            raise ValueError(f"t has shape {tuple(t.shape)}; expected () and ({len(x0)},)")
+            raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({len(x0)},)")
         self.check_times(t)
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * eps
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the Gaussian that stands in for x_T: sigma(T)."""
+        """Standard deviation of the Gaussian prior: sigma(T)."""
         return float(self.sigma(torch.tensor(self.T, dtype=torch.float64)))
 
     def prior_sample(
@@ -177,11 +177,11 @@ class VariancePreserving(LinearSDE):
         return (-2 * self.f(t)).sqrt()
 
     def sigma_dot(self, t: Tensor) -> Tensor:
-        # The general sigma f + g^2 / (2 sigma) cancels near T.
+        # The general formula, sigma f + g^2 / (2 sigma), cancels near T.
         return -(self.alpha(t) ** 2) * self.f(t) / self.sigma(t)
 
 
 def check_linear(sde: object) -> None:
-    """Raise TypeError for what is no process with closed-form kernels."""
+    """Raise TypeError for anything but a LinearSDE."""
     if not isinstance(sde, LinearSDE):
         raise TypeError(f"sde is {sde!r}; expected a LinearSDE, such as VPSDE()")

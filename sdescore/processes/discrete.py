@@ -17,11 +17,14 @@ __all__ = ["DiscreteSDE"]
 
 @dataclass(frozen=True)
 class DiscreteSDE(VariancePreserving):
-    """A variance-preserving table of noise levels, continuous in between: t is the index into the table.
+    """A variance-preserving table of noise levels, continuous in between.
 
-    `lambdas` are the table's values of lam, strictly decreasing; t runs from 0 to len(lambdas) - 1, so that a net
-    trained on integer steps can be called with t as it is. Between entries lam is the monotone rational quadratic of
-    Gregory & Delbourgo (1982), which is once differentiable and has a closed-form inverse.
+    t is the index into the table, from 0 to len(lambdas) - 1, so that a net trained on integer steps can be called with
+    t as it is. Between entries lam is the monotone rational quadratic of Gregory & Delbourgo (1982), which is
+    differentiable and has an inverse in closed form.
+
+    Args:
+        lambdas: The table's values of lam, strictly decreasing. Raises ValueError for others.
     """
 
     lambdas: tuple[float, ...]
@@ -29,17 +32,20 @@ class DiscreteSDE(VariancePreserving):
     def __post_init__(self) -> None:
         require(
             len(self.lambdas) >= 2 and all(math.inf > a > b > -math.inf for a, b in pairwise(self.lambdas)),
-            "lambdas must be at least two finite, strictly decreasing values",
+            f"lambdas={self.lambdas!r}; expected at least two finite, strictly decreasing values",
         )
         object.__setattr__(self, "lambdas", tuple(self.lambdas))
 
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Tensor) -> "DiscreteSDE":
-        """The process whose alpha^2 at index i is the product of 1 - beta up to i (Ho et al. 2020, section 2)."""
+        """The process whose alpha^2 at index i is the product of 1 - beta up to i (Ho et al. 2020, section 2).
+
+        betas is (steps,). Raises ValueError unless there are at least two, between 0 and 1.
+        """
         table = torch.as_tensor(betas, dtype=torch.float64)
         require(
             table.ndim == 1 and len(table) >= 2 and bool(((table > 0) & (table < 1)).all()),
-            "betas must be at least two values in (0, 1)",
+            f"betas has shape {tuple(table.shape)}; expected at least two values between 0 and 1",
         )
         lam = -torch.expm1(-torch.log1p(-table).cumsum(0)).log() / 2
         return cls(tuple(lam.tolist()))
@@ -56,7 +62,7 @@ class DiscreteSDE(VariancePreserving):
         t = t if t.is_floating_point() else t.to(torch.get_default_dtype())
         values, slopes = _table(self.lambdas, t.dtype, t.device)
         index = t.detach().floor().long().clamp(0, len(self.lambdas) - 2)
-        # take() and not [index], which reads an index of shape () back from the device.
+        # Not values[index], which reads an index of shape () back from the device.
         value, slope = values.take(index), slopes.take(index)
         return t - index, value, values.take(index + 1) - value, slope, slopes.take(index + 1)
 
@@ -93,7 +99,7 @@ class DiscreteSDE(VariancePreserving):
 
 @lru_cache(maxsize=32)
 def _table(lambdas: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The values and the slopes at the table's entries: harmonic means inside, the secants at both ends."""
+    """Values and slopes at the table's entries. Slopes are harmonic means of both secants, the secant at an end."""
     values = torch.tensor(lambdas, dtype=torch.float64)
     secants = values.diff()
     inner = 2 * secants[1:] * secants[:-1] / (secants[1:] + secants[:-1])

@@ -1,4 +1,4 @@
-"""The forward processes. To add one: a frozen dataclass with alpha and sigma, and closed forms where they are known."""
+"""The linear processes of the literature: each states alpha and sigma, and closed forms where they are known."""
 
 import math
 from dataclasses import dataclass
@@ -8,23 +8,13 @@ from torch import Tensor
 
 from sdescore.common.checks import require
 from sdescore.processes.base import LinearSDE, VariancePreserving
-from sdescore.processes.discrete import DiscreteSDE
 
-__all__ = [
-    "PROCESSES",
-    "VESDE",
-    "VPSDE",
-    "CosineSDE",
-    "DiscreteSDE",
-    "FlowSDE",
-    "KarrasSDE",
-    "SubVPSDE",
-]
+__all__ = ["VESDE", "VPSDE", "CosineSDE", "FlowSDE", "KarrasSDE", "SubVPSDE"]
 
 
 @dataclass(frozen=True)
 class VPSDE(VariancePreserving):
-    """Variance preserving: beta(t) rises linearly; DDPM's limit (Song et al. 2021, eq. 11 and appendix C)."""
+    """Variance preserving, with beta(t) linear: DDPM's limit (Song et al. 2021, eq. 11 and appendix C)."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -48,8 +38,8 @@ class VPSDE(VariancePreserving):
         return 2 * integral / (self.beta_min + (self.beta_min**2 + 2 * slope * integral).sqrt())
 
     def betas(self, steps: int) -> Tensor:
-        """DDPM's table of `steps` betas, float64 (Ho et al. 2020). Raises ValueError for too few: a beta is below 1."""
-        require(steps > self.beta_max, f"steps={steps}; expected integers above beta_max={self.beta_max}")
+        """DDPM's table of `steps` betas, float64 (Ho et al. 2020). Raises ValueError where one would reach 1."""
+        require(steps > self.beta_max, f"steps={steps}; expected an integer above beta_max={self.beta_max}")
         return torch.linspace(self.beta_min / steps, self.beta_max / steps, steps, dtype=torch.float64)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -90,7 +80,7 @@ class SubVPSDE(VPSDE):
 
 @dataclass(frozen=True)
 class VESDE(LinearSDE):
-    """Variance exploding: sigma rises geometrically to sigma_max, NCSN's limit (Song et al. 2021, eq. 9).
+    """Variance exploding, with sigma geometric from sigma_min to sigma_max: NCSN's limit (Song et al. 2021, eq. 9).
 
     sigma(t) is the kernel's standard deviation in NCSN's convention: sigma(0) = sigma_min, not 0.
     """
@@ -109,7 +99,7 @@ class VESDE(LinearSDE):
         return math.log(self.sigma_max / self.sigma_min)
 
     def sigmas(self, steps: int) -> Tensor:
-        """NCSN's ladder of `steps` rising noise levels, float64 (Song & Ermon 2019)."""
+        """NCSN's `steps` noise levels, increasing, float64 (Song & Ermon 2019)."""
         return self.sigma(torch.linspace(0, 1, steps, dtype=torch.float64))
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -236,8 +226,3 @@ class FlowSDE(LinearSDE):
 
     def time(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
-
-
-PROCESSES: dict[str, type[LinearSDE]] = {
-    cls.__name__: cls for cls in (VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE)
-}

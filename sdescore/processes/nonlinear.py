@@ -15,8 +15,8 @@ __all__ = ["CIRSDE"]
 class CIRSDE(SDE):
     """dx = kappa (theta - x) dt + nu sqrt(x) dw on x > 0, each element by itself (Cox, Ingersoll & Ross 1985, eq. 17).
 
-    Its stationary law, the prior, is Gamma with shape 2 kappa theta / nu^2 and mean theta. `horizon` is T: the gap from
-    x_T to the prior falls as exp(-kappa T).
+    The prior is its stationary law, Gamma with shape 2 kappa theta / nu^2 and mean theta; the gap from x_T to it falls
+    as exp(-kappa T). `horizon` is T. Raises ValueError unless all are positive and nu^2 < 2 kappa theta.
     """
 
     kappa: float = 1.0
@@ -28,8 +28,8 @@ class CIRSDE(SDE):
         values = self.kappa, self.theta, self.nu, self.horizon
         if not all(0 < value < math.inf for value in values) or self.shape <= 1:
             raise ValueError(
-                f"kappa, theta, nu, horizon = {values}; expected positive numbers with nu^2 < 2 kappa theta, "
-                "so that x stays above 0"
+                f"kappa, theta, nu, horizon = {values}; expected positive numbers with nu^2 < 2 kappa theta, with "
+                "which x stays above 0"
             )
 
     @property
@@ -38,7 +38,7 @@ class CIRSDE(SDE):
 
     @property
     def t_min(self) -> float:
-        """0: the density of the data itself is used."""
+        """0, where the state is the data itself."""
         return 0.0
 
     @property
@@ -50,7 +50,7 @@ class CIRSDE(SDE):
         return self.kappa * (self.theta - x)
 
     def diffusion(self, x: Tensor, t: Tensor) -> Tensor:
-        # A step of a numerical method may fall to 0 and below, where the root's slope, for Milstein's method, is inf.
+        # A step of a numerical method may lead to 0 and below, where the root has no slope for Milstein's method.
         return self.nu * x.clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 
     def diffusion_divergence(self, x: Tensor, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Paths of any process forwards in time, by torchsde."""
+"""Paths of any process forwards in time, by torchsde (Li et al. 2020)."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ __all__ = ["simulate"]
 
 @dataclass
 class _Forward:
-    """A process for torchsde in a time n that counts the intervals of a grid, so that every step ends on the grid."""
+    """A process for torchsde, whose time n counts the intervals of a grid, so that every step ends on the grid."""
 
     sde: SDE
     shape: tuple[int, ...]
@@ -24,7 +24,7 @@ class _Forward:
     sde_type = "ito"
 
     def _at(self, n: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Milstein's correction asks inside an interval's end too: the last interval holds n = its end.
+        # Milstein's correction asks at the end of an interval too: n at the last time belongs to the last interval.
         k = min(int(n), len(self.times) - 2)
         width = self.times[k + 1] - self.times[k]
         return y.reshape(self.shape), self.times[k] + (float(n) - k) * width, width
@@ -40,7 +40,7 @@ class _Forward:
 
 @dataclass
 class _Steps:
-    """A Brownian motion that is asked once for each unit interval."""
+    """A Brownian motion for torchsde, which asks once for each unit interval."""
 
     like: Tensor
     noise: torch.Generator
@@ -57,11 +57,18 @@ class _Steps:
 
 @torch.no_grad()
 def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", seed: int = 0) -> Tensor:
-    """States (len(times), batch, *shape) of the forward process from x0 (batch, *shape) at times[0], by torchsde.
+    """States (times, batch, *shape) of the forward process from x0 (batch, *shape) at times[0].
 
-    One step an interval of `times`, an increasing vector within [t_min, T]; method is "milstein" (strong order 1 where
-    each element's diffusion depends on that element alone) or "euler". Raises ValueError for other arguments and
-    FloatingPointError for a path that is not finite.
+    Args:
+        sde: Any process.
+        x0: Floating-point states at times[0].
+        times: An increasing vector within [t_min, T]; there is one step for each interval.
+        method: "milstein", of strong order 1 where each element's diffusion depends on that element alone, or "euler".
+        seed: Seed of the noise.
+
+    Raises:
+        TypeError, ValueError: For other arguments.
+        FloatingPointError: For a path that is not finite.
     """
     for name, given in (("x0", x0), ("times", times)):
         if not isinstance(given, Tensor):
@@ -71,10 +78,10 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
     if not bool(x0.isfinite().all()):
         raise ValueError("x0 is not finite")
     if method not in ("euler", "milstein"):
-        raise ValueError(f"method={method!r}; expected 'euler', 'milstein'")
+        raise ValueError(f"method={method!r}; expected 'euler' or 'milstein'")
     grid = times.detach().to("cpu", torch.float64)
     if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() > 0).all()):
-        raise ValueError(f"times has shape {tuple(times.shape)}; expected a vector of at least two increasing times")
+        raise ValueError(f"times has shape {tuple(times.shape)}; expected at least two times, in increasing order")
     sde.check_times(grid, "times")
     from torchsde import sdeint  # imported where it runs: it takes a while to load
 
@@ -84,5 +91,5 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
     with torch.enable_grad() if method == "milstein" else torch.no_grad():  # its correction differentiates g
         path = sdeint(_Forward(sde, tuple(x0.shape), grid), flat, counts, bm=brownian, method=method, dt=1.0)
     if not bool(path.isfinite().all()):
-        raise FloatingPointError(f"simulate: a path of {type(sde).__name__} is not finite; more times keep it stable")
+        raise FloatingPointError(f"simulate: a path of {type(sde).__name__} is not finite; more times may help")
     return path.detach().reshape(len(grid), *x0.shape)

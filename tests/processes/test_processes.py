@@ -234,7 +234,7 @@ def test_bad_arguments_of_perturb(sde: LinearSDE) -> None:
     with pytest.raises(ValueError, match=r"eps has shape \(3, 1\), but x0 has \(3, 4\)"):
         sde.perturb(x0, t, noise[:, :1])
     for shape in ((2,), (3, 1)):
-        with pytest.raises(ValueError, match=r"t has shape .*; expected \(\) and \(3,\)"):
+        with pytest.raises(ValueError, match=r"t has shape .*; expected \(\) or \(3,\)"):
             sde.perturb(x0, t.expand(shape), noise)
     low, high = min(sde.t_min - 0.01, sde.t_min / 2), sde.T * 1.01
     for bad in (low, high, math.nan):
@@ -251,5 +251,5 @@ def test_flow_ends_where_lam_is_finite() -> None:
 
 
 def test_a_table_of_too_few_betas_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"steps=10; expected integers above beta_max=20"):
+    with pytest.raises(ValueError, match=r"steps=10; expected an integer above beta_max=20"):
         VPSDE().betas(10)
