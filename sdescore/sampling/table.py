@@ -1,8 +1,9 @@
 """The table of solvers: what is installed, under which names, and what each is for."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from sdescore.common.plugins import plugin_names
+from sdescore.common.plugins import find_plugin, plugin_names
 from sdescore.sampling.solver import GROUP, About, find_solver
 
 __all__ = ["SolverRecord", "table"]
@@ -32,9 +33,12 @@ def table() -> list[SolverRecord]:
 
 
 def _record(name: str) -> SolverRecord:
-    solver = find_solver(name)
+    try:
+        solver: Any = find_solver(name)
+        nfe = getattr(solver, "nfe", None)
+    except ImportError:  # the package that it hands over to is not installed
+        solver, nfe = find_plugin(GROUP, name, "solver"), None
     about = getattr(solver, "about", None) or About("", 0, "", "", "")
-    nfe = getattr(solver, "nfe", None)
     try:
         calls = None if nfe is None else nfe(11) - nfe(10)  # one more step among many, after special first or last ones
     except ValueError:  # such a method of several is adaptive

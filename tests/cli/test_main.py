@@ -43,7 +43,13 @@ def test_help_shows_commands_and_explains_every_flag(name: str, capsys: pytest.C
     assert flags and all(len(re.split(r"\((?:required|type)", flag)[0].split()) > shortest for flag in flags)
 
 
-def test_solvers_are_listed_with_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("absent", [None, "torchode"])
+def test_solvers_are_listed_with_what_they_are_for(
+    absent: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that need a package which is not installed."""
+    if absent is not None:
+        monkeypatch.setitem(sys.modules, absent, None)
     main(["solvers"])
     heading, _, *lines = capsys.readouterr().out.splitlines()
     assert [title.strip() for title in heading.strip("|").split("|")] == [
