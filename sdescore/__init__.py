@@ -9,7 +9,7 @@ most users need; the rest is one room away: sdescore.processes, .denoisers, .sam
 from typing import TYPE_CHECKING, Any
 
 from sdescore.common import Scaling
-from sdescore.denoisers import Denoiser, Energy, GaussianMixture, convert
+from sdescore.denoisers import Denoiser, Energy, GaussianMixture, classifier_guided, convert, guided
 from sdescore.density import (
     bits_per_dim,
     decode,
@@ -60,6 +60,7 @@ __all__ = [
     "SubVPSDE",
     "TrainConfig",
     "bits_per_dim",
+    "classifier_guided",
     "convert",
     "decode",
     "denoising_score_matching",
@@ -68,6 +69,7 @@ __all__ = [
     "encode",
     "find_solver",
     "fit_times",
+    "guided",
     "implicit_score_matching",
     "karras",
     "langevin",

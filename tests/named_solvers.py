@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from sdescore import OneStep, ReverseProcess, find_solver
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 
 
 def knows_its_calls(name: str) -> bool:
     try:
-        net_calls(find_solver(name), 3)
+        total_nfe(find_solver(name), 3)
     except ValueError:
         return False
     return True

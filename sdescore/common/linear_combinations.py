@@ -58,8 +58,10 @@ def weight(weights: Sequence[Coefficient], sums: Sequence[Sequence[Summand]]) ->
 
 
 def materialise(summands: Sequence[Summand]) -> Summand:
-    """The sum as one new tensor and its factor, which is that of the first summand: this saves a pass."""
+    """The sum as one new tensor and its factor: that of the first summand where it is a number, which saves a pass."""
     (x, a), *rest = summands
+    if isinstance(a, Tensor):  # some of it may be 0
+        return combine(summands), 1.0
     return combine([(x, 1.0), *((y, b / a) for y, b in rest)]), a
 
 

@@ -1,8 +1,10 @@
-"""Nets as denoisers: every prediction from any other, energies, the exact denoiser of a mixture, saved folders."""
+"""Nets as denoisers: every prediction from any other, energies, guidance, the exact denoiser of a mixture,
+saved folders."""
 
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
 from sdescore.denoisers.energy import Distance, Energy, log_density
+from sdescore.denoisers.guidance import classifier_guided, guided
 from sdescore.denoisers.mixture import GaussianMixture
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "Pair",
     "as_denoiser",
     "check_prediction",
+    "classifier_guided",
     "convert",
+    "guided",
     "log_density",
 ]

@@ -83,12 +83,19 @@ class Denoiser(nn.Module):
         factor = (self.sde.alpha(t) ** 2 * self.data_std**2 + self.sde.sigma(t) ** 2).rsqrt()
         return factor, -self.sde.lam(t) / 4
 
-    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
-        """All of linear(x, t, p, q) that does not depend on x, of the shape of t, for summands()."""
+    def nfe(self, t: Tensor) -> Tensor:
+        """How many net calls a prediction costs at times t, of their shape."""
+        return torch.ones_like(t, dtype=torch.long)
+
+    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
+        """All of linear(x, t, p, q) that does not depend on x, for summands(): numbers, or of the shape of t.
+
+        Tuples of such tuples are those of denoisers that are made of others.
+        """
         given = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
         return Coefficients(*self.inputs(t), *change(given, (p, q), self.sde.alpha(t), self.sde.sigma(t)))
 
-    def summands(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
+    def summands(self, coefficients: tuple[Any, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
         """The combination that coefficients() prepared, at x, as what there is to add up; one net call."""
         factor, level, of_x, of_raw = coefficients
         like = state_like(self.net)

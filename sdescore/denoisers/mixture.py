@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,9 @@ class GaussianMixture:
     Args:
         means: (components, *shape).
         stds: Standard deviations: a number, (components,) or (components, *shape).
-        weights: (components,), positive; normalised. Equal unless told.
-        dtype: Of everything it returns; that of `means` unless told.
+        weights: (components,), positive; normalised. Equal by default.
+        dtype: Of everything it returns; by default that of `means`.
+        labels: Class of each component, (components,) integers from 0; by default there are none.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class GaussianMixture:
         stds: Tensor | Sequence[object] | float = 1.0,
         weights: Tensor | Sequence[float] | None = None,
         dtype: torch.dtype | None = None,
+        labels: Tensor | Sequence[int] | None = None,
     ) -> None:
         self.means = torch.as_tensor(means, dtype=dtype)
         if not self.means.is_floating_point():
@@ -51,6 +54,9 @@ class GaussianMixture:
             raise ValueError(f"weights has shape {tuple(given.shape)}; expected {count} positive numbers")
         given = given.to(self.means.device)
         self.weights = given / given.sum()
+        self.labels = None if labels is None else torch.as_tensor(labels, device=self.means.device)
+        if self.labels is not None and (self.labels.shape != (count,) or self.labels.is_floating_point()):
+            raise ValueError(f"labels has shape {tuple(self.labels.shape)}; expected {count} integers")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,7 +65,15 @@ class GaussianMixture:
 
     def to(self, *args: object) -> "GaussianMixture":
         """The same mixture with another device or dtype; arguments as for Tensor.to."""
-        return GaussianMixture(self.means.to(*args), self.stds.to(*args), self.weights.to(*args))  # type: ignore
+        means, stds, weights = (each.to(*args) for each in (self.means, self.stds, self.weights))  # type: ignore
+        return GaussianMixture(means, stds, weights, labels=self.labels)
+
+    def given(self, label: int) -> "GaussianMixture":
+        """The mixture of one class. Raises ValueError for a label that no component has."""
+        own = torch.zeros_like(self.weights, dtype=torch.bool) if self.labels is None else self.labels == label
+        if not bool(own.any()):
+            raise ValueError(f"label={label}; no component has it")
+        return GaussianMixture(self.means[own], self.stds[own], self.weights[own])
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n independent exact samples, (n, *shape)."""
@@ -92,10 +106,14 @@ class GaussianMixture:
             raise ValueError(f"t has shape {tuple(time.shape)}; expected one time for the whole distribution")
         sde.check_times(time)
         alpha, sigma = float(sde.alpha(time)), float(sde.sigma(time))
-        return GaussianMixture(alpha * self.means, (alpha**2 * self.stds**2 + sigma**2).sqrt(), self.weights)
+        stds = (alpha**2 * self.stds**2 + sigma**2).sqrt()
+        return GaussianMixture(alpha * self.means, stds, self.weights, labels=self.labels)
 
     def denoiser(self, sde: LinearSDE) -> Denoiser:
-        """The exact denoiser under a process; every row of a batch is computed by itself."""
+        """The exact denoiser under a process; every row of a batch is computed by itself.
+
+        Given condition={"label": (batch,)}, it is that of each sample's class.
+        """
         return MixtureDenoiser(self, sde)
 
 
@@ -110,19 +128,23 @@ class MixtureDenoiser(Denoiser):
         self.means: Tensor
         self.stds: Tensor
         self.log_weights: Tensor
+        self.labels: Tensor | None
         self.register_buffer("means", mixture.means)
         self.register_buffer("stds", mixture.stds)
         self.register_buffer("log_weights", mixture.weights.log())
+        self.register_buffer("labels", mixture.labels)
 
-    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Coefficient, ...]:
+    def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         return self.sde.alpha(t), self.sde.sigma(t), p, q
 
-    def summands(self, coefficients: tuple[Coefficient, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
+    def summands(self, coefficients: tuple[Any, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
         at = x.unsqueeze(1)
         alpha, sigma, p, q = (expand(c, at) for c in coefficients)
         variance = alpha**2 * self.stds.square() + sigma**2
         gap = at - alpha * self.means
         joint = self.log_weights - (gap.square() / variance + variance.log()).flatten(2).sum(2) / 2
+        if self.labels is not None and "label" in condition:
+            joint = joint.masked_fill(self.labels != condition["label"].to(x.device)[:, None], -torch.inf)
         own = joint.softmax(1).reshape(*joint.shape, *(1,) * (x.ndim - 1))
         of_gap = (p * alpha * self.stds.square() + q * sigma) / variance
         return [((own * (p * self.means + of_gap * gap)).sum(1).to(x.dtype), 1.0)]

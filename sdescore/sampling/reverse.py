@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,10 @@ class ReverseProcess:
         own_t = own.time(self.sde.lam(t)).clamp(own.t_min, own.T)
         return own_t, own.alpha(own_t) / self.sde.alpha(t)
 
+    def nfe(self, t: Tensor) -> Tensor:
+        """How many net calls a prediction costs at times t, of their shape."""
+        return self.denoiser.nfe(self._own(t)[0])
+
     def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         """p x0 + q eps, with p and q of shape () or (batch,)."""
         self.net_calls.count += 1
@@ -67,14 +72,12 @@ class ReverseProcess:
         is computed here, in float64: a call costs the net and little else.
         """
         own_times, factor = self._own(times)
-        columns = (factor, *self.denoiser.coefficients(own_times, p, q))
-        whole = (torch.as_tensor(column, dtype=torch.float64).expand(times.shape) for column in columns)
-        rows = list(zip(*map(per_step, whole), strict=True))
+        rows = _rows((factor, self.denoiser.coefficients(own_times, p, q)), times)
 
         def at(i: int, x: Tensor) -> list[Summand]:
             self.net_calls.count += 1
-            factor, *coefficients = rows[i]
-            return self.denoiser.summands(tuple(coefficients), scale(factor, x), **self.condition)
+            factor, coefficients = rows[i]
+            return self.denoiser.summands(coefficients, scale(factor, x), **self.condition)
 
         return at
 
@@ -106,3 +109,14 @@ class ReverseProcess:
     def select(self, index: Tensor) -> "ReverseProcess":
         """The same for a selection of the samples; net calls are counted together."""
         return replace(self, condition={name: value[index] for name, value in self.condition.items()})
+
+
+def _rows(columns: tuple[Any, ...], times: Tensor) -> list[tuple[Any, ...]]:
+    """The coefficients of each step; a column is a number, of the shape of times, or a tuple of columns itself."""
+    each = (
+        _rows(column, times)
+        if isinstance(column, tuple)
+        else per_step(torch.as_tensor(column, dtype=torch.float64).expand(times.shape))
+        for column in columns
+    )
+    return list(zip(*each, strict=True))

@@ -93,7 +93,7 @@ class Run:
         self.noise_source = noise_source
         self.name = solver if isinstance(solver, str) else repr(solver)
         self.denoiser = as_denoiser(net, sde, predicts)
-        self.times = time_grid(sde, self.solver, steps, nfe, times)
+        self.times = time_grid(sde, self.solver, steps, nfe, times, self.denoiser)
         check_range(sde, self.denoiser, self.times)
         self.shape = tuple(shape) if x is None else tuple(x.shape)  # type: ignore[arg-type]
         own_shape = self.denoiser.shape

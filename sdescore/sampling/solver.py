@@ -26,7 +26,7 @@ __all__ = [
     "drawn",
     "find_solver",
     "grid_of",
-    "net_calls",
+    "total_nfe",
 ]
 
 GROUP = "sdescore.solvers"
@@ -147,7 +147,7 @@ def grid_of(solver: Solver) -> Grid:
     return grid
 
 
-def net_calls(solver: Solver, times: int) -> int:
+def total_nfe(solver: Solver, times: int) -> int:
     """Net calls of sample() on so many times, the last denoising included. Raises ValueError without nfe()."""
     if not hasattr(solver, "nfe"):
         raise ValueError(f"nfe is given, but {type(solver).__name__} defines no nfe(intervals); give steps or times")

@@ -1,12 +1,15 @@
 """The times of one run: from a number of steps, a budget of net calls, a grid, or as they are given."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.processes.base import LinearSDE
-from sdescore.sampling.grids import Grid
-from sdescore.sampling.solver import Solver, grid_of, net_calls
+from sdescore.sampling.grids import Grid, karras
+from sdescore.sampling.reverse import ReverseProcess
+from sdescore.sampling.solver import Solver, denoises, grid_of, total_nfe
 
 __all__ = ["DEFAULT_STEPS", "check_range", "time_grid"]
 
@@ -19,21 +22,24 @@ def time_grid(
     steps: int | None = None,
     nfe: int | None = None,
     times: Tensor | Grid | None = None,
+    denoiser: Denoiser | None = None,
 ) -> Tensor:
     """The decreasing float64 times that a solver visits, on the CPU.
 
-    At most one of steps and nfe is given; times is a tensor of times, which decides alone, or a grid.
+    At most one of steps and nfe is given; times is a tensor of times, which decides alone, or a grid. The net calls of
+    nfe are those of the denoiser, which may make several for a prediction.
     Raises TypeError or ValueError if they are something else, contradict each other or leave [t_min, T].
     """
     _check(steps, nfe, times)
     if isinstance(times, Tensor):
         grid = times.detach().to("cpu", torch.float64)
     else:
+        make = times or grid_of(solver)
         if steps is None:
-            steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, solver)
+            steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, sde, solver, make, denoiser)
         if steps < 1:
             raise ValueError(f"steps={steps}; expected positive integers")
-        grid = (times or grid_of(solver))(sde, steps)
+        grid = make(sde, steps)
     if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of strictly decreasing times")
     sde.check_times(grid, "times")
@@ -56,16 +62,29 @@ def _check(steps: int | None, nfe: int | None, times: Tensor | Grid | None) -> N
         raise ValueError(f"steps={steps} and nfe={nfe} are both given; expected one of them")
 
 
-def _steps_within(nfe: int, solver: Solver) -> int:
+def _steps_within(nfe: int, sde: LinearSDE, solver: Solver, make: Grid, denoiser: Denoiser | None) -> int:
     """The most steps whose net calls, with the last denoising, fit in nfe."""
-    fewest = net_calls(solver, 2)
+    reverse = None if denoiser is None else ReverseProcess(sde, denoiser)
+    if reverse is not None and bool((reverse.nfe(karras()(sde, 64)) == 1).all()):
+        reverse = None
+
+    def cost(steps: int) -> int:
+        if reverse is None or steps == 1:
+            return total_nfe(solver, steps)
+        each = reverse.nfe(make(sde, steps))
+        inside = total_nfe(solver, steps) - (not denoises(solver))
+        # A step may call the net anywhere between its ends.
+        most = float(torch.maximum(each[:-1], each[1:]).double().mean())
+        return math.ceil(inside * most - 1e-9) + (not denoises(solver)) * int(each[-1])
+
+    fewest = cost(2)
     if fewest > nfe:
         raise ValueError(f"nfe={nfe} is too small: two steps of this solver make {fewest} net calls")
     far = 100 * (nfe + 1)  # a solver may reuse calls, but where steps are free the search would not end
-    if net_calls(solver, far) <= nfe:
-        raise ValueError(f"nfe={nfe} sets no limit: {far} steps of this solver make {net_calls(solver, far)} net calls")
+    if total_nfe(solver, far) <= nfe:
+        raise ValueError(f"nfe={nfe} sets no limit: {far} steps of this solver make {total_nfe(solver, far)} net calls")
     steps = 2
-    while net_calls(solver, steps + 1) <= nfe:
+    while cost(steps + 1) <= nfe:
         steps += 1
     return steps
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from sampled import FIXED
+from named_solvers import FIXED
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, ReverseProcess, Solver, sample, trajectory
-from sdescore.common.linear_combinations import Coefficient, Summand, in_one, total, weighted
+from sdescore.common.linear_combinations import Coefficient, Summand, combine, materialise, weight
 from sdescore.solvers import Adams
 
 X, Y, Z = torch.randn(3, 5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -37,22 +37,22 @@ SUMS: dict[str, list[Summand]] = {
 @pytest.mark.parametrize("name", SUMS)
 def test_a_sum_is_new_or_added_to_what_it_may_overwrite(name: str) -> None:
     terms, before = SUMS[name], [x.clone() for x in (X, Y, Z)]
-    found, onto = total(terms), X + Y
+    found, onto = combine(terms), X + Y
     torch.testing.assert_close(found, expected(terms))
-    torch.testing.assert_close(total(terms, onto), X + Y + expected(terms))
+    torch.testing.assert_close(combine(terms, onto), X + Y + expected(terms))
     found.zero_()
     assert all(torch.equal(x, y) for x, y in zip((X, Y, Z), before, strict=True))
 
 
 def test_sums_of_sums() -> None:
     weights: list[Coefficient] = [2.0, EACH, 5.0]
-    terms = weighted(weights, [[(X, 0.5), (Y, 1.0)], [(Z, -1.0)]])
-    torch.testing.assert_close(total(terms), X + 2 * Y - expected([(Z, EACH)]))
+    terms = weight(weights, [[(X, 0.5), (Y, 1.0)], [(Z, -1.0)]])
+    torch.testing.assert_close(combine(terms), X + 2 * Y - expected([(Z, EACH)]))
 
 
 @pytest.mark.parametrize("name", ["one", "one, scaled", "two, scaled", "three, one of them 0", "the first again"])
 def test_a_sum_in_one(name: str) -> None:
-    term = in_one(SUMS[name])
+    term = materialise(SUMS[name])
     torch.testing.assert_close(expected([term]), expected(SUMS[name]))
     assert all(term[0].data_ptr() != x.data_ptr() for x, _ in SUMS[name])
 
@@ -69,7 +69,7 @@ def test_a_state_and_a_prediction_made_of_it_are_one_term() -> None:
     x = torch.full((2, 3), 1e8)
     [(state, of_x), (output, of_net)] = reverse.summands(t, 1.0, 0.0)(0, x)
     assert state is x and of_x == pytest.approx(1 / float(sde.alpha(t)))
-    assert torch.equal(total([(x, -of_x), (x, of_x), (output, of_net)]), total([(output, of_net)]))
+    assert torch.equal(combine([(x, -of_x), (x, of_x), (output, of_net)]), combine([(output, of_net)]))
 
 
 class Reusing(nn.Module):

@@ -92,7 +92,7 @@ def test_net_of_one_process_on_another(sde: LinearSDE, own: LinearSDE, kind: str
                 assert float((method(x, at) - expected).abs().max() / expected.abs().max()) < 1e-9, (name, lam)
         drift = sde.f(t) * x - sde.g(t) ** 2 * score
         assert float((reverse.drift(x, t) - drift).abs().max() / drift.abs().max()) < 1e-9
-    assert reverse.calls.count == 4 * 9
+    assert reverse.net_calls.count == 4 * 9
 
 
 def test_net_of_another_process_samples_the_same(sde: LinearSDE, oracle2: GaussianMixture) -> None:
@@ -223,7 +223,7 @@ def test_take_selects_the_condition() -> None:
     chosen = reverse.select(torch.tensor([4, 1]))
     chosen.data(torch.zeros(2, 3), torch.tensor(0.5))
     assert net.given[0][2]["label"].tolist() == [4, 1]
-    assert reverse.calls.count == 1
+    assert reverse.net_calls.count == 1
 
 
 @pytest.mark.parametrize(

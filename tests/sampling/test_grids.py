@@ -31,7 +31,7 @@ from sdescore.sampling import (
     uniform_t,
 )
 from sdescore.sampling.grids import Grid
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 from sdescore.solvers import ADAMS, HEUN
 from sdescore.testing import exact_flow
 
@@ -111,7 +111,7 @@ def test_no_call_is_wasted(make: Callable[..., Grid], name: str) -> None:
 
     times = make()(sde, 9)
     sample(sde, net, (2, 2), solver=solver, times=times, dtype=torch.float64)
-    assert len(seen) == net_calls(solver, 9)
+    assert len(seen) == total_nfe(solver, 9)
     assert {t for t, _ in seen} == set(times.tolist())
     assert not any(t == u and torch.equal(x, y) for i, (t, x) in enumerate(seen) for u, y in seen[:i])
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, ReverseProcess, Solver, find_solver, sample, trajectory
 from sdescore.sampling.noise import WhiteNoise
-from sdescore.sampling.solver import denoises, net_calls
+from sdescore.sampling.solver import denoises, total_nfe
 from sdescore.sampling.times import time_grid
 
 
@@ -41,12 +41,12 @@ def test_calls_are_what_the_solver_says(name: str, oracle2: GaussianMixture) -> 
     for steps in (2, 3, 9):
         net = Counting(oracle2.denoiser(sde))
         sample(sde, net, (3, 2), solver=name, steps=steps)
-        assert len(net.times) == net_calls(solver, steps)
+        assert len(net.times) == total_nfe(solver, steps)
         reverse = ReverseProcess(sde, oracle2.denoiser(sde))
         times = time_grid(sde, solver, steps)
         states = list(solver.solve(reverse, torch.zeros(3, 2, dtype=torch.float64), times, WhiteNoise(0, range(3))))
         assert (len(states) == steps) == denoises(solver)  # else sample() denoises, by one call more
-        assert reverse.net_calls.count == solver.nfe(steps - 1) == net_calls(solver, steps) - (not denoises(solver))
+        assert reverse.net_calls.count == solver.nfe(steps - 1) == total_nfe(solver, steps) - (not denoises(solver))
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -56,8 +56,8 @@ def test_nfe_takes_the_longest_grid_that_fits(name: str, oracle2: GaussianMixtur
     for budget in (12, 20, 31):
         net = Counting(oracle2.denoiser(sde))
         steps = len(list(trajectory(sde, net, (2, 2), solver=name, nfe=budget))) - 1
-        assert len(net.times) <= budget < net_calls(solver, steps + 1)
-    least = net_calls(solver, 2)
+        assert len(net.times) <= budget < total_nfe(solver, steps + 1)
+    least = total_nfe(solver, 2)
     assert len(list(trajectory(sde, net, (2, 2), solver=name, nfe=least))) == 3
     with pytest.raises(ValueError, match=rf"nfe={least - 1} is too small: .* {least} net calls"):
         sample(sde, net, (2, 2), solver=name, nfe=least - 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdescore import VPSDE, GaussianMixture, OneStep, ReverseProcess, find_solver, karras, sample
 from sdescore.sampling import approaching, table, uniform_asinh
 from sdescore.sampling.grids import EqualSteps
-from sdescore.sampling.solver import grid_of, net_calls
+from sdescore.sampling.solver import grid_of, total_nfe
 from sdescore.solvers import (
     ADAMS,
     CUBE_ROOT_RHO,
@@ -162,10 +162,10 @@ def test_a_solver_that_yields_what_it_does_not_declare_is_named(
 
 
 def test_who_denoises_is_counted_once() -> None:
-    assert net_calls(Silent(True, 4), 4) == 0
-    assert net_calls(Silent(False, 3), 4) == 1
-    assert net_calls(ADAMS, 20) == net_calls(DPMPP_2M, 20) == net_calls(EulerMaruyama(), 20) == 20
-    assert net_calls(HEUN, 18) == 35
+    assert total_nfe(Silent(True, 4), 4) == 0
+    assert total_nfe(Silent(False, 3), 4) == 1
+    assert total_nfe(ADAMS, 20) == total_nfe(DPMPP_2M, 20) == total_nfe(EulerMaruyama(), 20) == 20
+    assert total_nfe(HEUN, 18) == 35
 
 
 def test_a_step_is_a_grid_of_one(oracle2: GaussianMixture) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from sdescore import Brownian, GaussianMixture, KarrasSDE, Noise, OneStep, ReverseProcess, Solver, sample, trajectory
 from sdescore.sampling.brownian import snr_clock
 from sdescore.sampling.noise import WhiteNoise
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 from sdescore.solvers import (
     BOSH3,
     DPM_2,
@@ -170,7 +170,7 @@ def test_dpm_fast(n: int, eta: float) -> None:
         theirs = k.sample_dpm_fast(
             NET, START, SDE.t_min, SDE.T, n, eta=eta, disable=True, noise_sampler=lambda *_: white.randn(START)
         )
-    assert net_calls(ours, n // 3 + 2) == n + 1  # with the last denoising
+    assert total_nfe(ours, n // 3 + 2) == n + 1  # with the last denoising
     *_, found = ours.solve(ReverseProcess(SDE, NET), START, levels(n // 3 + 2), WhiteNoise(0, range(8)))
     torch.testing.assert_close(found, theirs, rtol=1e-9, atol=1e-9)
 
@@ -184,7 +184,7 @@ def test_the_last_steps_have_their_order() -> None:
 
 def test_ending_on_short_grids() -> None:
     """They take the last of the last steps; nfe counts those."""
-    assert [net_calls(DPM_FAST, steps) for steps in (1, 2, 3, 4, 5)] == [1, 2, 4, 7, 10]
+    assert [total_nfe(DPM_FAST, steps) for steps in (1, 2, 3, 4, 5)] == [1, 2, 4, 7, 10]
     both = [sample(SDE, NET, x=START, solver=s, times=levels(2)) for s in (DPM_FAST, EULER)]
     assert torch.equal(*both)
     by_calls = sample(SDE, NET, x=START, solver="dpm-fast", nfe=12)

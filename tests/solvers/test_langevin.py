@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdescore import VESDE, VPSDE, DiscreteSDE, GaussianMixture, LinearSDE, ReverseProcess, sample
 from sdescore.sampling.noise import WhiteNoise
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 from sdescore.solvers import BatchMeanLangevin, EulerMaruyama, Langevin, MetropolisLangevin, PredictorCorrector
 from sdescore.testing import two_sample
 
@@ -147,7 +147,7 @@ def test_correctors_in_a_sampler(
     x = oracle2.at(sde, 1.0).sample(1000, 1)
     found = sample(sde, oracle2.denoiser(sde), x=x, solver=method, steps=150)
     assert two_sample(found, oracle2.sample(1000, 2)) > 1e-3
-    assert net_calls(method, 10) == 10 + 9 * corrector.nfe
+    assert total_nfe(method, 10) == 10 + 9 * corrector.nfe
 
 
 @pytest.mark.parametrize("make", [BatchMeanLangevin, MetropolisLangevin])

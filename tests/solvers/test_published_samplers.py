@@ -10,7 +10,7 @@ from tensors_and_errors import double, draws
 from torch import Tensor
 
 from sdescore import VESDE, DiscreteSDE, GaussianMixture, KarrasSDE, ReverseProcess, find_solver, karras, sample
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 from sdescore.solvers import AnnealedLangevin, Churn, EulerMaruyama, Langevin, PredictorCorrector, ReverseDiffusion
 
 
@@ -117,7 +117,7 @@ def test_edm_deterministic_sampler_as_published(oracle2: GaussianMixture) -> Non
     assert calls == 35
     for size in ({"steps": 18}, {"nfe": 35}):
         assert float((sample(sde, denoiser, x=start, solver="heun", **size) - x).abs().max()) < 1e-10  # type: ignore
-    assert net_calls(find_solver("heun"), 18) == 35
+    assert total_nfe(find_solver("heun"), 18) == 35
     assert float((karras()(sde, 18) - t[:-1]).abs().max()) < 1e-11
 
 
@@ -148,4 +148,4 @@ def test_edm_stochastic_sampler_as_published(oracle2: GaussianMixture) -> None:
 
 def test_predictor_corrector_calls() -> None:
     solver = PredictorCorrector(EulerMaruyama(), Langevin(repeats=3))
-    assert net_calls(solver, 10) == 10 + 27
+    assert total_nfe(solver, 10) == 10 + 27

@@ -9,13 +9,14 @@ import pytest
 import torch
 from named_solvers import one_step
 from noise_doubles import Given, Replay
+from small_nets import ConvNet
 from tensors_and_errors import double
 from torch import Tensor
 from weak_orders import overall_order, weak_errors
 
-from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample
+from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample
 from sdescore.sampling.noise import WhiteNoise
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 from sdescore.solvers import (
     DATA,
     DDIM,
@@ -130,6 +131,20 @@ def test_a_step_takes_times_of_each_sample_and_is_that_of_a_grid(name: str, main
             torch.testing.assert_close(each[i], alone[i], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["heun", "dpm++2s", "ddim", "ddpm"])
+def test_times_of_each_sample_with_a_net_of_its_own_kind(name: str, main_sde: LinearSDE) -> None:
+    """Where a net predicts what a method integrates, x itself has the factor 0."""
+    denoiser = Denoiser(ConvNet().double(), main_sde, predicts="noise" if name in ("heun", "ddim") else "data")
+    reverse, x = ReverseProcess(main_sde, denoiser), torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    t, s = main_sde.time(double(-1.0, 0.3)), main_sde.time(double(0.5, 0.7))
+    z, method = Given(torch.ones_like(x), torch.ones_like(x)), one_step(name)
+    with torch.no_grad():
+        each = method.step(reverse, x, t, s, z)
+        for i in range(2):
+            alone = method.step(reverse, x, t[i], s[i], z)
+            torch.testing.assert_close(each[i], alone[i], rtol=1e-9, atol=1e-9)
+
+
 def test_no_noise_is_drawn_for_a_step_that_has_none() -> None:
     """tau may be 0 over a step alone: the noises of the others are then those of solve()."""
     sde, oracle = VPSDE(), GaussianMixture(double(-1.0, 0.5, 0.8, 1.0).reshape(2, 2), 0.3)
@@ -210,7 +225,7 @@ def test_restart_as_published() -> None:
     method = Restart(HEUN, (RestartInterval(0.1, 0.5, 3, 4),))
     *_, found = method.solve(ReverseProcess(sde, denoiser), start, t, Given(start, start, z))
     torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
-    assert net_calls(method, 12) == net_calls(HEUN, 12) + 3 * 6
+    assert total_nfe(method, 12) == total_nfe(HEUN, 12) + 3 * 6
     with pytest.raises(ValueError, match=r"times stay above rho = 1"):
         next(iter(method.solve(ReverseProcess(sde, denoiser), start, double(3.0, 2.0, 1.0), Given(start, start))))
 

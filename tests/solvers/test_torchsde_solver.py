@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, ReverseProcess, karras, sample, trajectory
 from sdescore.sampling.noise import WhiteNoise
-from sdescore.sampling.solver import net_calls
+from sdescore.sampling.solver import total_nfe
 from sdescore.solvers import EulerMaruyama, TorchSDE
 
 SDE_METHODS = [(method, noise) for method in ("euler", "milstein", "srk") for noise in ("additive", "diagonal")]
@@ -128,7 +128,7 @@ def test_net_calls_and_times(method: str, noise_type: str, dtype: torch.dtype, o
     times = karras()(sde, 12)
     net, seen = recorded(sde, oracle2.to(dtype))
     sample(sde, net, (3, 2), solver=solver, times=times, dtype=dtype)
-    assert len(seen) == net_calls(solver, 12)
+    assert len(seen) == total_nfe(solver, 12)
     times, seen = times.to(dtype).double(), [float(torch.tensor(t, dtype=dtype)) for t in seen]
     assert set(times.tolist()) <= set(seen)  # every step starts on a node, the last denoising included
     assert min(seen) == times[-1]
