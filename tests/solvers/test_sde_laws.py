@@ -81,10 +81,36 @@ SOLVERS: dict[str, str | Solver] = {
 }
 
 
-@pytest.mark.parametrize("name", SOLVERS)
-def test_law_in_the_plane(name: str, main_sde: LinearSDE, oracle2: GaussianMixture) -> None:
+# What they do is the same on every process; torchsde's steps are Euler and Maruyama's, as its own tests hold.
+PATHLESS = ("ddpm", "annealed-langevin", "churn", "sde-dpm++", "sa")
+PLANE = [
+    pytest.param(name, sde, marks=pytest.mark.slow if sde is not FIVE[0] and name in (*PATHLESS, "torchsde") else ())
+    for name in SOLVERS
+    for sde in FIVE
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "sde"), PLANE, ids=lambda value: value if isinstance(value, str) else type(value).__name__
+)
+def test_law_in_the_plane(name: str, sde: LinearSDE, oracle2: GaussianMixture) -> None:
     """From T to a noise-to-signal ratio of .1, in 500 steps: 4,000 samples are as exact ones."""
-    assert p_of(SOLVERS[name], main_sde, oracle2, uniform_lambda(rho_min=0.1)(main_sde, 500), 4000) > LEVEL
+    assert p_of(SOLVERS[name], sde, oracle2, uniform_lambda(rho_min=0.1)(sde, 500), 4000) > LEVEL
+
+
+@pytest.mark.parametrize("name", PATHLESS)
+def test_a_path_is_the_same_on_every_process(name: str, oracle2: GaussianMixture) -> None:
+    """x / sqrt(alpha^2 + sigma^2) in lam, with the same draws."""
+    lams = torch.linspace(-2.0, 1.6, 25, dtype=torch.float64)
+    z = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    paths = []
+    for sde in FIVE:
+        times = sde.time(lams)
+        scale = torch.hypot(sde.alpha(times), sde.sigma(times))
+        *states, _ = trajectory(sde, oracle2.denoiser(sde), x=scale[0] * z, solver=SOLVERS[name], times=times, seed=2)
+        paths.append(torch.stack([x / s for x, s in zip(states, scale, strict=True)]))
+    for path in paths[1:]:
+        torch.testing.assert_close(path, paths[0], rtol=1e-9, atol=1e-9)
 
 
 def times64(sde: LinearSDE) -> Tensor:
