@@ -9,7 +9,7 @@ most users need; the rest is one room away: sdescore.processes, .denoisers, .sam
 from typing import TYPE_CHECKING, Any
 
 from sdescore.common import Scaling
-from sdescore.denoisers import Denoiser, Energy, GaussianMixture, classifier_guided, convert, guided
+from sdescore.denoisers import Denoiser, Energy, GaussianMixture, classifier_guided, convert, guided, posterior
 from sdescore.density import (
     bits_per_dim,
     decode,
@@ -75,6 +75,7 @@ __all__ = [
     "langevin",
     "likelihood",
     "log_likelihood",
+    "posterior",
     "quantised_likelihood",
     "sample",
     "sliced_score_matching",

@@ -1,4 +1,4 @@
-"""Nets as denoisers: every prediction from any other, energies, guidance, the exact denoiser of a mixture,
+"""Nets as denoisers: every prediction from any other, energies, guidance, posteriors, the exact denoiser of a mixture,
 saved folders."""
 
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
@@ -6,6 +6,7 @@ from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
 from sdescore.denoisers.energy import Distance, Energy, log_density
 from sdescore.denoisers.guidance import classifier_guided, guided
 from sdescore.denoisers.mixture import GaussianMixture
+from sdescore.denoisers.posterior import posterior
 
 __all__ = [
     "PREDICTIONS",
@@ -21,4 +22,5 @@ __all__ = [
     "convert",
     "guided",
     "log_density",
+    "posterior",
 ]

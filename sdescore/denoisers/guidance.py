@@ -12,10 +12,10 @@ from sdescore.common.linear_combinations import Coefficient, Summand, combine, m
 from sdescore.denoisers.conversions import PREDICTIONS, change
 from sdescore.denoisers.denoiser import Denoiser, per_sample
 
-__all__ = ["ClassifierGuided", "Guided", "classifier_guided", "guided"]
+__all__ = ["ClassifierGuided", "Guided", "Wrapper", "classifier_guided", "guided"]
 
 
-class _Wrapper(Denoiser):
+class Wrapper(Denoiser):
     """A denoiser made of another, on its process."""
 
     def __init__(self, denoiser: Denoiser, scale: float) -> None:
@@ -38,7 +38,7 @@ class _Wrapper(Denoiser):
         raise ValueError(f"a {type(self).__name__} denoiser is not saved; save the denoiser that it is made of")
 
 
-class Guided(_Wrapper):
+class Guided(Wrapper):
     """See guided()."""
 
     def __init__(
@@ -145,7 +145,7 @@ def guided(
     return Guided(denoiser, scale, null, weak, interval, rescale)
 
 
-class ClassifierGuided(_Wrapper):
+class ClassifierGuided(Wrapper):
     """See classifier_guided()."""
 
     def __init__(
