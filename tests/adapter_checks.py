@@ -1,5 +1,6 @@
 """Checks of solvers that hand over to other libraries: exact paths, nets that note their times, gradients."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,26 @@ def last(solver: Any, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: 
 
 
 def exact(sde: LinearSDE, mixture: GaussianMixture, x: Tensor, times: Tensor) -> Tensor:
-    """States (times, *x.shape) of dx / dlam = sigma^2 (score - 2 f x / g^2), by SciPy, from the mixture's own score."""
+    """States (times, *x.shape) of dx / dlam = sigma^2 (score - 2 f x / g^2), by SciPy, from the mixture's own score.
 
+    Integrated once for one start and one grid.
+    """
+    return _exact(sde, mixture, tuple(x.flatten().tolist()), x.shape, tuple(times.tolist()))
+
+
+@cache
+def _exact(
+    sde: LinearSDE, mixture: GaussianMixture, x: tuple[float, ...], shape: torch.Size, times: tuple[float, ...]
+) -> Tensor:
     def slope(lam: float, y: np.ndarray) -> np.ndarray:
         t = sde.time(torch.tensor(lam, dtype=torch.float64)).clamp(sde.t_min, sde.T)
-        state = torch.from_numpy(y).view(x.shape)
+        state = torch.from_numpy(y).view(shape)
         change = mixture.at(sde, t).score(state) - 2 * sde.f(t) / sde.g(t) ** 2 * state
         return (sde.sigma(t) ** 2 * change).flatten().numpy()
 
-    lam = sde.lam(times).numpy()
-    path = solve_ivp(slope, lam[[0, -1]], x.flatten().numpy(), "DOP853", lam, rtol=1e-9, atol=1e-9)
-    return torch.from_numpy(path.y.T).reshape(-1, *x.shape)
+    lam = sde.lam(torch.tensor(times, dtype=torch.float64)).numpy()
+    path = solve_ivp(slope, lam[[0, -1]], x, "DOP853", lam, rtol=1e-9, atol=1e-9)
+    return torch.from_numpy(path.y.T).reshape(-1, *shape)
 
 
 def recorded(sde: LinearSDE, mixture: GaussianMixture) -> tuple[Any, list[float]]:

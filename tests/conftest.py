@@ -32,7 +32,7 @@ def sde(request: pytest.FixtureRequest) -> LinearSDE:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracle2() -> GaussianMixture:
     """Three unequal modes in the plane, two of them stretched, in float64."""
     return GaussianMixture(
@@ -42,14 +42,14 @@ def oracle2() -> GaussianMixture:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracle3() -> GaussianMixture:
     """Four narrow modes in space, in float64."""
     own = torch.Generator().manual_seed(3)
     return GaussianMixture(torch.randn(4, 3, generator=own, dtype=torch.float64), 0.2)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def oracle64() -> GaussianMixture:
     """Four unequal modes in 64 dimensions, in float64."""
     draw = torch.Generator().manual_seed(64)
