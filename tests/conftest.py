@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from finished_runs import FinishedRuns
 from scripting import SCRIPTS
 
 from sdescore import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, SubVPSDE
@@ -65,12 +67,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     return importlib.import_module
 
 
-@pytest.fixture
-def afresh() -> Iterator[None]:
-    """accelerate keeps its precision for the life of a process."""
-    from accelerate.state import AcceleratorState
-
-    yield
+@pytest.fixture(autouse=True)
+def no_accelerator() -> None:
+    """accelerate keeps the precision of the first Accelerator in a process: every test begins without one."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -105,6 +104,11 @@ def config(tmp_path: Path) -> TrainConfig:
         progress=False,
         out=str(tmp_path / "run"),
     )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRuns:
+    return FinishedRuns(tmp_path_factory.mktemp)
 
 
 @pytest.fixture

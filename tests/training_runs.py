@@ -1,15 +1,21 @@
 """How tests train: here, in processes of their own, and what a run leaves."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any, NamedTuple
 
-os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # what is compared bit by bit is compared on the CPU
-
+import pytest
 import torch
+import training_worker
 
 from sdescore.data.batches import order
 from sdescore.training import checkpoints
@@ -17,39 +23,15 @@ from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.trainer import Trainer
 
-# One process of several, for torchrun: trains with a config, in float64; may kill itself at its n-th flush to disk, or,
-# if it is the last of them, at its n-th update.
-WORKER = """
-import json, os, signal, sys
-import torch
-from sdescore.training.trainer import Trainer
-from sdescore.training import TrainConfig, train
+WORKER = Path(__file__).with_name("training_worker.py")
+FORKING = multiprocessing.get_context("forkserver")
 
-torch.set_num_threads(1)
-torch.set_default_dtype(torch.float64)
-fields, resume, fatal, fatal_update = json.loads(sys.argv[1])
-flush, calls = os.fsync, 0
-update, updates = Trainer.update, 0
 
-def fsync(handle):
-    global calls
-    calls += 1
-    if calls == fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-    flush(handle)
+class Finished(NamedTuple):
+    """The first exit status that is not 0, if any, and what all processes wrote to stderr."""
 
-def counted(self, *batch):
-    global updates
-    updates += 1
-    if updates == fatal_update and self.accelerator.is_last_process:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return update(self, *batch)
-
-os.fsync, Trainer.update = fsync, counted
-train(TrainConfig(**fields), resume=resume)
-if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
-"""
+    returncode: int
+    stderr: str
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
@@ -84,20 +66,57 @@ def assert_close(one: str | Path, two: str | Path) -> None:
         torch.testing.assert_close(b[name], value, rtol=1e-9, atol=1e-10 * scale + 1e-13, msg=name)
 
 
-def run(
-    processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0, fatal_update: int = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run the worker above as so many processes, under torchrun if they are several."""
-    return start(processes, WORKER, Path(config.out).parent, [config.to_json(), resume, fatal, fatal_update])
+def run(processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0, fatal_update: int = 0) -> Finished:
+    """Train in so many processes; see training_worker.train_whole for what is fatal."""
+    arguments = [config.to_json(), resume, fatal, fatal_update]
+    return fork(processes, training_worker.train_whole, Path(config.out).parent, arguments)
 
 
-def start(
-    processes: int, code: str, folder: Path, argument: object, environment: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run code in a folder as so many processes, under torchrun if they are several; the argument comes as JSON."""
-    script = folder / "worker.py"
-    script.write_text(code)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *(launcher if processes > 1 else ()), str(script), json.dumps(argument)]
-    around = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    return subprocess.run(command, env=around, capture_output=True, text=True, timeout=600, cwd=folder)
+def fork(
+    processes: int,
+    target: Callable[..., None],
+    folder: Path,
+    arguments: Sequence[Any],
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """Call a function of training_worker in so many processes; the others are killed with the first that fails."""
+    around = [{"RANK": str(rank), **(environment or {})} for rank in range(processes)]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        for own in around:
+            own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": own["RANK"]}
+            own |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    start_server()
+    running = [FORKING.Process(target=training_worker.forked, args=(target, folder, own, arguments)) for own in around]
+    for process in running:
+        process.start()
+    while any(process.is_alive() for process in running):
+        ended = wait([process.sentinel for process in running if process.is_alive()], timeout=600)
+        failed = not ended or any(process.exitcode for process in running)
+        for process in running:
+            if failed and process.is_alive():
+                process.kill()
+                process.join()
+    statuses = [process.exitcode or 0 for process in running]
+    errors = [(folder / f"errors-{own['RANK']}.txt").read_text() for own in around]
+    return Finished(next((status for status in statuses if status), 0), "".join(errors))
+
+
+@cache
+def start_server() -> None:
+    """Start the process from which the others are forked."""
+    FORKING.set_forkserver_preload(["training_preload"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(WORKER.parent), prepend=os.pathsep)  # before 3.13 it knows no other sys.path
+        forkserver.ensure_running()
+
+
+def torchrun(processes: int, config: TrainConfig) -> Finished:
+    """Train in so many processes that torchrun starts."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [*launcher, str(WORKER), json.dumps([config.to_json(), False, 0, 0])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    return Finished(done.returncode, done.stderr)

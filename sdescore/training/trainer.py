@@ -244,7 +244,7 @@ class Trainer:
             logger.warning("%s was made with other samples, of the same number, shape and range", folder)
         precision = self.accelerator.mixed_precision
         if state.get("mixed_precision", precision) != precision:
-            logger.warning("%s was computed in %s and goes on in %s", folder, state["mixed_precision"], precision)
+            logger.warning("%s was computed in %s, and goes on in %s", folder, state["mixed_precision"], precision)
         if state["processes"] != self.accelerator.num_processes:
             logger.warning(
                 "%s was written by %d processes and goes on with %d: data and noise stay the same, but dropout "

@@ -159,7 +159,7 @@ def test_compiles_without_graph_breaks_at_any_batch_and_noise_level() -> None:
 
 
 def test_captured_whole_by_the_compiler() -> None:
-    for net in (filled(unet()), filled(MLP(3, width=8, depth=1))):
+    for net in (filled(unet(attention=(8,))), filled(MLP(3, width=8, depth=1))):
         torch._dynamo.reset()
         compiled = torch.compile(net, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(*inputs(net)), net(*inputs(net)))

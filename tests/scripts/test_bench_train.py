@@ -37,7 +37,6 @@ def test_sizes_are_those_of_the_issue(script: Callable[[str], Any]) -> None:
     assert parameters == pytest.approx(35.7, rel=0.1) and operations == pytest.approx(37.5, rel=0.06)
 
 
-@pytest.mark.usefixtures("afresh")
 def test_runs_and_says_who_is_faster(
     script: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

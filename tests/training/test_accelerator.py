@@ -1,23 +1,20 @@
 """Launchers, and what they would leave silently wrong."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import training_worker
 from PIL import Image
+from training_runs import fork
 
 import sdescore.training.accelerator
 from sdescore.training.accelerator import build_accelerator, chosen_precision, launcher_warnings
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
-
-pytestmark = pytest.mark.usefixtures("afresh")
 
 
 class TestLauncher:
@@ -75,8 +72,7 @@ def test_every_process_names_what_it_skips(plain: TrainConfig, tmp_path: Path) -
     cut.write_bytes(cut.read_bytes()[:-500])
     fields: dict[str, object] = {"data": str(tmp_path / "images"), "corrupt": "skip", "data_std": 0.5, "steps": 1}
     (tmp_path / "config.json").write_text(json.dumps({**plain.to_json(), **fields}))
-    command = [sys.executable, "-m", "sdescore.cli", "train", "--config", str(tmp_path / "config.json")]
-    around = {**os.environ, "OMP_NUM_THREADS": "1", "RANK": "1"}
-    done = subprocess.run(command, env=around, capture_output=True, text=True, timeout=600)
+    command = ["train", "--config", str(tmp_path / "config.json")]
+    done = fork(1, training_worker.run_command, tmp_path, [command], {"RANK": "1"})
     assert done.returncode == 0, done.stderr
     assert "skipped: " in done.stderr and "2.png is not an image that can be read" in done.stderr

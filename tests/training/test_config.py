@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from finished_runs import FinishedRuns
 from training_runs import outcome
 
 from sdescore.cli.train import parse
@@ -16,8 +17,6 @@ from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
 from sdescore.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("afresh")
 
 
 class TestBadInput:
@@ -172,10 +171,10 @@ class TestCommandLine:
         wanted = TrainConfig(steps=9, net_args={"base_width": 16, "blocks": 1}, betas=(0.8, 0.9), grad_clip=None)
         assert config == wanted and not resume
 
-    def test_a_runs_own_config_is_a_file(self, config: TrainConfig) -> None:
-        train(replace(config, steps=2))
-        again, resume = parse(["--config", str(Path(config.out) / "config.json"), "--resume"])
-        assert again == replace(config, steps=2) and resume
+    def test_a_runs_own_config_is_a_file(self, config: TrainConfig, finished: FinishedRuns) -> None:
+        out = finished(config)
+        again, resume = parse(["--config", str(out / "config.json"), "--resume"])
+        assert again == replace(config, out=str(out)) and resume
 
     def test_help_and_errors(self, capsys: pytest.CaptureFixture[str]) -> None:
         for arguments, wanted in ((["--help"], "--batch_size"), (["--sde", "VP"], "expected VPSDE")):

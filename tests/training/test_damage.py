@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finished_runs import FinishedRuns
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -25,7 +26,6 @@ from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
 
-pytestmark = pytest.mark.usefixtures("afresh")
 SOURCE = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
 
 
@@ -69,6 +69,10 @@ def refuse(number: int, after: int = 0, only: str = "") -> Callable[..., Any]:
 class TestWhileTraining:
     """Whatever fails in the second half, the run of the first is whole, and goes on once the disk lets it."""
 
+    @pytest.fixture(autouse=True)
+    def keep(self, finished: FinishedRuns) -> None:
+        self.finished = finished
+
     def check(self, config: TrainConfig, saved: list[int]) -> None:
         assert checkpoints.steps(Path(config.out) / "checkpoints") == saved
         hidden = [path for path in (Path(config.out) / "checkpoints").iterdir() if path.name.startswith(".")]
@@ -76,10 +80,9 @@ class TestWhileTraining:
         checkpoints.verify(checkpoints.newest(Path(config.out) / "checkpoints"))
         assert Denoiser.from_pretrained(Path(config.out) / "model").shape == (3,)
         train(config, resume=True, source=SOURCE)
-        unbroken = replace(config, out=config.out + "-unbroken")
-        train(unbroken, source=SOURCE)
-        assert_same_bits(config.out, unbroken.out)
-        models = [Path(out) / "model/model.safetensors" for out in (config.out, unbroken.out)]
+        unbroken = self.finished(config, SOURCE)
+        assert_same_bits(config.out, unbroken)
+        models = [Path(out) / "model/model.safetensors" for out in (config.out, unbroken)]
         assert models[0].read_bytes() == models[1].read_bytes()
         assert [line["step"] for line in read_log(config.out)] == [1, 2, 3, 4]
 
@@ -155,16 +158,16 @@ class TestWhileTraining:
 
 
 class TestSettings:
-    def test_fewer_steps_than_are_done(self, small: TrainConfig) -> None:
-        train(small, source=SOURCE)
+    def test_fewer_steps_than_are_done(self, small: TrainConfig, finished: FinishedRuns) -> None:
+        finished.copy(small, SOURCE)
         before = (Path(small.out) / "config.json").read_bytes()
         with pytest.raises(ValueError, match=r"steps=3, but .*step-000004 has made 4; expected at least as many"):
             train(replace(small, steps=3), resume=True, source=SOURCE)
         assert (Path(small.out) / "config.json").read_bytes() == before
         assert train(small, resume=True, source=SOURCE).shape == (3,)  # as many is nothing to do
 
-    def test_settings_that_fail_leave_the_runs_own(self, small: TrainConfig) -> None:
-        train(small, source=SOURCE)
+    def test_settings_that_fail_leave_the_runs_own(self, small: TrainConfig, finished: FinishedRuns) -> None:
+        finished.copy(small, SOURCE)
         kept = [Path(small.out) / name for name in ("config.json", "statistics.json")]
         before = [path.read_bytes() for path in kept]
         with pytest.raises(ValueError, match="made with data"):

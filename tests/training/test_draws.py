@@ -10,8 +10,6 @@ from training_runs import make_trainer, next_batch
 from sdescore.training.config import TrainConfig
 from sdescore.training.draws import draw
 
-pytestmark = pytest.mark.usefixtures("afresh")
-
 
 class TestDraws:
     def test_each_setting_draws_for_itself(self, config: TrainConfig) -> None:

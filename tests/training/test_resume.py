@@ -6,6 +6,7 @@ import math
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_runs import WORKER, assert_close, assert_same_bits, make_trainer, next_batch, outcome, run
+from finished_runs import FinishedRuns
+from training_runs import (
+    WORKER,
+    Finished,
+    assert_close,
+    assert_same_bits,
+    make_trainer,
+    next_batch,
+    outcome,
+    run,
+    torchrun,
+)
 
 from sdescore import Denoiser
 from sdescore.data.source import Arrays
@@ -23,13 +35,12 @@ from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
 from sdescore.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("afresh")
-
 
 class TestResume:
-    def test_bit_for_bit_in_spite_of_kills(self, config: TrainConfig, tmp_path: Path, monkeypatch: Any) -> None:
-        unbroken = replace(config, out=str(tmp_path / "unbroken"))
-        train(unbroken)
+    def test_bit_for_bit_in_spite_of_kills(
+        self, config: TrainConfig, finished: FinishedRuns, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        unbroken = finished(config)
 
         class Killed(BaseException):
             pass
@@ -48,22 +59,21 @@ class TestResume:
                     train(config, resume=step > 3)
             torch.manual_seed(step)  # no global generator has a say
         train(config, resume=True)
-        assert_same_bits(unbroken.out, config.out)
-        a, b = (Path(out) / "model/model.safetensors" for out in (unbroken.out, config.out))
+        assert_same_bits(unbroken, config.out)
+        a, b = (Path(out) / "model/model.safetensors" for out in (unbroken, config.out))
         assert a.read_bytes() == b.read_bytes()
-        timeless = [[{**line, "images_per_second": 0} for line in read_log(out)] for out in (unbroken.out, config.out)]
+        timeless = [[{**line, "images_per_second": 0} for line in read_log(out)] for out in (unbroken, config.out)]
         assert timeless[0] == timeless[1]
 
-    def test_stops_in_time_and_goes_on(self, config: TrainConfig, tmp_path: Path, caplog: Any) -> None:
+    def test_stops_in_time_and_goes_on(self, config: TrainConfig, finished: FinishedRuns, caplog: Any) -> None:
         caplog.set_level(logging.INFO)
-        train(config)
-        short = replace(config, out=str(tmp_path / "short"), minutes=1e-9)
+        short = replace(config, minutes=1e-9)
         train(short)
         assert "stopped at step 3 of 6: minutes=1e-09 are over" in caplog.text
         assert checkpoints.steps(Path(short.out) / "checkpoints") == [2, 3]
         assert Denoiser.from_pretrained(Path(short.out) / "model").shape == (1, 8, 8)
         train(replace(short, minutes=60.0), resume=True)
-        assert_same_bits(config.out, short.out)
+        assert_same_bits(finished(config), short.out)
 
     def test_leaves_the_global_generator_alone(self, config: TrainConfig) -> None:
         torch.manual_seed(5)
@@ -71,15 +81,14 @@ class TestResume:
         train(replace(config, steps=2))
         assert torch.get_rng_state().equal(before)
 
-    def test_corrupt_checkpoint_is_skipped(self, config: TrainConfig, tmp_path: Path, caplog: Any) -> None:
-        train(config)
-        train(replace(config, out=str(tmp_path / "other")))
+    def test_corrupt_checkpoint_is_skipped(self, config: TrainConfig, finished: FinishedRuns, caplog: Any) -> None:
+        finished.copy(config)
         (Path(config.out) / "checkpoints/step-000006/net.safetensors").write_bytes(b"torn")
         with caplog.at_level(logging.INFO):
             train(config, resume=True)
         assert "skipped a corrupt checkpoint" in caplog.text and "resumed from" in caplog.text
         assert "step-000004" in caplog.text
-        assert_same_bits(config.out, tmp_path / "other")
+        assert_same_bits(config.out, finished(config))
 
     @pytest.mark.parametrize("channels_last", [False, True])
     def test_moments_lie_in_memory_as_their_weights(self, config: TrainConfig, channels_last: bool) -> None:
@@ -96,14 +105,16 @@ class TestResume:
         assert own.update(*next_batch(own))[0].equal(other.update(*next_batch(other))[0])
         assert all(a.equal(b) for a, b in zip(own.denoiser.parameters(), other.denoiser.parameters(), strict=True))
 
-    def test_goes_further(self, config: TrainConfig, tmp_path: Path) -> None:
+    def test_goes_further(self, config: TrainConfig, finished: FinishedRuns) -> None:
         train(replace(config, steps=4))
         train(replace(config, save_every=3, keep=1), resume=True)
-        train(replace(config, out=str(tmp_path / "other")))
-        assert_same_bits(config.out, tmp_path / "other")
+        assert_same_bits(config.out, finished(config))
 
-    def test_model_is_there_after_a_kill_before_it_was_written(self, config: TrainConfig) -> None:
-        trained = train(config)
+    def test_model_is_there_after_a_kill_before_it_was_written(
+        self, config: TrainConfig, finished: FinishedRuns
+    ) -> None:
+        trained = Denoiser.from_pretrained(finished(config) / "model")
+        finished.copy(config)
         (Path(config.out) / "model/config.json").unlink()
         (Path(config.out) / "model/.saving-half").mkdir()
         train(config, resume=True)
@@ -113,7 +124,7 @@ class TestResume:
 
     @pytest.mark.parametrize("where", ["sdescore.training.trainer.Trainer.snapshot", "sdescore.training.loop.picture"])
     def test_snapshots_and_pictures_are_there_after_a_kill_before_them(
-        self, plain: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+        self, plain: TrainConfig, finished: FinishedRuns, monkeypatch: pytest.MonkeyPatch, where: str
     ) -> None:
         class Killed(BaseException):
             pass
@@ -122,8 +133,7 @@ class TestResume:
             raise Killed
 
         config = replace(plain, snapshot_every=2, sample_every=2, sample_count=2, sample_steps=1)
-        unbroken = replace(config, out=str(tmp_path / "unbroken"))
-        train(unbroken)
+        unbroken = finished(config)
         with monkeypatch.context() as patch:
             patch.setattr(where, killed)
             with pytest.raises(Killed):  # after the checkpoint of step 2
@@ -131,13 +141,12 @@ class TestResume:
         train(config, resume=True)
         for name in ("snapshots", "samples"):
             left, wanted = (
-                {path.name: path.read_bytes() for path in Path(out, name).iterdir()}
-                for out in (config.out, unbroken.out)
+                {path.name: path.read_bytes() for path in Path(out, name).iterdir()} for out in (config.out, unbroken)
             )
             assert wanted and left == wanted
 
-    def test_other_settings_are_named(self, config: TrainConfig) -> None:
-        train(replace(config, steps=2))
+    def test_other_settings_are_named(self, config: TrainConfig, finished: FinishedRuns) -> None:
+        finished.copy(config)
         with pytest.raises(
             ValueError, match=r"given\): net_args \({.*}\), lr \(0.001, 0.002\)\. The run's own are in .*config.json"
         ):
@@ -185,8 +194,8 @@ class TestResume:
         with pytest.raises(FileNotFoundError, match="there are no checkpoints in"):
             train(config, resume=True)
 
-    def test_a_new_run_over_an_old_one(self, config: TrainConfig) -> None:
-        train(replace(config, steps=2))
+    def test_a_new_run_over_an_old_one(self, config: TrainConfig, finished: FinishedRuns) -> None:
+        finished.copy(config)
         with pytest.raises(FileExistsError, match="has checkpoints; resume that run"):
             train(config)
 
@@ -232,14 +241,16 @@ class TestResume:
 
 
 class TestProcesses:
+    @pytest.mark.parametrize("start", [run, pytest.param(torchrun, marks=pytest.mark.slow)])
     def test_gradient_of_two_at_32_is_that_of_one_at_64(
-        self, plain: TrainConfig, tmp_path: Path, float64: None
+        self, plain: TrainConfig, tmp_path: Path, float64: None, start: Callable[..., Finished]
     ) -> None:
         """The first moments after one step are a tenth of the gradient."""
-        config = replace(plain, batch_size=64, steps=1, grad_clip=None, warmup=0)
+        np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (200, 1, 8, 8), np.uint8))
+        config = replace(plain, data=str(tmp_path / "x.npz"), batch_size=64, steps=1, grad_clip=None, warmup=0)
         pair = replace(config, out=str(tmp_path / "pair"))
         train(config)
-        two = run(2, pair)
+        two = start(2, pair)
         assert two.returncode == 0, two.stderr
         one, other = outcome(config.out), outcome(pair.out)
         names = [name for name in one if name.endswith("exp_avg")]
@@ -290,9 +301,7 @@ class TestProcesses:
 
     @pytest.mark.slow
     def test_accelerate_launch_that_starts_one(self, plain: TrainConfig) -> None:
-        script = Path(plain.out).parent / "worker.py"
-        script.write_text(WORKER)
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(script)]
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", str(WORKER)]
         command.append(json.dumps([replace(plain, steps=1).to_json(), False, 0, 0]))
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import assert_close, assert_same_bits, make_trainer, outcome, start
+import training_worker
+from training_runs import assert_close, assert_same_bits, fork, make_trainer, outcome
 
 from sdescore import Denoiser
 from sdescore.training import checkpoints
@@ -16,53 +17,7 @@ from sdescore.training.loop import train
 from sdescore.training.posthoc_averages import snapshots
 from sdescore.training.run_log import read_log
 
-pytestmark = pytest.mark.usefixtures("afresh")
 RECIPE = Path(__file__).parents[2] / "scripts/recipes/launch/fsdp2.yaml"
-
-# accelerate splits weights on GPUs alone. What it decides there is decided here in its place; the splitting itself is
-# torch's and accelerate's own. Every process says how much it holds of the weights, the averages and the moments.
-WORKER = """
-import json, sys
-from pathlib import Path
-
-import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-from sdescore.training.trainer import Trainer
-from sdescore.nets import UNet
-from sdescore.training.sharding import local
-from sdescore.training import TrainConfig, train
-
-start, save, forward = Accelerator.__init__, Trainer.save, UNet.forward
-
-def split(self, *args, **named):
-    start(self, *args, **named)
-    self.state.distributed_type = DistributedType.FSDP
-    self.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    if self.mixed_precision != "no":
-        self.state.fsdp_plugin.set_mixed_precision(self.mixed_precision)
-
-def weighed(self):
-    save(self)
-    moments = [moment["exp_avg"] for moment in self.optimizer.state.values()]
-    held = [list(self.denoiser.parameters()), *(list(m.parameters()) for m in self.averages.models), moments]
-    shares = [sum(local(t).numel() for t in each) / sum(t.numel() for t in each) for each in held]
-    Path(f"shares-{self.accelerator.process_index}.json").write_text(json.dumps(shares))
-
-def exact(self, x, c_noise, label=None):  # neither samples nor noise levels are rounded on their way into the net
-    assert x.dtype == c_noise.dtype == torch.get_default_dtype()
-    assert torch.is_autocast_enabled("cpu") == (Accelerator().mixed_precision == "bf16") or not self.training
-    return forward(self, x, c_noise, label)
-
-Accelerator.__init__, Trainer.save, UNet.forward = split, weighed, exact
-torch.set_num_threads(1)
-dtype, runs = json.loads(sys.argv[1])
-torch.set_default_dtype(getattr(torch, dtype))
-for fields, resume in runs:
-    train(TrainConfig(**fields), resume=resume)
-torch.distributed.destroy_process_group()
-"""
 
 
 def environment() -> dict[str, str]:
@@ -76,10 +31,15 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in found.items() if name.startswith(("FSDP_", "ACCELERATE_"))}
 
 
+def shallow(config: TrainConfig) -> TrainConfig:
+    """The config with a net of fewer weights: torch takes seconds to plan how it splits each."""
+    return replace(config, net_args={**config.net_args, "multipliers": [1]})
+
+
 def split(folder: Path, dtype: str, *runs: tuple[TrainConfig, bool]) -> None:
     """Train one after the other in two processes that split the weights."""
-    content = [dtype, [(config.to_json(), resume) for config, resume in runs]]
-    done = start(2, WORKER, folder, content, environment())
+    arguments = [dtype, [(config.to_json(), resume) for config, resume in runs]]
+    done = fork(2, training_worker.train_split, folder, arguments, environment())
     assert done.returncode == 0, done.stderr
 
 
@@ -89,7 +49,8 @@ class TestTwoProcesses:
         self, plain: TrainConfig, tmp_path: Path, float64: None, caplog: Any
     ) -> None:
         """Weights, averages and moments; pictures, snapshots and model; and it goes on with one process."""
-        config = replace(plain, batch_size=9, accumulation=2, conditional=True, steps=3, log_every=1, snapshot_every=3)
+        config = replace(shallow(plain), batch_size=9, accumulation=2, conditional=True)
+        config = replace(config, steps=3, log_every=1, snapshot_every=3)
         pair = replace(config, out=str(tmp_path / "pair"), sample_every=3, sample_count=2, sample_steps=2)
         train(config)
         split(tmp_path, "float64", (pair, False))
@@ -114,7 +75,7 @@ class TestTwoProcesses:
 
     def test_resumed_bit_for_bit(self, config: TrainConfig, tmp_path: Path) -> None:
         """With dropout, and in bf16, which is for the inner computations alone."""
-        config = replace(config, mixed_precision="bf16", steps=4)
+        config = replace(shallow(config), mixed_precision="bf16", steps=4)
         unbroken = replace(config, out=str(tmp_path / "unbroken"))
         split(tmp_path, "float32", (unbroken, False), (replace(config, steps=2), False), (config, True))
         assert_same_bits(unbroken.out, config.out)

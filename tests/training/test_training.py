@@ -21,8 +21,6 @@ from sdescore.training.draws import draw
 from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
 
-pytestmark = pytest.mark.usefixtures("afresh")
-
 
 class TestGradient:
     def test_is_that_of_the_mean_squared_error(self, plain: TrainConfig, float64: None) -> None:
@@ -176,13 +174,13 @@ class TestOutcome:
             conditional=False,
             net="MLP",
             net_args={"width": 64, "depth": 2},
-            steps=1200,
+            steps=400,
             batch_size=256,
             accumulation=1,
-            lr=2e-3,
-            warmup=50,
-            ema_halflives=(36_000,),
-            save_every=1200,
+            lr=4e-3,
+            warmup=30,
+            ema_halflives=(12_000,),
+            save_every=400,
             log_every=100,
         )
         trained = train(config, source=source)
