@@ -46,7 +46,7 @@ class BenchConfig:
     Args:
         out: Folder of the results.
         shape: Of the state.
-        nfe: Net calls of a loop, at least 40.
+        nfe: Net calls of a loop, at least 120: a step takes up to four.
         rounds: Turns of each loop.
         threads: Of a CPU.
         device: Where the state is.
@@ -62,8 +62,8 @@ class BenchConfig:
     peers: bool = True
 
     def __post_init__(self) -> None:
-        if self.nfe < 4 * BLOCK:
-            raise ValueError(f"nfe={self.nfe}; expected integers from {4 * BLOCK} on")
+        if self.nfe < 12 * BLOCK:
+            raise ValueError(f"nfe={self.nfe}; expected integers of at least {12 * BLOCK}")
 
 
 OURS = {
