@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,6 +57,7 @@ def multistep(order: int, **options: Any) -> Diffusers:
     return Diffusers("DPMSolverMultistep", {"solver_order": order, "lower_order_final": False, **options})
 
 
+@cache
 def mixture() -> GaussianMixture:
     own = torch.Generator().manual_seed(11)
     return GaussianMixture(torch.randn(5, 3, generator=own, dtype=torch.float64), 0.3)
@@ -89,6 +91,7 @@ def check(pair: Pair, sde: LinearSDE, times: Tensor) -> None:
     assert data < 1e-9 or not pair.data
 
 
+@cache
 def own_table() -> tuple[LinearSDE, Tensor]:
     """The process of diffusers' own float32 table, and the times that it takes in 25 steps."""
     diffusers = pytest.importorskip("diffusers")
@@ -99,6 +102,7 @@ def own_table() -> tuple[LinearSDE, Tensor]:
     return DiscreteSDE(tuple(lam.tolist())), scheduler.timesteps.double()
 
 
+@cache
 def own_sigmas() -> Tensor:
     """The noise levels of k-diffusion's own grid, in its float32."""
     if find_spec("k_diffusion") is None:

@@ -31,7 +31,7 @@ from sdescore.solvers import (
     CallRecord,
     LowerOrderFinal,
 )
-from sdescore.testing import check_ode_order, exact_flow, measured_order
+from sdescore.testing import check_ode_order, exact_flow
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 if not SCRIPTS.exists():
@@ -176,10 +176,9 @@ def test_dpm_fast(n: int, eta: float) -> None:
 
 
 def test_the_last_steps_have_their_order() -> None:
-    assert 1.8 < measured_order(DPM_FAST) < 2.3  # one step of Euler's
     check_ode_order(LowerOrderFinal(DPM_3, (DPM_2,)), 3)
-    with pytest.raises(AssertionError, match="claimed to be of order 3"):
-        check_ode_order(DPM_FAST, 3)
+    with pytest.raises(AssertionError, match=r"claimed to be of order 3, but measures (1\.[89]|2\.[0-2])"):
+        check_ode_order(DPM_FAST, 3)  # one step of Euler's
 
 
 def test_ending_on_short_grids() -> None:

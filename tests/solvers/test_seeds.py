@@ -1,7 +1,7 @@
 """SEEDS-2 and SEEDS-3, in the noise and in the data: the steps as published, orders, and laws."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from weak_orders import overall_order, weak_errors
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, OneStep, ReverseProcess, find_solver
-from sdescore.sampling.brownian import Brownian, Clock, rho_clock, snr_clock, time_clock
+from sdescore.sampling.brownian import Brownian, BrownianPath, Clock, rho_clock, snr_clock, time_clock
 from sdescore.solvers import (
     DATA,
     DPM_2,
@@ -242,6 +242,22 @@ SHORT = KarrasSDE(math.exp(-1.5), math.exp(1.0))
 OVERLAPPING = GaussianMixture(torch.tensor([[-0.4, 0.0], [0.5, 0.3]], dtype=torch.float64), [0.5, 0.7])
 
 
+@pytest.fixture(scope="module")
+def normals_drawn_once() -> Iterator[None]:
+    """A path is made of the same normals under every clock and grid; to draw them is most of the time."""
+    draw = BrownianPath._normals
+    kept: dict[tuple[int, int], Tensor] = {}
+
+    def once(self: BrownianPath, x: Tensor, level: int, number: int) -> Tensor:
+        if (level, number) not in kept:
+            kept[level, number] = draw(self, x, level, number)
+        return kept[level, number]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BrownianPath, "_normals", once)
+        yield
+
+
 def on_paths(method: RungeKutta, clock: Clock, steps: int) -> Tensor:
     """The ends of 64 paths."""
     path, ends = Brownian(SHORT, clock, 9)(0, range(64)), torch.tensor([SHORT.T, SHORT.t_min], dtype=torch.float64)
@@ -252,6 +268,7 @@ def on_paths(method: RungeKutta, clock: Clock, steps: int) -> Tensor:
     return end
 
 
+@pytest.mark.usefixtures("normals_drawn_once")
 @pytest.mark.parametrize("name", NAMES)
 def test_strong_order_one(name: str) -> None:
     clock = rho_clock if NAMES[name].target is NOISE else snr_clock

@@ -41,16 +41,27 @@ def test_methods_are_those_of_torchdiffeq() -> None:
     assert str(raised.value).count('", "') + 1 == len(METHODS)
 
 
+@pytest.fixture(scope="module")
+def start_and_end(oracle2: GaussianMixture) -> tuple[Tensor, Tensor]:
+    """Of 64 exact paths on VP, at lam = -1 and 1.5."""
+    sde = VPSDE()
+    ends = sde.time(torch.tensor([-1.0, 1.5], dtype=torch.float64))
+    x, solver = oracle2.at(sde, ends[0]).sample(64, seed=2), TorchDiffEq("dopri8", rtol=1e-12, atol=1e-12)
+    return x, last(solver, ReverseProcess(sde, oracle2.denoiser(sde)), x, ends)
+
+
 @pytest.mark.parametrize(
     ("method", "order"),
     [("euler", 1), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4), ("explicit_adams", 4)],
 )
-def test_order_of_fixed_steps(method: str, order: int, oracle2: GaussianMixture) -> None:
+def test_order_of_fixed_steps(
+    method: str, order: int, oracle2: GaussianMixture, start_and_end: tuple[Tensor, Tensor]
+) -> None:
     sde = VPSDE()
     ends = sde.time(torch.tensor([-1.0, 1.5], dtype=torch.float64))
-    x, reverse = oracle2.at(sde, ends[0]).sample(64, seed=2), ReverseProcess(sde, oracle2.denoiser(sde))
-    fine = last(TorchDiffEq("dopri8", rtol=1e-12, atol=1e-12), reverse, x, ends)
-    steps, errors = [64, 128, 256], []
+    reverse = ReverseProcess(sde, oracle2.denoiser(sde))
+    x, fine = start_and_end
+    steps, errors = [32, 64, 128], []
     for count in steps:
         first, end = sde.rho(ends).atan().tolist()
         times = sde.time(-torch.linspace(first, end, count + 1, dtype=torch.float64).tan().log())
@@ -89,7 +100,7 @@ def test_the_nets_own_assertions_pass_through() -> None:
 @pytest.mark.filterwarnings("ignore:Functional iteration did not converge")
 @pytest.mark.parametrize("method", [*FIXED, "dopri5", "implicit_adams"])
 def test_gradients_flow(method: str, oracle2: GaussianMixture) -> None:
-    check_gradients(TorchDiffEq(method, 1e-9, 1e-9), oracle2, steps=30)
+    check_gradients(TorchDiffEq(method, 1e-7, 1e-7), oracle2, steps=30)
 
 
 @pytest.mark.parametrize("method", FIXED)

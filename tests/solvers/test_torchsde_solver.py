@@ -1,6 +1,8 @@
 """The adapter to torchsde: exact steps, law, strong orders, and its traps."""
 
 import math
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_checks import last, recorded
+from conftest import FIVE
 from tensors_and_errors import fitted_order
 from torch import Tensor
 
@@ -42,13 +45,17 @@ def test_euler_and_milstein_are_euler_maruyama(
     assert torch.allclose(theirs, ours, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(("solver", "steps"), [(TorchSDE(), 250), (TorchSDE("srk"), 80)], ids=str)
-def test_samples_follow_the_law(solver: TorchSDE, steps: int, main_sde: LinearSDE, oracle2: GaussianMixture) -> None:
+# Euler's steps are Euler and Maruyama's on every process, as the test above holds: their law is tested on one.
+LAWS = [(TorchSDE(), 250, VPSDE()), *((TorchSDE("srk"), 80, sde) for sde in FIVE)]
+
+
+@pytest.mark.parametrize(("solver", "steps", "sde"), LAWS, ids=str)
+def test_samples_follow_the_law(solver: TorchSDE, steps: int, sde: LinearSDE, oracle2: GaussianMixture) -> None:
     """First and second moments against the mixture's own, within 4 standard errors of 4,000 samples."""
-    times = karras()(main_sde, steps)
-    x = oracle2.at(main_sde, times[0]).sample(4000, seed=7)
-    x = last(solver, ReverseProcess(main_sde, oracle2.denoiser(main_sde)), x, times, WhiteNoise(8, range(len(x))))
-    law = oracle2.at(main_sde, times[-1])
+    times = karras()(sde, steps)
+    x = oracle2.at(sde, times[0]).sample(4000, seed=7)
+    x = last(solver, ReverseProcess(sde, oracle2.denoiser(sde)), x, times, WhiteNoise(8, range(len(x))))
+    law = oracle2.at(sde, times[-1])
     squares = law.means[:, :, None] * law.means[:, None] + torch.diag_embed(law.stds**2)
     want = torch.cat([law.weights @ law.means, torch.einsum("k,kij->ij", law.weights, squares).flatten()])
     features = torch.cat([x, (x[:, :, None] * x[:, None]).flatten(1)], dim=1)
@@ -85,21 +92,25 @@ class Path:
         raise NotImplementedError
 
 
-@pytest.mark.parametrize("noise_type", ["additive", "diagonal"])
-@pytest.mark.parametrize(("method", "order"), [("euler", 1.0), ("srk", 1.5)])
-def test_strong_order(method: str, order: float, noise_type: str) -> None:
+@pytest.fixture(scope="module")
+def ends_on_paths() -> Callable[[TorchSDE, int], Tensor]:
+    """A solver's ends on 64 paths in so many steps."""
     # Modes that overlap: where paths part, a few of them would hold all of the error.
     sde, mixture = VPSDE(), GaussianMixture(torch.tensor([[-0.5, 0.2], [0.5, 0.3], [0.1, -0.6]]).double(), 0.6)
     first, end = sde.time(torch.tensor([-1.0, 1.5], dtype=torch.float64)).tolist()
     cells = torch.linspace(first, end, 513, dtype=torch.float64)
     x, reverse = mixture.at(sde, first).sample(64, seed=10), ReverseProcess(sde, mixture.denoiser(sde))
     path = Path(x, cells)
-    fine = last(TorchSDE("srk"), reverse, x, cells, path)
-    steps = [16, 32, 64]
-    errors = [
-        float((last(TorchSDE(method, noise_type), reverse, x, cells[:: 512 // n], path) - fine).square().mean().sqrt())
-        for n in steps
-    ]
+    return cache(lambda solver, steps: last(solver, reverse, x, cells[:: 512 // steps], path))
+
+
+@pytest.mark.parametrize("noise_type", ["additive", "diagonal"])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1.0), ("srk", 1.5)])
+def test_strong_order(
+    method: str, order: float, noise_type: str, ends_on_paths: Callable[[TorchSDE, int], Tensor]
+) -> None:
+    fine, solver, steps = ends_on_paths(TorchSDE("srk"), 512), TorchSDE(method, noise_type), [16, 32, 64]
+    errors = [float((ends_on_paths(solver, n) - fine).square().mean().sqrt()) for n in steps]
     assert fitted_order(steps, errors) > order - 0.15
 
 
