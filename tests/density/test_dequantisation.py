@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from sdescore import VPSDE, GaussianMixture, KarrasSDE, LinearSDE, Scaling, bits_per_dim, quantised_likelihood
-from sdescore.density.traces import TRACES, Trace
+from sdescore.density import QuantisedLikelihood, Trace
+from sdescore.density.traces import TRACES
 
 SCALING = Scaling(-3, 13, levels=9)
 LEVELS = SCALING.to_model(torch.linspace(-3, 13, 9, dtype=torch.float64), torch.float64)
@@ -24,27 +25,29 @@ def masses(means: Tensor, stds: Tensor, weights: Tensor) -> Tensor:
     return (below.diff(dim=0) * weights).sum(1)
 
 
-@pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE(sigma_min=0.002)], ids=["VP", "Karras"])
+@pytest.mark.parametrize("sde", [VPSDE(), pytest.param(KarrasSDE(), marks=pytest.mark.slow)], ids=["VP", "Karras"])
 def test_the_bound_reaches_the_entropy_of_a_known_distribution(sde: LinearSDE) -> None:
     oracle = GaussianMixture([[-0.4], [0.3]], [0.08, 0.15], [0.3, 0.7], dtype=torch.float64)
     mass = masses(oracle.means[:, 0], oracle.stds[:, 0], oracle.weights)
     assert float(mass.sum()) == pytest.approx(1, abs=1e-4)
     entropy = -float((mass * mass.log2()).sum())
-    options: dict[str, Any] = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
-    x, repeats = LEVELS[:, None], 40
-    one = quantised_likelihood(sde, oracle.denoiser(sde), x.repeat_interleave(repeats, 0), SCALING, **options)
-    many = quantised_likelihood(
-        sde, oracle.denoiser(sde), x.repeat_interleave(10, 0), SCALING, draws=25, seed=1, **options
-    )
-    bits = one.bits_per_dim.reshape(9, repeats)
-    cross, error = (mass * bits.mean(1)).sum(), (mass * bits.std(1)).square().sum().sqrt() / math.sqrt(repeats)
+    options: dict[str, Any] = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-3, "atol": 1e-3}
+
+    def bounds(repeats: int, **more: Any) -> QuantisedLikelihood:
+        x = LEVELS[:, None].repeat_interleave(repeats, 0)
+        return quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, **options, **more)
+
+    one = bounds(40)
+    bits = one.bits_per_dim.reshape(9, 40)
+    cross, error = (mass * bits.mean(1)).sum(), (mass * bits.std(1)).square().sum().sqrt() / math.sqrt(40)
     assert float(cross) > entropy - 3 * float(error)
     assert float(cross) > entropy + 0.02  # one draw leaves a gap
-    bits, stderr = many.bits_per_dim.reshape(9, 10).mean(1), many.stderr.reshape(9, 10).square().mean(1).sqrt()
-    error = (mass * stderr).square().sum().sqrt() / math.sqrt(10) / math.log(2)
+    many = bounds(16, draws=16, seed=1)
+    bits, stderr = many.bits_per_dim.reshape(9, 16).mean(1), many.stderr.reshape(9, 16).square().mean(1).sqrt()
+    error = (mass * stderr).square().sum().sqrt() / math.sqrt(16) / math.log(2)
     assert float(error) < 0.025
     assert float((mass * bits).sum()) == pytest.approx(entropy, abs=0.005 + 3 * float(error))
-    assert one.stderr.isnan().all() and (one.nfe > 20).all() and (many.nfe > 25 * 20).all()
+    assert one.stderr.isnan().all() and (one.nfe > 20).all() and (many.nfe > 16 * 20).all()
 
 
 def test_the_truncation_at_t_min_is_corrected() -> None:
@@ -57,9 +60,9 @@ def test_the_truncation_at_t_min_is_corrected() -> None:
     variance = torch.tensor([d**4 / (d**2 + s**2) + s**2], dtype=torch.float64)
     expected = masses(oracle.means[:, 0], variance.sqrt(), torch.ones(1)).log()[3:7]
     options: dict[str, Any] = {"trace": "exact", "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
-    x = LEVELS[3:7, None].repeat_interleave(8, 0)
-    found = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, draws=50, **options)
-    mean, error = found.log_prob.reshape(4, 8).exp().mean(1).log(), found.stderr.reshape(4, 8).mean(1) / math.sqrt(8)
+    x = LEVELS[3:7, None].repeat_interleave(25, 0)
+    found = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, draws=16, **options)
+    mean, error = found.log_prob.reshape(4, 25).exp().mean(1).log(), found.stderr.reshape(4, 25).mean(1) / math.sqrt(25)
     assert float(error.max()) < 0.1
     assert float(((mean - expected) / error).abs().max()) < 4
 
@@ -99,7 +102,7 @@ def test_bits_do_not_depend_on_the_range_of_the_raw_data(levels: int) -> None:
 def test_a_sample_does_not_feel_the_others() -> None:
     sde, oracle = VPSDE(), GaussianMixture(torch.zeros(1, 2), 0.3, dtype=torch.float64)
     x = LEVELS[torch.tensor([[2, 3], [4, 5], [6, 4]])]
-    options: dict[str, Any] = {"draws": 2, "trace": "exact", "seed": 4}
+    options: dict[str, Any] = {"draws": 2, "trace": "exact", "seed": 4, "rtol": 1e-4, "atol": 1e-4}
     whole = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, **options)
     parts = quantised_likelihood(sde, oracle.denoiser(sde), x, SCALING, batch_size=2, **options)
     last = quantised_likelihood(sde, oracle.denoiser(sde), x[2:], SCALING, index_offset=2, **options)

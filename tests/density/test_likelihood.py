@@ -2,11 +2,13 @@
 
 import math
 import warnings
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SIX
+from conftest import FIVE, SIX
 from torch import Tensor, nn
 
 from sdescore import (
@@ -28,10 +30,22 @@ from sdescore.density import GaussianFit
 process = pytest.mark.parametrize("sde", SIX, ids=lambda sde: type(sde).__name__)
 
 
+@cache
 def mixture(size: int) -> GaussianMixture:
     own = torch.Generator().manual_seed(size)
     means = torch.randn(5, size, generator=own, dtype=torch.float64)
     return GaussianMixture(means, 0.1 + 0.4 * torch.rand(5, generator=own, dtype=torch.float64))
+
+
+@cache
+def errors(sde: LinearSDE, size: int, count: int, tolerance: float) -> Tensor:
+    """Of log-densities with the exact trace, (count,)."""
+    oracle = mixture(size)
+    data = oracle.at(sde, sde.t_min)
+    x = data.sample(count, seed=1)
+    prior = oracle.at(sde, sde.T)
+    found = log_likelihood(sde, oracle.denoiser(sde), x, trace="exact", prior=prior, rtol=tolerance, atol=tolerance)
+    return (found - data.log_prob(x)).abs()
 
 
 CASES = [(sde, *size) for sde in SIX for size in ((2, 64), (64, 16), (768, 1))]
@@ -45,11 +59,7 @@ CASES = [(sde, *size) for sde in SIX for size in ((2, 64), (64, 16), (768, 1))]
 )
 def test_exact_trace_gives_the_exact_density(sde: LinearSDE, size: int, count: int) -> None:
     """At the default tolerance, to 1e-4 nats a dimension for every sample."""
-    oracle = mixture(size)
-    data = oracle.at(sde, sde.t_min)
-    x = data.sample(count, seed=1)
-    found = log_likelihood(sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T))
-    error = (found - data.log_prob(x)).abs()
+    error = errors(sde, size, count, 1e-6)
     assert float(error.max()) <= 1e-4 * size and float(error.mean()) <= 1e-5 * size
 
 
@@ -63,19 +73,11 @@ def test_the_density_has_its_part_in_the_steps(sde: LinearSDE) -> None:
     assert float(found.log_prob) == pytest.approx(float(oracle.at(sde, sde.t_min).log_prob(x)), abs=1e-5)
 
 
-@process
+@pytest.mark.parametrize("sde", [*FIVE[:2], *(pytest.param(sde, marks=pytest.mark.slow) for sde in SIX[2:])], ids=str)
 def test_the_error_falls_with_the_tolerance(sde: LinearSDE) -> None:
     """In proportion: the orders follow the tolerance, so that an error of a step is all of it that is allowed."""
-    oracle = mixture(2)
-    data = oracle.at(sde, sde.t_min)
-    x = data.sample(64, seed=1)
-    errors = []
-    for tolerance in (1e-4, 1e-6, 1e-8):
-        found = log_likelihood(
-            sde, oracle.denoiser(sde), x, trace="exact", prior=oracle.at(sde, sde.T), rtol=tolerance, atol=tolerance
-        )
-        errors.append(float((found - data.log_prob(x)).abs().mean()))
-    assert errors[1] < errors[0] / 20 and errors[2] < errors[1] / 20
+    coarse, default, fine = (float(errors(sde, 2, 64, tolerance).mean()) for tolerance in (1e-4, 1e-6, 1e-8))
+    assert default < coarse / 20 and fine < default / 20
 
 
 def test_the_default_prior_differs_by_the_prior_gap_alone() -> None:
@@ -123,7 +125,7 @@ def test_a_sample_does_not_feel_the_others(sde: LinearSDE) -> None:
     """Alone, in a batch of 256, in batches of 5 and beside an outlier of 20 times the size."""
     oracle = mixture(3)
     x = oracle.at(sde, sde.t_min).sample(256, seed=3)
-    options = {"probes": 2, "prior": oracle.at(sde, sde.T)}
+    options: dict[str, Any] = {"probes": 2, "prior": oracle.at(sde, sde.T), "rtol": 1e-4, "atol": 1e-4}
     together = log_likelihood(sde, oracle.denoiser(sde), x, **options)
     alone = torch.cat(
         [log_likelihood(sde, oracle.denoiser(sde), x[i : i + 1], index_offset=i, **options) for i in range(4)]
@@ -212,8 +214,7 @@ def test_data_outside_of_the_range_of_training_is_named() -> None:
         log_likelihood(sde, denoiser, dequantize(scaling.to_model(raw.clamp(0)), scaling), condition=none)
 
 
-@pytest.mark.parametrize("method", ["float32 net", "training mode and frozen parameters restored"])
-def test_a_module_is_left_as_it_was(method: str) -> None:
+def test_a_float32_module_is_left_as_it_was_and_evaluated() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(2, 2))
 
     class Net(nn.Module):

@@ -39,11 +39,11 @@ def test_integrator_is_of_fifth_order_in_the_tolerance(pair: EmbeddedPair) -> No
 
     y0 = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     runs = [
-        integrate_runge_kutta(slope, y0, 0.0, 60.0, rms(tolerance), pair, limit=100_000) for tolerance in (1e-6, 1e-11)
+        integrate_runge_kutta(slope, y0, 0.0, 20.0, rms(tolerance), pair, limit=100_000) for tolerance in (1e-6, 1e-11)
     ]
     assert 6 < float(runs[1].nfe) / float(runs[0].nfe) < 14
     torch.testing.assert_close(
-        runs[1].y, torch.tensor([[math.sin(60.0), math.cos(60.0)]], dtype=torch.float64), rtol=0, atol=1e-8
+        runs[1].y, torch.tensor([[math.sin(20.0), math.cos(20.0)]], dtype=torch.float64), rtol=0, atol=1e-8
     )
 
 

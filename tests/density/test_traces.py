@@ -105,7 +105,7 @@ def test_hutch_plus_plus_has_less_noise_on_data_near_a_space_of_few_dimensions()
 def test_hutch_plus_plus_with_forward_mode_is_that_with_reverse_mode() -> None:
     """The Jacobian of a score is symmetric."""
     net = near_a_space()
-    options: dict[str, Any] = {"trace": "hutch++", "probes": 12, "rtol": 1e-3, "atol": 1e-3}
+    options: dict[str, Any] = {"trace": "hutch++", "probes": 12, "rtol": 1e-2, "atol": 1e-2}
     both = [likelihood(VPSDE(), net, net.sample(2), derivative=mode, **options) for mode in ("reverse", "forward")]
     torch.testing.assert_close(both[0].log_prob, both[1].log_prob, rtol=1e-9, atol=0)
 
@@ -146,7 +146,7 @@ def test_forward_mode_passes_through_attention() -> None:
         nn.init.normal_(parameter, std=0.1)
     denoiser, x = Denoiser(net.double(), VPSDE()), torch.randn(2, 1, 4, 4, dtype=torch.float64)
     results = [
-        likelihood(VPSDE(), denoiser, x, probes=2, derivative=mode, rtol=1e-3, atol=1e-3)
+        likelihood(VPSDE(), denoiser, x, probes=2, derivative=mode, rtol=1e-2, atol=1e-2)
         for mode in ("reverse", "forward")
     ]
     torch.testing.assert_close(results[0].log_prob, results[1].log_prob, rtol=1e-9, atol=0)
@@ -209,7 +209,7 @@ def test_nfe_counts_what_the_net_is_called_for() -> None:
 
     for derivative, each in (("reverse", 1), ("forward", 3)):
         calls.clear()
-        found = likelihood(VPSDE(), net, torch.zeros(1, 2), probes=3, derivative=derivative)
+        found = likelihood(VPSDE(), net, torch.zeros(1, 2), probes=3, derivative=derivative, rtol=1e-3, atol=1e-3)
         assert len(calls) == each * int(found.nfe)
 
 
