@@ -1,15 +1,15 @@
 """Score-based diffusion through stochastic differential equations.
 
 Three things are interchangeable and do not know each other's types: the process (an SDE), the net (any module) and the
-solver (any numerical method, found by name through the entry-point group sdescore.solvers). These are the names that
-most users need; the rest is one room away: sdescore.processes, .denoisers, .sampling, .objectives, .density, .mcmc,
-.data, .training, .evaluation, .testing.
+solver (any numerical method, found by name through the entry-point group sdescore.solvers). Here are the names that
+most users need; the rest is one room away: sdescore.processes, .denoisers, .operators, .sampling, .objectives,
+.density, .mcmc, .data, .training, .evaluation, .testing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from sdescore.common import Scaling
-from sdescore.denoisers import Denoiser, Energy, GaussianMixture, classifier_guided, convert, guided, posterior
+from sdescore.denoisers import Denoiser, Energy, GaussianMixture, classifier_guided, guided, posterior
 from sdescore.density import (
     bits_per_dim,
     decode,
@@ -61,7 +61,6 @@ __all__ = [
     "TrainConfig",
     "bits_per_dim",
     "classifier_guided",
-    "convert",
     "decode",
     "denoising_score_matching",
     "dequantize",
@@ -85,7 +84,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """train and TrainConfig, whose room needs accelerate, which takes as long to import as torch."""
+    """train and TrainConfig on access: their room imports accelerate, which no other needs."""
     if name in ("train", "TrainConfig"):
         from sdescore import training
 

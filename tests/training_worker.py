@@ -55,8 +55,8 @@ def train_whole(fields: dict[str, Any], resume: bool, fatal: int, fatal_update: 
             os.kill(os.getpid(), signal.SIGKILL)
         return update(self, *batch)
 
-    os.fsync = counted_flush  # type: ignore[assignment]
-    Trainer.update = counted_update  # type: ignore[method-assign]
+    os.fsync = counted_flush  # type: ignore
+    Trainer.update = counted_update  # type: ignore
     train(TrainConfig(**fields), resume=resume)
 
 
@@ -94,8 +94,8 @@ def train_split(dtype: str, runs: Sequence[Run]) -> None:
         return forward(self, x, c_noise, label)
 
     Accelerator.__init__ = split
-    Trainer.save = weighed  # type: ignore[method-assign]
-    UNet.forward = exact  # type: ignore[method-assign]
+    Trainer.save = weighed  # type: ignore
+    UNet.forward = exact  # type: ignore
     for fields, resume in runs:
         train(TrainConfig(**fields), resume=resume)
 

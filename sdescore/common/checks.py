@@ -24,7 +24,7 @@ def described(value: Any) -> tuple[int, ...] | str:
 def check_count(name: str, count: Any) -> None:
     """Raise ValueError unless count is a positive integer."""
     if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}={count!r}; expected positive integers")
+        raise ValueError(f"{name}={count!r}; expected a positive integer")
 
 
 def check_states(x: Any, rows: str = "batch", row: str = "sample") -> Tensor:

@@ -191,5 +191,5 @@ def posterior(
     if not 0 <= noise_std < math.inf:
         raise ValueError(f"noise_std={noise_std}; expected numbers from 0 on")
     if not isinstance(iterations, int) or iterations < 1:
-        raise ValueError(f"iterations={iterations!r}; expected positive integers")
+        raise ValueError(f"iterations={iterations!r}; expected a positive integer")
     return Posterior(denoiser, operator, noise_std, choose(METHODS, method, "method"), scale, iterations)

@@ -70,7 +70,7 @@ class EqualSteps(ABC):
         return ends
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
-        require(steps >= 1, f"steps={steps}; expected positive integers")
+        require(steps >= 1, f"steps={steps}; expected a positive integer")
         ends = self.ends(sde)
         first, last = self.variable(sde, ends).tolist()
         inside = self.time(sde, torch.linspace(first, last, steps, dtype=torch.float64)[1:-1])

@@ -38,7 +38,7 @@ def time_grid(
         if steps is None:
             steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, sde, solver, make, denoiser)
         if steps < 1:
-            raise ValueError(f"steps={steps}; expected positive integers")
+            raise ValueError(f"steps={steps}; expected a positive integer")
         grid = make(sde, steps)
     if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of strictly decreasing times")
@@ -49,7 +49,7 @@ def time_grid(
 def _check(steps: int | None, nfe: int | None, times: Tensor | Grid | None) -> None:
     for name, value in (("steps", steps), ("nfe", nfe)):
         if value is not None and not isinstance(value, int):
-            raise TypeError(f"{name}={value!r}; expected positive integers")
+            raise TypeError(f"{name}={value!r}; expected a positive integer")
     if isinstance(times, type):
         raise TypeError(f"times is the class {times.__name__}; a grid is made by calling it: {times.__name__}()")
     if times is not None and not isinstance(times, Tensor) and not callable(times):

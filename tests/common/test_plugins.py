@@ -74,30 +74,28 @@ def test_an_unknown_name_is_answered_with_the_nearest(group: str, name: str, mes
         plugins.find_plugin(group, name, "it")
 
 
-class TestProcess:
+@pytest.fixture
+def ramp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The process of the package in tests/plugin."""
+    install_example(monkeypatch, tmp_path / "site")
+    from sdescore_example_process import RampSDE  # type: ignore[import-not-found]
 
-    @pytest.fixture(autouse=True)
-    def example(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        install_example(monkeypatch, tmp_path / "site")
+    return RampSDE
 
-    def test_is_saved_and_loaded_by_its_name(self, tmp_path: Path) -> None:
-        from sdescore_example_process import RampSDE  # type: ignore[import-not-found]
 
-        sde = RampSDE(20.0)
-        denoiser = small(sde)
-        denoiser.save_pretrained(tmp_path / "saved")
-        config = json.loads((tmp_path / "saved/config.json").read_text())
-        assert config["process"] == {"name": "ramp", "config": {"sigma_max": 20.0}}
-        loaded = Denoiser.from_pretrained(tmp_path / "saved")
-        assert loaded.sde == sde
-        draws = [sample(sde, net, (3, 2), solver="example", steps=4) for net in (denoiser, loaded)]
-        assert torch.equal(*draws)
+def test_a_process_is_saved_and_loaded_by_its_name(ramp: Any, tmp_path: Path) -> None:
+    sde = ramp(20.0)
+    denoiser = small(sde)
+    denoiser.save_pretrained(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved/config.json").read_text())
+    assert config["process"] == {"name": "ramp", "config": {"sigma_max": 20.0}}
+    loaded = Denoiser.from_pretrained(tmp_path / "saved")
+    assert loaded.sde == sde
+    draws = [sample(sde, net, (3, 2), solver="example", steps=4) for net in (denoiser, loaded)]
+    assert torch.equal(*draws)
 
-    def test_is_named_in_the_settings_of_training(self) -> None:
-        from sdescore_example_process import RampSDE  # type: ignore[import-not-found]
 
-        config = TrainConfig(sde="ramp", sde_args={"sigma_max": 9.0})
-        assert config.build_process() == RampSDE(9.0)
-        with pytest.raises(ValueError, match="sde_args has beta; RampSDE takes sigma_max"):
-            TrainConfig(sde="ramp", sde_args={"beta": 9.0}).build_process()
+def test_a_process_is_named_in_the_settings_of_training(ramp: Any) -> None:
+    assert TrainConfig(sde="ramp", sde_args={"sigma_max": 9.0}).build_process() == ramp(9.0)
+    with pytest.raises(ValueError, match="sde_args has beta; RampSDE takes sigma_max"):
+        TrainConfig(sde="ramp", sde_args={"beta": 9.0}).build_process()

@@ -7,8 +7,8 @@ import torch
 from prediction_kinds import DATA_STD, KINDS, coefficients
 from torch import Tensor
 
-from sdescore import LinearSDE, convert
-from sdescore.denoisers import PREDICTIONS
+from sdescore import LinearSDE
+from sdescore.denoisers import PREDICTIONS, convert
 
 Terms = tuple[Tensor, Tensor]  # what multiplies x, and what multiplies the prediction
 

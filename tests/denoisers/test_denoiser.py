@@ -18,9 +18,9 @@ from sdescore import (
     LinearSDE,
     ReverseProcess,
     SubVPSDE,
-    convert,
     sample,
 )
+from sdescore.denoisers import convert
 
 
 def in_terms_of(kind: str, sde: LinearSDE, t: Tensor, x: Tensor, score: Tensor) -> Tensor:

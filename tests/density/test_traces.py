@@ -215,5 +215,5 @@ def test_nfe_counts_what_the_net_is_called_for() -> None:
 
 @pytest.mark.parametrize("trace", [orthogonal, hutch_plus_plus])
 def test_groups_are_positive_integers(trace: Callable[[int], Trace]) -> None:
-    with pytest.raises(ValueError, match="groups=0; expected positive integers"):
+    with pytest.raises(ValueError, match="groups=0; expected a positive integer"):
         trace(0)

@@ -109,7 +109,7 @@ class TestNearest:
         assert numbers[:, 0].tolist() == [7, 150] and distances.max() < 1e-6
         with pytest.raises(ValueError, match="samples has 2 columns and data 6"):
             nearest(normal(3, 2, 0), data)
-        with pytest.raises(ValueError, match="count=0; expected positive integers"):
+        with pytest.raises(ValueError, match="count=0; expected a positive integer"):
             nearest(data, data, 0)
 
 

@@ -114,7 +114,7 @@ def test_where_all_times_are_as_good_the_moves_stay_small_and_the_grid_as_it_is(
         ({"times": uniform_t()(VPSDE(), 9), "nfe": None}, TypeError, "times is a tensor; expected a grid"),
         ({"exact": torch.zeros(3, 16)}, ValueError, r"exact is \(3, 16\); expected the finite endpoints .* \(8, 16\)"),
         ({"exact": torch.full((8, 16), math.nan)}, ValueError, r"exact is \(8, 16\); expected the finite endpoints"),
-        ({"runs": 0}, ValueError, "runs=0; expected positive integers"),
+        ({"runs": 0}, ValueError, "runs=0; expected a positive integer"),
         ({"power": -1.0}, ValueError, "power=-1.0; expected 0 and numbers from 0.01 on"),
         ({"power": math.inf}, ValueError, "power=inf; expected 0 and numbers"),
         ({"power": math.nan}, ValueError, "power=nan; expected 0 and numbers"),

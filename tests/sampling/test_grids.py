@@ -194,7 +194,7 @@ def test_bad_parameters_are_named_at_once(make: Callable[[], Grid], message: str
 
 @every_grid
 def test_bad_calls_are_named(make: Callable[..., Grid]) -> None:
-    with pytest.raises(ValueError, match="steps=0; expected positive integers"):
+    with pytest.raises(ValueError, match="steps=0; expected a positive integer"):
         make()(VPSDE(), 0)
     with pytest.raises(ValueError, match=r"rho_min=90; expected on KarrasSDE.* below 80"):
         make(rho_min=90)(KarrasSDE(), 5)

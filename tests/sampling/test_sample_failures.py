@@ -99,7 +99,7 @@ class NotLinear(SDE):
         ({"shape": (4,)}, ValueError, r"shape=\(4,\); expected \(n, \*sample_shape\)"),
         ({"shape": (0, 2)}, ValueError, r"shape=\(0, 2\); expected .* positive numbers"),
         ({"shape": (4, -1)}, ValueError, r"shape=\(4, -1\)"),
-        ({"steps": 0}, ValueError, "steps=0; expected positive integers"),
+        ({"steps": 0}, ValueError, "steps=0; expected a positive integer"),
         ({"steps": 5, "nfe": 10}, ValueError, "steps=5 and nfe=10 are both given"),
         ({"nfe": 2, "solver": "heun"}, ValueError, "nfe=2 is too small"),
         ({"nfe": 8, "solver": AnnealedLangevin(Langevin(repeats=0))}, ValueError, "nfe=8 sets no limit"),
@@ -117,7 +117,7 @@ class NotLinear(SDE):
         ({"condition": {"label": torch.zeros(3)}}, ValueError, r"condition\['label'\] is \(3,\); .* length 4"),
         ({"condition": {"label": torch.tensor(1)}}, ValueError, r"condition\['label'\] is \(\)"),
         ({"condition": {"label": [1, 2, 3, 4]}}, ValueError, r"condition\['label'\] is list"),
-        ({"batch_size": 0}, ValueError, "batch_size=0; expected positive integers"),
+        ({"batch_size": 0}, ValueError, "batch_size=0; expected a positive integer"),
     ],
 )
 def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
