@@ -1,4 +1,4 @@
-"""Runs that are trained once for all tests that compare with them."""
+"""Runs that are trained once for all tests that need them."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from sdescore.training.loop import train
 
 
 class FinishedRuns:
-    """The folders of uninterrupted runs, by their settings; tests read them, and write to copies alone."""
+    """The folders of uninterrupted runs by their settings. Tests may read them, and change copies."""
 
     def __init__(self, make_folder: Callable[[str], Path]) -> None:
         self.make_folder = make_folder

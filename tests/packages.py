@@ -1,4 +1,4 @@
-"""Packages of others, as an installer leaves them: a module, and metadata with entry points."""
+"""Packages of plug-ins, as an installer leaves them: a module, and metadata with entry points."""
 
 from configparser import ConfigParser
 from functools import cache
@@ -12,14 +12,14 @@ EXAMPLE = Path(__file__).parent / "plugin"
 
 
 def install(patch: pytest.MonkeyPatch, folder: Path, name: str, group: str, entry: str, code: str = "") -> None:
-    """Install a package into a folder of its own, until the test ends: `entry` is "name = module:object"."""
+    """Install a package until the test ends, into a folder of its own; `entry` is "name = module:object"."""
     write_metadata(folder / name, name, f"[{group}]\n{entry}\n")
     (folder / name / f"{name}.py").write_text(code)
     show(patch, folder / name)
 
 
 def install_example(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """The same for the package in tests/plugin, as its pyproject.toml describes it."""
+    """Install the package in tests/plugin, as its pyproject.toml describes it, until the test ends."""
     project = ConfigParser(delimiters="=")
     project.read(EXAMPLE / "pyproject.toml")
     lines = []
@@ -40,6 +40,6 @@ def write_metadata(folder: Path, name: str, entry_points: str) -> None:
 
 
 def show(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Put a folder on the path, and have entry points read anew: now, and once more after the test."""
+    """Put a folder on the path, and use a fresh cache of entry points, until the test ends."""
     patch.syspath_prepend(folder)
     patch.setattr(plugins, "registered", cache(plugins.registered.__wrapped__))

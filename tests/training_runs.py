@@ -1,4 +1,4 @@
-"""How tests train: here, in processes of their own, and what a run leaves."""
+"""Training in tests: in this process or in several, and what a run leaves."""
 
 import json
 import multiprocessing
@@ -45,7 +45,7 @@ def next_batch(own: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def outcome(out: str | Path) -> dict[str, torch.Tensor]:
-    """Everything that the newest checkpoint holds, by file and name."""
+    """The tensors of the newest checkpoint, by file and name, and its step."""
     tensors, state = checkpoints.load(checkpoints.newest(Path(out) / "checkpoints"))
     found = {f"{group}.{name}": tensor for group, named in tensors.items() for name, tensor in named.items()}
     return {**found, "step": torch.tensor(state["step"])}
@@ -67,7 +67,7 @@ def assert_close(one: str | Path, two: str | Path) -> None:
 
 
 def run(processes: int, config: TrainConfig, resume: bool = False, fatal: int = 0, fatal_update: int = 0) -> Finished:
-    """Train in so many processes; see training_worker.train_whole for what is fatal."""
+    """Train in so many processes; fatal and fatal_update are those of training_worker.train_whole."""
     arguments = [config.to_json(), resume, fatal, fatal_update]
     return fork(processes, training_worker.train_whole, Path(config.out).parent, arguments)
 
@@ -114,7 +114,7 @@ def start_server() -> None:
 
 
 def torchrun(processes: int, config: TrainConfig) -> Finished:
-    """Train in so many processes that torchrun starts."""
+    """Train in so many processes, started by torchrun."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [*launcher, str(WORKER), json.dumps([config.to_json(), False, 0, 0])]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Sources larger than memory, and of other libraries."""
+"""Sources larger than memory, and data sets of other libraries."""
 
 import pickle
 from pathlib import Path
@@ -21,7 +21,7 @@ from sdescore.training.config import TrainConfig
 
 @pytest.mark.parametrize("dtype", ["u2", "u4", "u8", ">u2", ">i4", ">f4"])
 def test_numbers_that_torch_has_no_arithmetic_for(tmp_path: Path, dtype: str) -> None:
-    """In files, and as someone's items; labels too."""
+    """In files and as items of a data set, and as labels."""
     x, y = np.arange(24).reshape(6, 4).astype(dtype), (np.arange(6) % 3).astype(">u2" if dtype[0] == ">" else "u2")
     np.savez(tmp_path / "x.npz", x=x, y=y)
     np.save(tmp_path / "x.npy", x)
@@ -51,7 +51,7 @@ class TestMapped:
         assert all(a.equal(b) for (a, _), (b, _) in zip(one, two, strict=True))
 
     def test_is_never_in_memory_as_a_whole(self, tmp_path: Path) -> None:
-        """A terabyte, of which the disk has none: a hole with a row at its end."""
+        """A sparse file of a terabyte: a hole with one row at its end."""
         count = 1 << 30
         with open(tmp_path / "x.npy", "wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, 1, 32, 32)}
@@ -114,7 +114,7 @@ class TestMapped:
 
 
 class Toy:
-    """Like one of torchvision's: Pillow images and labels; the file of the module named below makes it too."""
+    """A data set like torchvision's: Pillow images and labels."""
 
     classes = ("cat", "dog", "eel")
 

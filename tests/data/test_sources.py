@@ -225,7 +225,7 @@ class TestImages:
             Images(tmp_path)
 
     def test_sixteen_bits_of_each_colour(self, tmp_path: Path) -> None:
-        """A PNG of 2 x 1 pixels, by its definition: Pillow writes none, and reads the upper bytes."""
+        """A PNG of 2 x 1 pixels, written by hand: Pillow cannot write 16 bits, and reads the upper 8."""
 
         def chunk(kind: bytes, content: bytes) -> bytes:
             return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -68,7 +68,7 @@ class TestStatistics:
             train(given, source=Arrays(torch.randn(40, 3)), resume=True)
 
     def test_a_new_run_measures_even_where_another_left_its_own(self, tmp_path: Path) -> None:
-        """Of one shape and range, so that nothing but the pixels tells them apart."""
+        """The two sources have the same shape and range, and differ in their pixels alone."""
         config = TrainConfig(
             net="MLP", net_args={"width": 8}, steps=1, batch_size=4, sample_every=0, tracker="none", progress=False,
             out=str(tmp_path / "run"),

@@ -1,4 +1,4 @@
-"""Samples that cannot be read: named, and left out or fatal by choice."""
+"""Samples that cannot be read are named, and end a run or are skipped by choice."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -41,7 +41,7 @@ def in_terms_of(kind: str, sde: LinearSDE, t: Tensor, x: Tensor, score: Tensor) 
 
 
 class ExactNet(nn.Module):
-    """A raw net whose answers are the oracle's: it undoes the preconditioning, and predicts what it is told to."""
+    """A raw net with the oracle's predictions of a kind: it undoes the preconditioning."""
 
     def __init__(self, oracle: GaussianMixture, sde: LinearSDE, kind: str) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_net_of_one_process_on_another(sde: LinearSDE, own: LinearSDE, kind: str
 
 
 def test_net_of_another_process_samples_the_same(sde: LinearSDE, oracle2: GaussianMixture) -> None:
-    """A whole sampling run with a VP net is the run with the process's own oracle."""
+    """Sampling with a net of another process equals sampling with the process's own oracle."""
     other = KarrasSDE(1e-4, 500.0)
     net = Denoiser(ExactNet(oracle2, other, "noise"), other, "noise", DATA_STD)
     lam = torch.linspace(-2.5, 3.5, 12, dtype=torch.float64)

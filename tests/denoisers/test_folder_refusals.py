@@ -1,4 +1,4 @@
-"""Denoisers that could not be loaded again are not saved, and folders that hold none are refused."""
+"""Denoisers that could not be loaded again are not saved, and folders without a denoiser are refused."""
 
 import json
 from pathlib import Path

@@ -159,7 +159,7 @@ def test_folders_need_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_hub_is_given_the_folder_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a Hub that is a folder here."""
+    """With a Hub that is a local folder."""
     hub = tmp_path / "hub"
 
     def create_repo(self: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> RepoUrl:

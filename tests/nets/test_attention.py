@@ -1,4 +1,4 @@
-"""Self-attention in the nets: its formula, its kernel, its derivatives, where it stands."""
+"""Self-attention in the nets: its formula, kernel, derivatives and place."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Launchers, and what they would leave silently wrong."""
+"""The accelerator of each launcher, and what would otherwise go wrong silently."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ class TestLauncher:
     def test_half_precision_on_a_cpu(
         self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, by_launcher: bool
     ) -> None:
-        """accelerate would take it, say so, and compute in full."""
+        """accelerate accepts it, reports it, and computes in full precision."""
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16" if by_launcher else "no")
         with pytest.raises(ValueError, match=r"mixed_precision='fp16'; expected no or bf16 here, .* on GPUs alone"):
             train(replace(config, mixed_precision="auto" if by_launcher else "fp16"))
@@ -63,7 +63,7 @@ class TestLauncher:
 
 
 def test_every_process_names_what_it_skips(plain: TrainConfig, tmp_path: Path) -> None:
-    """Only the first says what all know; but samples that cannot be read are in one process's share."""
+    """Other messages come from the main process alone, but a sample that cannot be read is in one process's share."""
     (tmp_path / "images").mkdir()
     for i in range(4):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)

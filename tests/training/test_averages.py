@@ -1,4 +1,4 @@
-"""Averages of the weights: what they are, what is kept of them, and others made from that afterwards."""
+"""Averages of the weights: their recursions, their snapshots, and the averages made from snapshots afterwards."""
 
 import errno
 import json
@@ -34,7 +34,7 @@ class Holder(nn.Module):
 
 
 def tracked(rules: Sequence[Average], path: Tensor, batch: int, folder: Path | None = None, every: int = 1) -> Averages:
-    """The averages of weights that go through the rows of a path, a row a step; kept now and then."""
+    """The averages of weights that take the rows of a path, one per step, with snapshots every so many steps."""
     net = Holder(torch.zeros_like(path[0]))
     denoiser = Denoiser(net, KarrasSDE())
     averages = Averages(denoiser, rules, batch)
@@ -77,7 +77,7 @@ def test_half_of_a_jump_is_forgotten_after_a_half_life() -> None:
 
 
 def test_half_lives_warm_up() -> None:
-    """While a tenth of the images seen is less than the half-life, that is the half-life: the decay says so."""
+    """A tenth of the images seen is the half-life as long as it is the smaller of the two."""
     steps = np.array([1, 2, 11, 101, 1001, 5001])
     life = -10 / np.log2(HalfLife(3000, 0.1).decay(steps, 10)[1:])
     assert life == pytest.approx([1, 10, 100, 1000, 3000])

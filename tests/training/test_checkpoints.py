@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, whatever happens and whenever."""
+"""Checkpoints are whole or absent, whatever happens at any time."""
 
 import errno
 import json
@@ -71,7 +71,7 @@ def test_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("call", range(7))
 def test_killed_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """At each flush and rename: what is found is the old checkpoint or the new one, and it is sound."""
+    """At each flush and rename: the newest checkpoint is the old or the new one, and intact."""
     save(tmp_path, 1)
     calls = 0
 
@@ -158,7 +158,7 @@ def test_a_later_corrupt_one_pushes_nothing_out(tmp_path: Path) -> None:
 
 
 def test_one_of_a_later_version_is_not_passed_over(tmp_path: Path) -> None:
-    """A run that went on from an earlier one would replace it."""
+    """A run that resumed from an earlier one would overwrite it."""
     save(tmp_path, 1)
     (save(tmp_path, 2) / "manifest.json").write_text(json.dumps({"format": 2, "files": "in another way"}))
     with pytest.raises(ValueError, match="has format 2; this version of sdescore reads 1") as caught:

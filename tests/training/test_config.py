@@ -127,7 +127,7 @@ class TestLog:
     def test_speed_is_that_of_all_images_since_the_last_line(
         self, plain: TrainConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """By a clock on which a step of 10 images takes 2 seconds, and nothing else any."""
+        """On a clock that advances by 2 seconds in a step of 10 images, and otherwise stands still."""
         now, update = [0.0], Trainer.update
 
         def timed(self: Trainer, *batch: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Disks that are full, permission that is denied, data that is damaged: a clear line, and what was saved is whole."""
+"""Full disks, denied permissions, damaged data: one clear line, and what was saved before stays intact."""
 
 import errno
 import json
@@ -49,7 +49,7 @@ def small(tmp_path: Path) -> TrainConfig:
 
 
 def refuse(number: int, after: int = 0, only: str = "") -> Callable[..., Any]:
-    """Stands for a call to the system that fails after so many that succeed, and for paths that contain a word."""
+    """A system call that fails after so many successful ones, for paths that contain a word."""
     calls = 0
 
     def around(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +67,7 @@ def refuse(number: int, after: int = 0, only: str = "") -> Callable[..., Any]:
 
 
 class TestWhileTraining:
-    """Whatever fails in the second half, the run of the first is whole, and goes on once the disk lets it."""
+    """A failure in the second half leaves the first half intact, and the run can be resumed afterwards."""
 
     @pytest.fixture(autouse=True)
     def keep(self, finished: FinishedRuns) -> None:
@@ -142,7 +142,7 @@ class TestWhileTraining:
         self.check(small, [2])
 
     def test_in_a_picture(self, small: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-        """No reason to end a run."""
+        """It does not end the run."""
         with monkeypatch.context() as patch:
             patch.setattr(np, "savez", refuse(errno.ENOSPC)(np.savez))
             train(small, source=SOURCE)
@@ -176,7 +176,7 @@ class TestSettings:
 
 
 class TestOneLine:
-    """What a user reads who gives `sdescore train` something wrong: one line, which names it."""
+    """Bad input to `sdescore train` is answered with one line that names it."""
 
     def said(self, *arguments: str) -> str:
         fixed = ["--tracker", "none", "--progress", "false", "--sample_every", "0", "--workers", "0", "--steps", "1"]

@@ -1,4 +1,4 @@
-"""What training draws: each for itself, by seed, step and, for dropout, process."""
+"""Random numbers of training: each setting's own, by seed, step and, for dropout, process."""
 
 from dataclasses import replace
 

@@ -92,7 +92,7 @@ class TestResume:
 
     @pytest.mark.parametrize("channels_last", [False, True])
     def test_moments_lie_in_memory_as_their_weights(self, config: TrainConfig, channels_last: bool) -> None:
-        """A fused optimiser reads both in that order; what is loaded comes in another."""
+        """A fused optimiser assumes one layout for both, and loaded moments have another."""
         config = replace(config, channels_last=channels_last)
         own = make_trainer(config)
         own.update(*next_batch(own))
@@ -172,7 +172,7 @@ class TestResume:
         train(config, source=Arrays(points, labels), resume=True)
 
     def test_other_samples_are_named(self, config: TrainConfig, caplog: Any) -> None:
-        """A warning alone: what someone's own data set gives may be another each time."""
+        """Only a warning: a data set of someone's own may give other samples each time."""
         config = replace(config, flips=False, conditional=False, net="MLP", net_args={}, data_std=0.5)
         points = torch.randint(0, 256, (50, 2), dtype=torch.uint8)
         train(replace(config, steps=2), source=Arrays(points))
@@ -231,7 +231,7 @@ class TestResume:
 
     @pytest.mark.slow
     def test_three_processes(self, plain: TrainConfig, tmp_path: Path) -> None:
-        """Sums over three depend on their order, which the first pass of a process must not decide."""
+        """Sums over three depend on their order, on which the first pass of a process must have no influence."""
         unbroken = replace(plain, out=str(tmp_path / "unbroken"), net_args={"base_width": 32})
         assert run(3, unbroken).returncode == 0
         own = replace(unbroken, out=str(tmp_path / "resumed"))
@@ -260,7 +260,7 @@ class TestProcesses:
         assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) <= 1e-10
 
     def test_two_are_one(self, plain: TrainConfig, tmp_path: Path, float64: None, caplog: Any) -> None:
-        """Gradients of the same global batch, in unequal shares, and all that follows; the run goes on with one."""
+        """Unequal shares of a batch give the same gradients and all else, and one process can resume the run."""
         config = replace(plain, batch_size=9, conditional=True, flips=True, steps=3, log_every=1)
         pair = replace(config, out=str(tmp_path / "pair"), accumulation=2)
         train(config)

@@ -1,4 +1,4 @@
-"""Weights split over processes (FSDP2), on the CPU: the run is the one that keeps them whole, and so are its files."""
+"""Weights split over processes (FSDP2), on the CPU: the run and its files equal those with whole weights."""
 
 import json
 from dataclasses import replace
@@ -32,12 +32,12 @@ def environment() -> dict[str, str]:
 
 
 def shallow(config: TrainConfig) -> TrainConfig:
-    """The config with a net of fewer weights: torch takes seconds to plan how it splits each."""
+    """The config with a net of fewer weights, since torch takes long to plan how it splits each."""
     return replace(config, net_args={**config.net_args, "multipliers": [1]})
 
 
 def split(folder: Path, dtype: str, *runs: tuple[TrainConfig, bool]) -> None:
-    """Train one after the other in two processes that split the weights."""
+    """Run one config after the other in two processes that split the weights."""
     arguments = [dtype, [(config.to_json(), resume) for config, resume in runs]]
     done = fork(2, training_worker.train_split, folder, arguments, environment())
     assert done.returncode == 0, done.stderr
@@ -48,7 +48,7 @@ class TestTwoProcesses:
     def test_is_the_run_of_one_that_keeps_all(
         self, plain: TrainConfig, tmp_path: Path, float64: None, caplog: Any
     ) -> None:
-        """Weights, averages and moments; pictures, snapshots and model; and it goes on with one process."""
+        """Weights, averages, moments, pictures, snapshots and model; and one process can resume the run."""
         config = replace(shallow(plain), batch_size=9, accumulation=2, conditional=True)
         config = replace(config, steps=3, log_every=1, snapshot_every=3)
         pair = replace(config, out=str(tmp_path / "pair"), sample_every=3, sample_count=2, sample_steps=2)
@@ -74,7 +74,7 @@ class TestTwoProcesses:
         assert_close(config.out, pair.out)
 
     def test_resumed_bit_for_bit(self, config: TrainConfig, tmp_path: Path) -> None:
-        """With dropout, and in bf16, which is for the inner computations alone."""
+        """With dropout, and with inner computations in bf16."""
         config = replace(shallow(config), mixed_precision="bf16", steps=4)
         unbroken = replace(config, out=str(tmp_path / "unbroken"))
         split(tmp_path, "float32", (unbroken, False), (replace(config, steps=2), False), (config, True))
@@ -95,7 +95,7 @@ class TestRefusals:
         assert not Path(config.out).exists()
 
     def test_a_cpu(self, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        """accelerate says nothing, and keeps the weights whole."""
+        """accelerate silently keeps the weights whole."""
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
         monkeypatch.setenv("FSDP_VERSION", "2")
         with pytest.raises(ValueError, match="asked for FSDP, but accelerate splits no weights on a CPU"):

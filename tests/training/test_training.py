@@ -1,4 +1,4 @@
-"""Training: gradients, and what comes of a run."""
+"""Training: gradients, and the outcome of a run."""
 
 import math
 from dataclasses import replace
@@ -24,7 +24,7 @@ from sdescore.training.run_log import read_log
 
 class TestGradient:
     def test_is_that_of_the_mean_squared_error(self, plain: TrainConfig, float64: None) -> None:
-        """Against a loss written out by hand, through the first moments that Adam keeps of the first gradient."""
+        """Against a loss written out by hand: Adam's first moments after one step are a tenth of the gradient."""
         config = replace(plain, grad_clip=None, time_distribution="uniform")
         own = make_trainer(config)
         raw, _ = next_batch(own)
@@ -71,7 +71,7 @@ class TestGradient:
     def test_goes_into_the_optimizer_that_is_asked_for(
         self, plain: TrainConfig, float64: None, name: str, cls: type[torch.optim.Adam | torch.optim.AdamW]
     ) -> None:
-        """Three steps beside torch's own, not fused, on copies."""
+        """Three steps, beside torch's own optimiser, not fused, on copies of the weights."""
         settings: dict[str, Any] = {"betas": (0.8, 0.95), "weight_decay": 0.3}
         own = make_trainer(replace(plain, optimizer=name, warmup=0, **settings))
         weights = [p.detach().clone() for p in own.denoiser.parameters()]
@@ -236,7 +236,7 @@ class TestOutcome:
         assert {p.dtype for p in own.denoiser.parameters()} == {torch.float32}
 
     def test_other_parts_are_named(self, config: TrainConfig, caplog: Any) -> None:
-        """Dropout draws part by part."""
+        """Dropout is drawn part by part."""
         train(replace(config, steps=2))
         saved = checkpoints.newest(Path(config.out) / "checkpoints")
         make_trainer(config).load(saved)
