@@ -3,6 +3,9 @@
 Two conventions of a Langevin step are in use: x + (e/2) score + sqrt(e) z (Song & Ermon 2019, eq. 4) and
 x + h score + sqrt(2 h) z (Roberts & Tweedie 1996), the same for e = 2 h. `step` is h here. The randomness of chain i
 depends on (seed, i) alone, and no chain has a graph. Correctors of a diffusion sampler are in sdescore.solvers.
+
+Roberts & Tweedie 1996: https://doi.org/10.2307/3318418. Neal 2011: https://arxiv.org/abs/1206.1901.
+Geyer 1992: https://doi.org/10.1214/ss/1177011137. Vehtari et al. 2021: https://arxiv.org/abs/1903.08008.
 """
 
 import math

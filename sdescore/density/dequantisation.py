@@ -1,4 +1,8 @@
-"""Quantised data: the probability of its levels from a density, and bits per dimension."""
+"""Quantised data: the probability of its levels from a density, and bits per dimension.
+
+Theis et al. 2016: https://arxiv.org/abs/1511.01844. Burda et al. 2016: https://arxiv.org/abs/1509.00519.
+Ho et al. 2019: https://arxiv.org/abs/1902.00275.
+"""
 
 import math
 import warnings

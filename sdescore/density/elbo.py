@@ -1,4 +1,7 @@
-"""The evidence lower bound of a denoiser: what denoising score matching says about the likelihood."""
+"""The evidence lower bound of a denoiser: what denoising score matching says about the likelihood.
+
+Song et al. 2021b: https://arxiv.org/abs/2101.09258. Kingma et al. 2021: https://arxiv.org/abs/2107.00630.
+"""
 
 import math
 import warnings

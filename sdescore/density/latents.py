@@ -1,4 +1,7 @@
-"""Latents: data and noise as each other's image under the probability-flow ODE (Song et al. 2021, section 4.3)."""
+"""Latents: data and noise as each other's image under the probability-flow ODE (Song et al. 2021, section 4.3).
+
+Shoemake 1985: https://doi.org/10.1145/325165.325242.
+"""
 
 import math
 import warnings

@@ -1,4 +1,8 @@
-"""The trace of a Jacobian from its products with vectors: which vectors, and how the products are computed."""
+"""The trace of a Jacobian from its products with vectors: which vectors, and how the products are computed.
+
+Hutchinson 1990: https://doi.org/10.1080/03610919008812866. Yu et al. 2016: https://arxiv.org/abs/1610.09072.
+Meyer et al. 2021: https://arxiv.org/abs/2010.09649. Chen & Hallman 2023: https://arxiv.org/abs/2205.01736.
+"""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,7 @@
-"""Denoising score matching, at the times of a process or through any kernel (Vincent 2011)."""
+"""Denoising score matching, at the times of a process or through any kernel.
+
+Vincent 2011: https://doi.org/10.1162/NECO_a_00142.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

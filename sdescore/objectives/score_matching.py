@@ -5,6 +5,9 @@ elements. `score` may be an Energy, or `lambda x: net(x, t, ...)` for a net with
 must not depend on each other. The means of all losses differ from E ||score - grad log p||^2 / 2 by constants, so that
 they have the same minimiser. They raise TypeError or ValueError for bad arguments, and what a score returns; those with
 derivatives of the score also RuntimeError under torch.inference_mode(). With noise: denoising_score_matching().
+
+Hyvarinen 2005: https://jmlr.org/papers/v6/hyvarinen05a.html. Song et al. 2019: https://arxiv.org/abs/1905.07088.
+Pang et al. 2020: https://arxiv.org/abs/2007.03317.
 """
 
 import math

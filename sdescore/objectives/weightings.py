@@ -19,6 +19,6 @@ WEIGHTINGS: dict[str, Weighting] = {
     "likelihood": lambda sde, t, data_std: (sde.g(t) / sde.sigma(t)) ** 2,
     # unit weight on EDM's network output: Karras et al. 2022, eq. 8
     "edm": lambda sde, t, data_std: 1 + (sde.rho(t) / data_std) ** 2,
-    # min(SNR, 5) on the data: Hang et al. 2023, eq. 6
+    # min(SNR, 5) on the data: Hang et al. 2023, eq. 6 (https://arxiv.org/abs/2303.09556)
     "min-snr": lambda sde, t, data_std: (5 * sde.rho(t) ** 2).clamp(max=1),
 }

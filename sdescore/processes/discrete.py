@@ -20,8 +20,8 @@ class DiscreteSDE(VariancePreserving):
     """A variance-preserving table of noise levels, continuous in between.
 
     t is the index into the table, from 0 to len(lambdas) - 1, so that a net trained on integer steps can be called with
-    t as it is. Between entries lam is the monotone rational quadratic of Gregory & Delbourgo (1982), which is
-    differentiable and has an inverse in closed form.
+    t as it is. Between entries lam is a monotone rational quadratic, which is differentiable and has an inverse in closed form
+    (Gregory & Delbourgo 1982: https://doi.org/10.1093/imanum/2.2.123).
 
     Args:
         lambdas: The table's values of lam, strictly decreasing. Raises ValueError for others.
@@ -32,7 +32,7 @@ class DiscreteSDE(VariancePreserving):
     def __post_init__(self) -> None:
         require(
             len(self.lambdas) >= 2 and all(math.inf > a > b > -math.inf for a, b in pairwise(self.lambdas)),
-            f"lambdas={self.lambdas!r}; expected at least two finite, strictly decreasing values",
+            f"lambdas has {len(self.lambdas)} values; expected at least two, finite and strictly decreasing",
         )
         object.__setattr__(self, "lambdas", tuple(self.lambdas))
 

@@ -1,4 +1,8 @@
-"""The linear processes of the literature: each states alpha and sigma, and closed forms where they are known."""
+"""The linear processes of the literature: each states alpha and sigma, and closed forms where they are known.
+
+Nichol & Dhariwal 2021: https://arxiv.org/abs/2102.09672. Lipman et al. 2023: https://arxiv.org/abs/2210.02747.
+Liu et al. 2023: https://arxiv.org/abs/2209.03003.
+"""
 
 import math
 from dataclasses import dataclass

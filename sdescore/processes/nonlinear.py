@@ -1,4 +1,7 @@
-"""Processes without a closed-form kernel."""
+"""Processes without a closed-form kernel.
+
+Cox, Ingersoll & Ross 1985: https://doi.org/10.2307/1911242.
+"""
 
 import math
 from dataclasses import dataclass

@@ -71,7 +71,7 @@ def test_error_bar_and_exact_density_in_64_dimensions(sde: LinearSDE, oracle64: 
     x, prior = oracle64.at(sde, sde.t_min).sample(1), oracle64.at(sde, sde.T)
     net, truth = oracle64.denoiser(sde), oracle64.at(sde, sde.t_min).log_prob(x)
     options: dict[str, Any] = {"prior": prior, "rtol": 1e-5, "atol": 1e-5}
-    found = likelihood(sde, net, x.expand(512, -1), probes=16, batch_size=128, **options)
+    found = likelihood(sde, net, x.expand(512, -1), probes=16, **options)
     solver = float((likelihood(sde, net, x, trace="exact", **options).log_prob - truth).abs())
     assert solver < 0.05 * float(found.stderr.median())
     assert stats.kstest(((found.log_prob - truth) / found.stderr).numpy(), stats.t(15).cdf).pvalue > 1e-3
