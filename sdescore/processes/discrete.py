@@ -20,8 +20,8 @@ class DiscreteSDE(VariancePreserving):
     """A variance-preserving table of noise levels, continuous in between.
 
     t is the index into the table, from 0 to len(lambdas) - 1, so that a net trained on integer steps can be called with
-    t as it is. Between entries lam is a monotone rational quadratic, which is differentiable and has an inverse in closed form
-    (Gregory & Delbourgo 1982: https://doi.org/10.1093/imanum/2.2.123).
+    t as it is. Between entries lam is a monotone rational quadratic, which is differentiable and has an inverse in
+    closed form (Gregory & Delbourgo 1982: https://doi.org/10.1093/imanum/2.2.123).
 
     Args:
         lambdas: The table's values of lam, strictly decreasing. Raises ValueError for others.
