@@ -6,14 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = [
-    "BOGACKI_SHAMPINE",
-    "DORMAND_PRINCE",
-    "TSITOURAS",
-    "EmbeddedPair",
-    "Solution",
-    "integrate_runge_kutta",
-]
+__all__ = ["BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "EmbeddedPair", "Solution", "integrate_runge_kutta"]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,27 @@ class SubVPSDE(VPSDE):
 
 
 @dataclass(frozen=True)
-class VESDE(LinearSDE):
+class VarianceExploding(LinearSDE):
+    """alpha = 1, and sigma from sigma_min to sigma_max, which subclasses give their defaults."""
+
+    sigma_min: float
+    sigma_max: float
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.sigma_min < self.sigma_max < math.inf,
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; expected 0 < sigma_min < sigma_max < inf",
+        )
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def f(self, t: Tensor) -> Tensor:
+        return torch.zeros_like(t)
+
+
+@dataclass(frozen=True)
+class VESDE(VarianceExploding):
     """Variance exploding, with sigma geometric from sigma_min to sigma_max: NCSN's limit (Song et al. 2021, eq. 9).
 
     sigma(t) is the kernel's standard deviation in NCSN's convention: sigma(0) = sigma_min, not 0.
@@ -91,12 +111,6 @@ class VESDE(LinearSDE):
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.sigma_min < self.sigma_max < math.inf,
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; expected 0 < sigma_min < sigma_max < inf",
-        )
 
     @property
     def _log_ratio(self) -> float:
@@ -106,17 +120,11 @@ class VESDE(LinearSDE):
         """NCSN's `steps` noise levels, increasing, float64 (Song & Ermon 2019)."""
         return self.sigma(torch.linspace(0, 1, steps, dtype=torch.float64))
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
     def sigma(self, t: Tensor) -> Tensor:
         return self.sigma_min * torch.exp(self._log_ratio * t)
 
     def lam(self, t: Tensor) -> Tensor:
         return -math.log(self.sigma_min) - self._log_ratio * t
-
-    def f(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
 
     def g(self, t: Tensor) -> Tensor:
         return math.sqrt(2 * self._log_ratio) * self.sigma(t)
@@ -166,17 +174,11 @@ class CosineSDE(VariancePreserving):
 
 
 @dataclass(frozen=True)
-class KarrasSDE(LinearSDE):
+class KarrasSDE(VarianceExploding):
     """alpha = 1, sigma = t: EDM's process (Karras et al. 2022, table 1)."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.sigma_min < self.sigma_max < math.inf,
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; expected 0 < sigma_min < sigma_max < inf",
-        )
 
     @property
     def T(self) -> float:
@@ -186,14 +188,8 @@ class KarrasSDE(LinearSDE):
     def t_min(self) -> float:
         return self.sigma_min
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
     def sigma(self, t: Tensor) -> Tensor:
         return t
-
-    def f(self, t: Tensor) -> Tensor:
-        return torch.zeros_like(t)
 
     def g(self, t: Tensor) -> Tensor:
         return (2 * t).sqrt()
