@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
 # What each test does is small: one thread per test process, one process per core.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+# Each starts on a half of its own, in order, so that what a file's tests share is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: setup demo forecast test test-slow lint format types wheel-test clean
+.PHONY: setup demo forecast test test-slow test-pages lint format types wheel-test clean
 
 setup: $(READY) ## the environment alone
 
@@ -23,6 +24,9 @@ test: $(READY) ## the tests that need neither minutes nor a GPU
 
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not gpu"
+
+test-pages: $(READY) ## the code of the README and the tutorial, as it is written
+	$(PYTEST) -m pages
 
 lint: $(READY)
 	$(BIN)/ruff check .

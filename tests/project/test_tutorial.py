@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 import torch
 from scripting import NEEDS_SCRIPTS, SCRIPTS
 
@@ -9,6 +10,7 @@ pytestmark = NEEDS_SCRIPTS
 TUTORIAL = (SCRIPTS / "TUTORIAL.md").read_text("utf-8") if SCRIPTS.exists() else ""
 
 
+@pytest.mark.pages
 def test_python_blocks_run_one_after_another() -> None:
     names: dict[str, object] = {"__name__": "tutorial"}
     for block in re.findall(r"^```python\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL):
