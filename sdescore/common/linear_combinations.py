@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, add
 
-__all__ = ["Coefficient", "Summand", "combine", "expand", "materialise", "per_step", "scale", "weight"]
+__all__ = ["Coefficient", "Summand", "combine", "expand", "materialise", "nonzero", "per_step", "scale", "weight"]
 
 Coefficient = Tensor | float  # a number, or () or (batch,) for a factor of each sample
 Summand = tuple[Tensor, Coefficient]
@@ -55,6 +55,11 @@ def combine(summands: Sequence[Summand], onto: Tensor | None = None) -> Tensor:
 def weight(weights: Sequence[Coefficient], sums: Sequence[Sequence[Summand]]) -> list[Summand]:
     """The summands of a weighted sum of sums. Where one sequence is longer than the other, its rest is left out."""
     return [(x, w * a) for w, summands in zip(weights, sums, strict=False) for x, a in summands]
+
+
+def nonzero(summands: Sequence[Summand]) -> list[Summand]:
+    """The summands without those whose factor is the number 0."""
+    return [(x, a) for x, a in summands if isinstance(a, Tensor) or a != 0]
 
 
 def materialise(summands: Sequence[Summand]) -> Summand:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore.common.checks import check_returned
-from sdescore.common.linear_combinations import Coefficient, Summand, combine, scale
+from sdescore.common.linear_combinations import Coefficient, Summand, combine, nonzero, scale
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import folders
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, change, check_prediction
@@ -104,8 +104,7 @@ class Denoiser(nn.Module):
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
             raise ValueError("net returned what has no derivative by x; expected a net that detaches nothing")
-        of_net = output.to(x.dtype), of_raw
-        return [of_net] if not isinstance(of_x, Tensor) and of_x == 0 else [(x, of_x), of_net]
+        return nonzero([(x, of_x), (output.to(x.dtype), of_raw)])
 
     def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""

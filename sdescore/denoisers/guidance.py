@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdescore.common.checks import check_returned_numbers
-from sdescore.common.linear_combinations import Coefficient, Summand, combine, materialise, scale, weight
+from sdescore.common.linear_combinations import Coefficient, Summand, combine, materialise, nonzero, scale, weight
 from sdescore.denoisers.conversions import PREDICTIONS, change
 from sdescore.denoisers.denoiser import Denoiser, per_sample
 
@@ -95,8 +95,7 @@ class Guided(Wrapper):
             prediction = weight([strength, 1 - strength], [given, null])
             if self.rescale:
                 prediction = [(self._rescaled(combine(prediction), combine(given)), 1.0)]
-        of_net = weight([of_prediction], [prediction])
-        return of_net if not isinstance(of_x, Tensor) and of_x == 0 else [(x, of_x), *of_net]
+        return nonzero([(x, of_x), *weight([of_prediction], [prediction])])
 
     def _null(self, condition: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
         """The condition of the other branch."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdescore.common.checks import choose, described
-from sdescore.common.linear_combinations import Coefficient, Summand, combine, expand
+from sdescore.common.linear_combinations import Coefficient, Summand, combine, expand, nonzero
 from sdescore.denoisers.conversions import change
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.guidance import Wrapper
@@ -157,7 +157,7 @@ class Posterior(Wrapper):
             score = self.method(measured)
         if not wanted:
             data, score = data.detach(), score.detach()
-        return [(x, of_x), (data, of_data), (score, of_score)]
+        return nonzero([(x, of_x), (data, of_data), (score, of_score)])
 
 
 def posterior(

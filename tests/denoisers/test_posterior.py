@@ -79,7 +79,7 @@ def test_ddnm_keeps_what_is_measured() -> None:
     torch.testing.assert_close(found @ rest, plain(x, t) @ rest, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["heun", "sde-dpm++"])
+@pytest.mark.parametrize("solver", ["adams", "heun", "sde-dpm++"])
 def test_it_samples_the_posterior(solver: str) -> None:
     sde, n = VPSDE(), 1500
     y = A.A(FULL.sample(1, 3))
