@@ -28,7 +28,7 @@ from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
 from sdescore.common.scaling import Scaling
-from sdescore.denoisers import Denoiser
+from sdescore.denoisers import Denoiser, guided
 from sdescore.evaluation.features import fingerprint
 from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
 from sdescore.sampling import (
@@ -74,6 +74,8 @@ class SampleConfig:
             uniform-t, polynomial-t or beta-quantile; by default as the solver has it.
         times: File of `sdescore fit`, instead of steps, nfe and grid.
         label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
+        guidance: How far to go beyond the label's own prediction, away from that without a label; 1 is the label's
+            own, and more costs two net calls instead of one. See sdescore.guided.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.
     """
@@ -88,6 +90,7 @@ class SampleConfig:
     grid: str | None = None
     times: str | None = None
     label: int | None = None
+    guidance: float = 1.0
     seed: int = 0
     batch_size: int = 256
 
@@ -99,6 +102,8 @@ class SampleConfig:
             raise ValueError(f"grid={self.grid!r}; expected {', '.join(GRIDS)}")
         if self.times is not None and self.grid is not None:
             raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; expected one of them")
+        if self.guidance != 1 and self.label is None:
+            raise ValueError(f"guidance={self.guidance:g} needs a label; expected label from 0, or -1 for all in turn")
 
     def spacing(self, weights: str) -> Tensor | Grid | None:
         """What sample() takes for its times."""
@@ -156,6 +161,8 @@ def draw(config: SampleConfig) -> None:
     if accelerator.is_main_process:
         write_json(out / "settings.json", settings)
     denoiser = denoiser.to(accelerator.device)
+    if config.guidance != 1:
+        denoiser = guided(denoiser, config.guidance)
     parts = out / "parts"
     scaling = denoiser.scaling or Scaling(-1.0, 1.0, None)
     starts = range(0, config.count, config.batch_size)

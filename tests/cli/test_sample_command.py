@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from saved_models import saved
 from scripting import Refusal
 from torch import Tensor
 
 import sdescore.cli.sample
-from sdescore import Denoiser, find_solver, sample
+from sdescore import Denoiser, find_solver, guided, sample
 from sdescore.cli import main
 from sdescore.cli.models import build_solver
 
@@ -113,6 +114,32 @@ class TestSample:
         arguments += ["--out", str(tmp_path / "one"), "--label"]
         assert "label=3; expected -1 to 2" in refusal("sample", *arguments, "3")
 
+    def test_guidance(self, tmp_path: Path) -> None:
+        model, out = saved(tmp_path / "model", classes=3), tmp_path / "guided"
+        main(
+            [
+                "sample",
+                "--model",
+                model,
+                "--out",
+                str(out),
+                "--count",
+                "4",
+                "--nfe",
+                "9",
+                "--label",
+                "1",
+                "--guidance",
+                "3",
+            ]
+        )
+        denoiser = Denoiser.from_pretrained(model)
+        label = {"label": torch.ones(4, dtype=torch.long)}
+        x = sample(denoiser.sde, guided(denoiser, 3.0), (4, 1, 8, 8), nfe=9, condition=label)
+        raw = content(out / "samples.npz")["x"]
+        assert np.abs(raw - ((x.clamp(-1, 1) + 1) * 8).numpy()).max() <= 0.5 + 1e-4
+        assert json.loads((out / "cost.json").read_text())["nfe"] == 8  # two a step
+
     def test_solvers_of_all_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "own_solvers.py").write_text(
             "from sdescore.solvers import EulerMaruyama, Langevin, PredictorCorrector\n"
@@ -136,6 +163,7 @@ class TestSample:
             (["--grid", "square"], "grid='square'; expected karras, uniform-lambda, uniform-angle"),
             (["--count", "0"], "count=0; expected"),
             (["--label", "1"], "the model has no classes"),
+            (["--guidance", "3"], "guidance=3 needs a label"),
             (["--model", "nothing/here/either"], "no folder"),
         ],
     )
