@@ -32,6 +32,11 @@ def state_like(net: Any) -> Tensor | None:
     return next((tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None)
 
 
+def _version(x: Tensor) -> int:
+    """How often x has been written to, where torch counts it."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+
+
 class Coefficients(NamedTuple):
     """What of p x0 + q eps is known before x: of_x x + of_raw net(factor x, level)."""
 
@@ -100,7 +105,10 @@ class Denoiser(nn.Module):
         factor, level, of_x, of_raw = coefficients
         like = state_like(self.net)
         y = scale(factor, x if like is None else x.to(like.dtype))
+        before = _version(y)
         output = check_returned(self.net(y, per_sample(level, x), **condition), x, "net")
+        if y is x and _version(x) != before:
+            raise ValueError("net wrote over its input, which is the state; expected a net without such operations")
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
             raise ValueError("net returned what has no derivative by x; expected a net that detaches nothing")
@@ -175,8 +183,10 @@ class BareDenoiser(Denoiser):
 def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denoiser:
     """A Denoiser as it is; another callable as a function of (x, t) on `sde`, predicting what is said, or the score.
 
-    Raises TypeError if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own.
+    A Denoiser is found in what torch wraps around it: torch.compile, averages, data-parallel modules. Raises TypeError
+    if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own.
     """
+    net = _unwrapped(net)
     if isinstance(net, Denoiser):
         if predicts not in (None, net.predicts):
             raise ValueError(f"predicts={predicts!r}, but the Denoiser's net predicts {net.predicts!r}")
@@ -184,6 +194,14 @@ def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denois
     if not callable(net):
         raise TypeError(f"net is a {type(net).__name__}; expected a Denoiser or a callable net(x, t)")
     return BareDenoiser(net, sde, predicts or str(getattr(net, "predicts", "score")))
+
+
+def _unwrapped(net: Any) -> Any:
+    """The Denoiser inside torch's wrappers, if there is one; else net itself."""
+    inner = net
+    while isinstance(inner, nn.Module) and not isinstance(inner, Denoiser):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+    return inner if isinstance(inner, Denoiser) else net
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

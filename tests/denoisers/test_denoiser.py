@@ -8,6 +8,7 @@ import pytest
 import torch
 from prediction_kinds import DATA_STD, KINDS, coefficients
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sdescore import (
     SDE,
@@ -240,3 +241,36 @@ def test_what_does_not_fit_a_denoiser_is_refused(x: Tensor, t: Tensor, message: 
     denoiser = GaussianMixture(torch.zeros(1, 3)).denoiser(VPSDE())
     with pytest.raises(ValueError, match=message):
         denoiser(x, t) if kind == "data" else denoiser.score(x, t)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, AveragedModel, nn.DataParallel], ids=["compile", "average", "parallel"]
+)
+def test_a_wrapped_denoiser_is_found(wrap: Callable[[nn.Module], nn.Module], oracle2: GaussianMixture) -> None:
+    sde = VPSDE()
+    denoiser = Denoiser(Affine(), sde).double()
+    plain = sample(sde, denoiser, (4, 2), nfe=5, dtype=torch.float64)
+    assert torch.equal(sample(sde, wrap(denoiser), (4, 2), nfe=5, dtype=torch.float64), plain)
+
+
+class Affine(nn.Module):
+    """A small net of vectors in the plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, y: Tensor, c_noise: Tensor) -> Tensor:
+        return self.layer(y)
+
+
+def test_a_net_that_writes_over_its_input_is_noticed() -> None:
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        return x.relu_() - 1
+
+    for solver in ("adams", "euler-maruyama"):
+        with pytest.raises(ValueError, match="net wrote over its input, which is the state"):
+            sample(VPSDE(), net, (4, 2), nfe=5, solver=solver)
+    inside = Denoiser(nn.Sequential(), VPSDE())  # what a Denoiser hands out is a scaled copy
+    inside.net.forward = lambda y, c_noise: y.relu_() - 1  # type: ignore[method-assign]
+    assert bool(sample(VPSDE(), inside, (4, 2), nfe=5).isfinite().all())
