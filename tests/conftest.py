@@ -22,13 +22,18 @@ SIX: list[LinearSDE] = [*FIVE, CosineSDE()]
 SEVEN: list[LinearSDE] = [*SIX, DiscreteSDE.from_betas(VPSDE().betas(1000))]
 
 
-@pytest.fixture(params=FIVE, ids=lambda sde: type(sde).__name__)
+def name_of(parameter: object) -> str:
+    """How a test's parameter is shown: names and numbers as they are, a process by its class."""
+    return str(parameter) if isinstance(parameter, (str, int)) else type(parameter).__name__
+
+
+@pytest.fixture(params=FIVE, ids=name_of)
 def main_sde(request: pytest.FixtureRequest) -> LinearSDE:
     """The processes on which solvers are measured."""
     return request.param
 
 
-@pytest.fixture(params=SEVEN, ids=lambda sde: type(sde).__name__)
+@pytest.fixture(params=SEVEN, ids=name_of)
 def sde(request: pytest.FixtureRequest) -> LinearSDE:
     """Every process."""
     return request.param

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import SIX
+from conftest import SIX, name_of
 from scipy import integrate as scipy_integrate
 from torch import Tensor
 
@@ -41,7 +41,7 @@ from sdescore.solvers import (
 from sdescore.testing import check_ode_order, check_sde_law, exact_flow, measured_order
 
 TARGETS = {"noise": NOISE, "data": DATA, "v": V, "difference": DIFFERENCE}
-process = pytest.mark.parametrize("sde", SIX, ids=lambda sde: type(sde).__name__)
+process = pytest.mark.parametrize("sde", SIX, ids=name_of)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])

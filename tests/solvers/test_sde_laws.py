@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import FIVE
+from conftest import FIVE, name_of
 from noise_doubles import WithNoise
 from scipy.stats import chi2_contingency, ks_2samp
 from tensors_and_errors import double
@@ -90,9 +90,7 @@ PLANE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "sde"), PLANE, ids=lambda value: value if isinstance(value, str) else type(value).__name__
-)
+@pytest.mark.parametrize(("name", "sde"), PLANE, ids=name_of)
 def test_law_in_the_plane(name: str, sde: LinearSDE, oracle2: GaussianMixture) -> None:
     """From T to a noise-to-signal ratio of .1, in 500 steps: 4,000 samples are as exact ones."""
     assert p_of(SOLVERS[name], sde, oracle2, uniform_lambda(rho_min=0.1)(sde, 500), 4000) > LEVEL
@@ -124,7 +122,7 @@ def test_law_in_64_dimensions(name: str, oracle64: GaussianMixture) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sde", FIVE[1:], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("sde", FIVE[1:], ids=name_of)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_law_in_64_dimensions_on_the_other_processes(name: str, sde: LinearSDE, oracle64: GaussianMixture) -> None:
     assert p_of(SOLVERS[name], sde, oracle64, times64(sde), 1000) > LEVEL
