@@ -29,7 +29,7 @@ class TestKernel:
         x, y = normal(130, 5, 0), 0.8 * normal(101, 5, 1) + 0.3
         within = []
         for own in (x, y):
-            k = polynomial_kernel(own.numpy(), degree=3, coef0=1)  # gamma is 1/d unless told
+            k = polynomial_kernel(own.numpy(), degree=3, coef0=1)  # gamma is 1/d by default
             within.append((k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)))
         across = polynomial_kernel(x.numpy(), y.numpy(), degree=3, coef0=1).mean()
         assert kernel_distance(x, y)[0] == pytest.approx(sum(within) - 2 * across, rel=1e-12)
