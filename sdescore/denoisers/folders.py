@@ -12,7 +12,7 @@ from dataclasses import asdict, is_dataclass
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,6 @@ from torch import nn
 from sdescore.common.plugins import find_plugin, plugin_name
 from sdescore.common.scaling import Scaling
 from sdescore.processes.base import LinearSDE
-
-if TYPE_CHECKING:
-    from sdescore.denoisers.denoiser import Denoiser
 
 __all__ = ["NETS", "PROCESSES", "build_net", "build_process", "load", "push", "save"]
 
@@ -51,10 +48,21 @@ A denoiser trained with sdescore: config.json names its process and net, model.s
     x = sample(denoiser.sde, denoiser, shape=(16, *denoiser.shape))
 """
 
-Loaded = TypeVar("Loaded", bound="Denoiser")
+Loaded = TypeVar("Loaded", bound=nn.Module)
 
 
-def save(denoiser: "Denoiser", folder: str | Path) -> None:
+class Saveable(Protocol):
+    """What is saved of a Denoiser."""
+
+    net: nn.Module
+    sde: LinearSDE
+    predicts: str
+    data_std: float
+    shape: tuple[int, ...] | None
+    scaling: Scaling | None
+
+
+def save(denoiser: Saveable, folder: str | Path) -> None:
     """Write config.json and model.safetensors to a folder, and a model card if it has no README.md.
 
     Existing files are replaced one by one, each as a whole. An interrupted save leaves the previous model, or a folder
@@ -95,13 +103,13 @@ def load(cls: Callable[..., Loaded], source: str | Path, **hub: Any) -> Loaded:
     except (TypeError, ValueError) as error:  # JSONDecodeError is a ValueError
         raise ValueError(f"{folder / CONFIG} does not describe a denoiser: {error}") from error
     try:
-        _load_weights(denoiser.net, folder / WEIGHTS)
+        _load_weights(denoiser.get_submodule("net"), folder / WEIGHTS)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / WEIGHTS} does not hold the weights of the net in {CONFIG}: {error}") from error
     return denoiser.eval()
 
 
-def push(denoiser: "Denoiser", repo_id: str, *, private: bool | None = None, token: Any = None, **upload: Any) -> str:
+def push(denoiser: Saveable, repo_id: str, *, private: bool | None = None, token: Any = None, **upload: Any) -> str:
     """Save a denoiser to a repository "owner/name" of the Hub, made if need be; returns the address of the commit.
 
     `upload` holds further arguments of huggingface_hub's upload_folder, such as commit_message, revision and create_pr.
@@ -121,7 +129,7 @@ def bare(net: nn.Module) -> nn.Module:
     return getattr(net, "_orig_mod", net)
 
 
-def describe(denoiser: "Denoiser") -> str:
+def describe(denoiser: Saveable) -> str:
     """The text of config.json. Raises ValueError for what could not be loaded again."""
     scaling = denoiser.scaling
     content = {
