@@ -1,11 +1,13 @@
 """What several test files share: the processes, and Gaussian mixtures whose every answer is known."""
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -73,16 +75,27 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
 
 
 @pytest.fixture(autouse=True)
-def no_accelerator() -> None:
-    """accelerate keeps the precision of the first Accelerator in a process: every test begins without one."""
+def alone() -> Iterator[None]:
+    """Every test is as if alone in its process: fresh global generators, no accelerator, which would keep the precision
+    of the first in a process, and no module from another's folder."""
+    torch.default_generator.manual_seed(0)
+    np.random.seed(0)
     AcceleratorState._reset_state(reset_partial_state=True)
+    path, modules = sys.path[:], set(sys.modules)
+    yield
+    added = set(sys.path).difference(path)
+    sys.path[:] = path
+    for name in set(sys.modules) - modules if added else ():
+        if str(Path(getattr(sys.modules[name], "__file__", None) or "nowhere").parent) in added:
+            del sys.modules[name]
 
 
 @pytest.fixture
 def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture
