@@ -272,5 +272,5 @@ def test_a_net_that_writes_over_its_input_is_noticed() -> None:
         with pytest.raises(ValueError, match="net wrote over its input, which is the state"):
             sample(VPSDE(), net, (4, 2), nfe=5, solver=solver)
     inside = Denoiser(nn.Sequential(), VPSDE())  # what a Denoiser hands out is a scaled copy
-    inside.net.forward = lambda y, c_noise: y.relu_() - 1  # type: ignore[method-assign]
+    inside.net.forward = lambda y, c_noise: y.relu_() - 1
     assert bool(sample(VPSDE(), inside, (4, 2), nfe=5).isfinite().all())

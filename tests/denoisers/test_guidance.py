@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, sample, trajectory
+from sdescore.common.linear_combinations import combine
 from sdescore.denoisers import classifier_guided, guided
 from sdescore.testing import two_sample
 
@@ -50,9 +51,11 @@ def test_an_exact_classifier_samples_the_class() -> None:
     """By the exact p(c | x_t) at every t the prior becomes the class."""
     sde, n = VPSDE(), 2000
 
+    labels = torch.tensor([0, 1, 0, 1])
+
     def log_prob(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
         joint = CLASSES.at(sde, t[0]).log_joint(x)
-        own = joint.masked_fill(CLASSES.labels != label[:, None], -torch.inf)
+        own = joint.masked_fill(labels != label[:, None], -torch.inf)
         return own.logsumexp(1) - joint.logsumexp(1)
 
     net = classifier_guided(CLASSES.denoiser(sde), log_prob)
@@ -70,7 +73,8 @@ def test_the_order_of_a_solver_is_kept() -> None:
     ends = torch.tensor([0.6, 0.2], dtype=torch.float64)
 
     def at(steps: int) -> Tensor:
-        lam = torch.linspace(*sde.lam(ends).tolist(), steps + 1, dtype=torch.float64)
+        first, last = sde.lam(ends).tolist()
+        lam = torch.linspace(first, last, steps + 1, dtype=torch.float64)
         *_, state, _ = trajectory(sde, net, x=x, times=sde.time(lam), solver="heun", condition={"label": label})
         return state
 
@@ -115,7 +119,7 @@ def test_outside_the_interval_it_is_the_conditional_branch() -> None:
     for sigma, same in ((0.29, True), (0.5, False), (2.1, True)):
         t = torch.tensor(sigma, dtype=torch.float64)
         along = ReverseProcess(sde, net, {"label": label}).summands(t[None], 1.0, 0.0)(0, x)
-        found = sum(factor * each for each, factor in along)
+        found = combine(along)
         torch.testing.assert_close(found, net(x, t, label=label), rtol=1e-12, atol=1e-12)
         assert torch.allclose(found, plain(x, t, label=label), rtol=1e-12) == same
 
@@ -159,7 +163,8 @@ def test_rescaling_restores_the_deviation() -> None:
 )
 def test_bad_arguments_are_named(arguments: dict[str, Any], error: type[Exception], word: str) -> None:
     with pytest.raises(error, match=word):
-        guided(**({"denoiser": CLASSES.denoiser(VPSDE()), "scale": 2.0} | arguments))
+        given: dict[str, Any] = {"denoiser": CLASSES.denoiser(VPSDE()), "scale": 2.0}
+        guided(**(given | arguments))
 
 
 def test_a_classifier_of_another_shape_is_named() -> None:

@@ -37,7 +37,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize("name", FIXED)
 def test_calls_are_what_the_solver_says(name: str, oracle2: GaussianMixture) -> None:
     sde = VPSDE()
-    solver = find_solver(name)
+    solver: Any = find_solver(name)
     for steps in (2, 3, 9):
         net = Counting(oracle2.denoiser(sde))
         sample(sde, net, (3, 2), solver=name, steps=steps)
