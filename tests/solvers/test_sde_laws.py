@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import FIVE, name_of
 from noise_doubles import WithNoise
+from path_independence import assert_same_on
 from scipy.stats import chi2_contingency, ks_2samp
 from tensors_and_errors import double
 from torch import Tensor
@@ -98,17 +99,8 @@ def test_law_in_the_plane(name: str, sde: LinearSDE, oracle2: GaussianMixture) -
 
 @pytest.mark.parametrize("name", PATHLESS)
 def test_a_path_is_the_same_on_every_process(name: str, oracle2: GaussianMixture) -> None:
-    """x / sqrt(alpha^2 + sigma^2) in lam, with the same draws."""
-    lams = torch.linspace(-2.0, 1.6, 25, dtype=torch.float64)
     z = torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    paths = []
-    for sde in FIVE:
-        times = sde.time(lams)
-        scale = torch.hypot(sde.alpha(times), sde.sigma(times))
-        *states, _ = trajectory(sde, oracle2.denoiser(sde), x=scale[0] * z, solver=SOLVERS[name], times=times, seed=2)
-        paths.append(torch.stack([x / s for x, s in zip(states, scale, strict=True)]))
-    for path in paths[1:]:
-        torch.testing.assert_close(path, paths[0], rtol=1e-9, atol=1e-9)
+    assert_same_on(FIVE, SOLVERS[name], oracle2, torch.linspace(-2.0, 1.6, 25, dtype=torch.float64), z)
 
 
 def times64(sde: LinearSDE) -> Tensor:

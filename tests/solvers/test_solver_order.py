@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import FIVE, name_of
+from path_independence import assert_same_on
 from scipy.integrate import solve_ivp
 from tensors_and_errors import fitted_order
 from torch import Tensor
@@ -225,18 +226,9 @@ PATHLESS: list[str | Solver] = [name for name in CLAIMS if name != "deis"]
 
 @pytest.mark.parametrize("solver", [*PATHLESS, *(RungeKutta(tableaux.KUTTA4, target) for target in TARGETS.values())])
 def test_the_trajectory_is_the_same_on_every_path(solver: str | Solver) -> None:
-    """x / sqrt(alpha^2 + sigma^2) in lam does not depend on the process: neither the flow nor any step of a solver."""
-    case, solver = problem(2), find_solver(solver)
-    lams = torch.tensor(grid(24), dtype=torch.float64)
-    paths = []
-    for sde in FIVE:
-        times = sde.time(lams)
-        scale = torch.hypot(sde.alpha(times), sde.sigma(times))
-        reverse = ReverseProcess(sde, case.mixture.denoiser(sde))
-        states = solver.solve(reverse, scale[0] * case.z(FIRST), times, WhiteNoise(0, range(STARTS)))
-        paths.append(torch.stack([x / s for x, s in zip(states, scale[1:], strict=True)]))
-    for path in paths[1:]:
-        assert float((path - paths[0]).abs().max()) < 1e-10
+    """Neither the flow nor any step of a solver depends on the process."""
+    case = problem(2)
+    assert_same_on(FIVE, solver, case.mixture, torch.tensor(grid(24), dtype=torch.float64), case.z(FIRST))
 
 
 @CASES
