@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from finished_runs import FinishedRuns
-from scripting import SCRIPTS
+from scripting import SCRIPTS, Refusal, refused
 
 from sdescore import VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, SubVPSDE
 from sdescore.training.config import TrainConfig
@@ -134,3 +134,11 @@ def plain(config: TrainConfig) -> TrainConfig:
     """Nothing random but times and noise, and no parts: what can be computed by hand."""
     args = {**config.net_args, "dropout": 0.0}
     return replace(config, flips=False, conditional=False, accumulation=1, net_args=args)
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """Runs a command, named with its arguments, that it refuses; returns the last line that it says."""
+    from sdescore.cli import main
+
+    return lambda *arguments: refused(main, list(arguments), capsys)
