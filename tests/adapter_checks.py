@@ -1,6 +1,7 @@
 """Checks of solvers that hand over to other libraries: exact paths, nets that note their times, gradients."""
 
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from sdescore import VPSDE, GaussianMixture, LinearSDE, ReverseProcess, sample
 from sdescore.sampling.noise import WhiteNoise
 
 UNUSED = WhiteNoise(0, ())
+# Not imported to find out: it takes as long as half of torch.
+NEEDS_TORCHODE = pytest.mark.skipif(find_spec("torchode") is None, reason="torchode is not installed")
 
 
 @torch.no_grad()

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_checks import exact, last, recorded
+from adapter_checks import NEEDS_TORCHODE, exact, last, recorded
 from torch import Tensor
 
 from sdescore import VESDE, VPSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, karras, sample
 from sdescore.solvers import TorchDiffEq, TorchODE, TorchSDE
 from sdescore.solvers.torchdiffeq import ADAPTIVE
 
-pytest.importorskip("torchode")
+pytestmark = NEEDS_TORCHODE
 
 ODE: list[Any] = [*(TorchDiffEq(method, 1e-3, 1e-3) for method in (*ADAPTIVE, "rk4", "scipy_solver"))]
 ODE += [TorchODE(method, 1e-3, 1e-3) for method in ("dopri5", "heun", "tsit5")]

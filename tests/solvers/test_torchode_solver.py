@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from adapter_checks import UNUSED, check_gradients, exact, recorded
+from adapter_checks import NEEDS_TORCHODE, UNUSED, check_gradients, exact, recorded
 from torch import Tensor
 
 from sdescore import (
@@ -21,7 +21,7 @@ from sdescore import (
 from sdescore.solvers import TorchDiffEq, TorchODE
 from sdescore.solvers.torchode import METHODS
 
-torchode = pytest.importorskip("torchode")
+pytestmark = NEEDS_TORCHODE
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -38,6 +38,8 @@ def test_every_method_follows_the_ode_on_every_process(
 
 
 def test_its_methods_are_all_offered() -> None:
+    import torchode
+
     adaptive = {name.lower() for name in vars(torchode) if name in ("Dopri5", "Heun", "Tsit5")}
     assert set(METHODS) == adaptive
     assert all(hasattr(torchode, name) for name in METHODS.values())
@@ -93,6 +95,8 @@ def test_states_between_are_interpolated_at_no_further_call(oracle2: GaussianMix
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_the_library_does_alone_with_what_is_not_finite(value: float) -> None:
     """It returns, with a status and states that were never written: the adapter has to look."""
+    import torchode
+
     term = torchode.ODETerm(lambda t, y: torch.where(t[:, None] > 0.5, value, -y))
     solver = torchode.AutoDiffAdjoint(torchode.Tsit5(term=term), torchode.IntegralController(1e-5, 1e-5, term=term))
     done = solver.solve(torchode.InitialValueProblem(torch.ones(2, 1), t_eval=torch.linspace(0, 1, 9).expand(2, -1)))
