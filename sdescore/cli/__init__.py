@@ -5,6 +5,7 @@ accelerate launch -m sdescore.cli train ...                           the GPUs o
 torchrun --standalone --nproc_per_node 2 -m sdescore.cli train ...    two processes, on CPUs too
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -46,3 +47,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
             raise
         raise SystemExit(f"sdescore {name}: {error.name} is not installed; pip install 'sdescore[train]'") from error
+    except BrokenPipeError:  # who reads the output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
