@@ -50,7 +50,7 @@ def test_a_long_run_ends_where_the_flow_does(sde: LinearSDE) -> None:
 
 
 @pytest.mark.parametrize("name", ["adams", "dpm++", "heun"])
-@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
+@pytest.mark.parametrize("sde", [VPSDE(), pytest.param(VESDE(), marks=pytest.mark.slow)], ids=["VP", "VE"])
 def test_fitted_times_halve_the_distance_on_other_noises(name: str, sde: LinearSDE) -> None:
     x = MODES.at(sde, sde.T).sample(160, 1)
     exact = endpoints(sde, x)
@@ -61,7 +61,7 @@ def test_fitted_times_halve_the_distance_on_other_noises(name: str, sde: LinearS
     assert times[0] == sde.T and times[-1] >= sde.t_min and bool((times.diff() < 0).all())
 
 
-@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["VP", "VE"])
+@pytest.mark.parametrize("sde", [pytest.param(VPSDE(), marks=pytest.mark.slow), VESDE()], ids=["VP", "VE"])
 def test_times_for_the_farthest_keep_other_noises_from_going_astray(sde: LinearSDE) -> None:
     x, other = MODES.at(sde, sde.T).sample(1000, 1), MODES.at(sde, sde.T).sample(1000, 2)
     far = x[distance(sde, x, endpoints(sde, x), nfe=9).argsort(descending=True)[:64]]

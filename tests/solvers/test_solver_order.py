@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ CLAIMS = {
     "ipndm": (2, 3, FINE),
     "unipc": (4, 2, FINE),
 }
+IN_TIME = "deis"  # interpolates in t, which is the process's
 TARGETS = {"noise": NOISE, "data": DATA, "v": V, "difference": DIFFERENCE}
 
 
@@ -169,21 +171,22 @@ def check(
     assert fitted_order(steps, found) >= order - 0.15, found
 
 
-# In 64 dimensions on one process: trajectories are the same on every path, as a test below holds.
-CASES = pytest.mark.parametrize(
-    ("sde", "size"),
-    [
-        pytest.param(sde, size, marks=pytest.mark.slow if size == 64 and sde is not FIVE[0] else ())
-        for size in (2, 64)
-        for sde in FIVE
-    ],
-    ids=name_of,
-)
 SIZES = pytest.mark.parametrize("size", [2, 64])
 
 
-@CASES
-@pytest.mark.parametrize("name", CLAIMS)
+def once(sde: LinearSDE, size: int, name: str = IN_TIME) -> Any:
+    """Slow is what is the same on every process, as tests below hold; and 64 dimensions on more than one."""
+    return pytest.mark.slow if sde is not FIVE[0] and (size == 64 or name != IN_TIME) else ()
+
+
+CASES = [(sde, size) for size in (2, 64) for sde in FIVE]
+
+
+@pytest.mark.parametrize(
+    ("name", "sde", "size"),
+    [pytest.param(name, *case, marks=once(*case, name)) for name in CLAIMS for case in CASES],
+    ids=name_of,
+)
 def test_order_of_named_solvers(name: str, sde: LinearSDE, size: int) -> None:
     order, history, steps = CLAIMS[name]
     check(find_solver(name), order, sde, size, history, steps)
@@ -220,8 +223,7 @@ def test_an_order_too_high_is_seen() -> None:
         check(RungeKutta(tableaux.KUTTA4, spacing=IN_LAM), 4, VPSDE(), 2)
 
 
-# deis interpolates in t, which is the process's.
-PATHLESS: list[str | Solver] = [name for name in CLAIMS if name != "deis"]
+PATHLESS: list[str | Solver] = [name for name in CLAIMS if name != IN_TIME]
 
 
 @pytest.mark.parametrize("solver", [*PATHLESS, *(RungeKutta(tableaux.KUTTA4, target) for target in TARGETS.values())])
@@ -231,7 +233,7 @@ def test_the_trajectory_is_the_same_on_every_path(solver: str | Solver) -> None:
     assert_same_on(FIVE, solver, case.mixture, torch.tensor(grid(24), dtype=torch.float64), case.z(FIRST))
 
 
-@CASES
+@pytest.mark.parametrize(("sde", "size"), [pytest.param(*case, marks=once(*case)) for case in CASES], ids=name_of)
 def test_the_librarys_exact_flow(sde: LinearSDE, size: int) -> None:
     """sdescore.testing, for authors of solvers, integrates the same flow as SciPy does."""
     case = problem(size)
