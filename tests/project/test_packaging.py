@@ -81,6 +81,7 @@ def test_wheel_holds_every_module(wheel: Path) -> None:
     assert modules == {name for name in held if name.endswith(".py")}
 
 
+@pytest.mark.slow  # `make wheel-test` runs it
 def test_outside_solver_works_by_name_beside_folders_of_the_same_name(wheel: Path, tmp_path: Path) -> None:
     shutil.copytree(HERE / "plugin", tmp_path / "plugin", ignore=shutil.ignore_patterns("__pycache__"))
     plugin = build(tmp_path / "plugin", tmp_path)
