@@ -12,6 +12,7 @@ from sdescore.common.random import generator
 __all__ = [
     "Noise",
     "WhiteNoise",
+    "group_size",
 ]
 
 
@@ -68,7 +69,7 @@ class WhiteNoise:
 
     def randn(self, x: Tensor, std: float = 1.0) -> Tensor:
         if not self._generators:
-            self._open(self._size or _group(x[0].numel()))
+            self._open(self._size or group_size(x[0].numel()))
         drawn = x.new_empty(len(self._generators) * self._size, *x.shape[1:])
         for own, part in zip(self._generators.values(), drawn.chunk(len(self._generators)), strict=True):
             part.normal_(0, std, generator=own)
@@ -99,7 +100,7 @@ class WhiteNoise:
         return chosen
 
 
-def _group(elements: int) -> int:
+def group_size(elements: int) -> int:
     """How many samples of so many elements share a generator: a power of 2, so that few batches split a group.
 
     A group has at most 2^18 numbers: a GPU draws them by one kernel, a CPU core in one to five milliseconds. A batch

@@ -11,7 +11,8 @@ from sdescore.common.checks import described
 from sdescore.denoisers.denoiser import as_denoiser, state_dtype, state_like
 from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.grids import Grid
-from sdescore.sampling.noise import Noise, WhiteNoise
+from sdescore.sampling.initial import InitialLaw, check_initial_law, initial_states
+from sdescore.sampling.noise import Noise
 from sdescore.sampling.reverse import ReverseProcess
 from sdescore.sampling.solver import Solver, denoises, find_solver
 from sdescore.sampling.times import check_range, time_grid
@@ -76,10 +77,14 @@ class Run:
         dtype: torch.dtype | None,
         noise_source: NoiseSource,
         index_offset: int = 0,
+        prior: InitialLaw | None = None,
     ) -> None:
         check_linear(sde)
+        check_initial_law(prior)
         if (x is None) == (shape is None):
             raise ValueError("give one of shape, (n, *sample_shape), and x, the state to start from")
+        if x is not None and prior is not None:
+            raise ValueError("x and prior are both given; expected the states to start from, or their law")
         if x is not None and not x.is_floating_point():
             raise TypeError(f"x has dtype {x.dtype}; expected floating-point states at times[0]")
         if dtype is not None and not dtype.is_floating_point:
@@ -91,6 +96,7 @@ class Run:
         self.seed = seed
         self.index_offset = index_offset
         self.noise_source = noise_source
+        self.prior = prior
         self.name = solver if isinstance(solver, str) else repr(solver)
         self.denoiser = as_denoiser(net, sde, predicts)
         self.times = time_grid(sde, self.solver, steps, nfe, times, self.denoiser)
@@ -120,7 +126,7 @@ class Run:
         numbers = range(self.index_offset + start, self.index_offset + stop)
         if self.x is None:
             like = torch.empty(stop - start, *self.shape[1:], device=self.device, dtype=self.dtype)
-            x = float(self.sde.sigma(self.times[0])) * WhiteNoise(self.seed, numbers, self.device, "start").randn(like)
+            x = initial_states(self.prior, self.sde, self.times[0], self.seed, numbers, like)
         else:
             x = self.x[index]
         condition = {name: value[index] for name, value in self.condition.items()}

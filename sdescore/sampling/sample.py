@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from sdescore.common.checks import check_count
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.grids import Grid
+from sdescore.sampling.initial import InitialLaw
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.run import NoiseSource, Run
 from sdescore.sampling.solver import Solver
@@ -27,6 +28,7 @@ def trajectory(
     nfe: int | None = None,
     times: Tensor | Grid | None = None,
     x: Tensor | None = None,
+    prior: InitialLaw | None = None,
     seed: int = 0,
     condition: Mapping[str, Tensor] | None = None,
     predicts: str | None = None,
@@ -40,7 +42,23 @@ def trajectory(
     Arguments are those of sample(), and so are the errors but one: states that are not finite are yielded as they are.
     All samples are in one batch.
     """
-    run = Run(sde, net, shape, solver, steps, nfe, times, x, seed, condition, predicts, device, dtype, noise_source)
+    run = Run(
+        sde,
+        net,
+        shape,
+        solver,
+        steps,
+        nfe,
+        times,
+        x,
+        seed,
+        condition,
+        predicts,
+        device,
+        dtype,
+        noise_source,
+        prior=prior,
+    )
     return torch.set_grad_enabled(grad)(run.states)(0, len(run))
 
 
@@ -54,6 +72,7 @@ def sample(
     nfe: int | None = None,
     times: Tensor | Grid | None = None,
     x: Tensor | None = None,
+    prior: InitialLaw | None = None,
     seed: int = 0,
     index_offset: int = 0,
     condition: Mapping[str, Tensor] | None = None,
@@ -78,6 +97,8 @@ def sample(
         nfe: Net calls per sample, instead of steps.
         times: Decreasing times instead of steps, or a grid (sde, steps) -> times; the solver's own by default.
         x: State (n, *sample_shape) at times[0] to start from, instead of shape.
+        prior: Law of the state at times[0], anything with sample(n, seed), such as mixture.at(sde, sde.T); by default
+            N(0, sigma^2). It is wrong where alpha times the data is not small against sigma.
         seed: Seed of the set of samples.
         index_offset: Number of the first sample, so that several processes can share a set.
         condition: Tensors, sample first, that are handed to the net by name.
@@ -110,6 +131,7 @@ def sample(
         dtype,
         noise_source,
         index_offset,
+        prior,
     )
     size = len(run)
     if batch_size is not None:
