@@ -2,12 +2,20 @@
 
 from sdescore.common.checks import (
     check_count,
+    check_dtype,
+    check_finite,
+    check_flag,
+    check_integer,
+    check_number,
     check_returned,
     check_returned_numbers,
+    check_seed,
     check_states,
+    check_tensor,
     choose,
     described,
     require,
+    unwritten,
 )
 from sdescore.common.files import refused, replace_file, write_through
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, expand, materialise, scale, weight
@@ -22,9 +30,16 @@ __all__ = [
     "Summand",
     "check_arguments",
     "check_count",
+    "check_dtype",
+    "check_finite",
+    "check_flag",
+    "check_integer",
+    "check_number",
     "check_returned",
     "check_returned_numbers",
+    "check_seed",
     "check_states",
+    "check_tensor",
     "choose",
     "combine",
     "described",
@@ -41,6 +56,7 @@ __all__ = [
     "replace_file",
     "require",
     "scale",
+    "unwritten",
     "weight",
     "write_through",
 ]

@@ -1,18 +1,33 @@
-"""Checks of arguments, and how errors describe what was given."""
+"""Checks of arguments, one for each kind, and how errors describe what was given.
 
-from collections.abc import Mapping
+A value of another kind raises TypeError, one out of range ValueError; both name the argument.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 __all__ = [
     "check_count",
+    "check_dtype",
+    "check_finite",
+    "check_flag",
+    "check_integer",
+    "check_number",
     "check_returned",
     "check_returned_numbers",
+    "check_seed",
     "check_states",
+    "check_tensor",
     "choose",
     "described",
     "require",
+    "unwritten",
 ]
 
 
@@ -21,19 +36,84 @@ def described(value: Any) -> tuple[int, ...] | str:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
-def check_count(name: str, count: Any) -> None:
-    """Raise ValueError unless count is a positive integer."""
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{name}={count!r}; expected a positive integer")
+def check_integer(name: str, value: Any, least: int | None = None) -> int:
+    """value as a Python integer, of at least `least`: Python's or NumPy's, but neither a bool nor a tensor."""
+    expected = {None: "an integer", 0: "an integer from 0", 1: "a positive integer"}.get(
+        least, f"an integer of at least {least}"
+    )
+    try:
+        if isinstance(value, bool | Tensor):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}={value!r}; expected {expected}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name}={value!r}; expected {expected}")
+    return number
 
 
-def check_states(x: Any, rows: str = "batch", row: str = "sample") -> Tensor:
-    """x, if it is a floating-point tensor (rows, *shape) with at least one row. Raises TypeError or ValueError."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        given = f"has dtype {x.dtype}" if isinstance(x, Tensor) else f"is a {type(x).__name__}"
-        raise TypeError(f"x {given}; expected a floating-point tensor")
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}; expected ({rows}, *shape) with at least one {row}")
+def check_count(name: str, count: Any) -> int:
+    """count, if it is a positive integer."""
+    return check_integer(name, count, 1)
+
+
+def check_seed(seed: Any, index_offset: Any = 0) -> None:
+    """Raise unless seed is an integer, and index_offset, the number of the first sample, one from 0."""
+    check_integer("seed", seed)
+    check_integer("index_offset", index_offset, 0)
+
+
+def check_number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf) -> float:
+    """value as a float, if it is a finite number above `above` and of at least `least`; a bool is no number."""
+    expected = "a finite number"
+    if above > -math.inf or least > -math.inf:
+        bound = f"above {above:g}" if above > -math.inf else f"of at least {least:g}"
+        expected = "a positive number" if above == 0 else f"a finite number {bound}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}; expected {expected}")
+    if not (above < value and least <= value and math.isfinite(value)):
+        raise ValueError(f"{name}={value!r}; expected {expected}")
+    return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """value, if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}; expected True or False")
+    return value
+
+
+def check_dtype(name: str, value: Any) -> torch.dtype:
+    """value, if it is a floating-point dtype of torch."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"{name}={value}; expected a floating-point dtype of torch, such as torch.float32")
+    return value
+
+
+def check_tensor(name: str, value: Any, shape: str, hint: str = "") -> Tensor:
+    """value, if it is a floating-point tensor; `shape` and `hint` are for the error's text."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor {shape}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} has dtype {value.dtype}; expected a floating-point tensor {shape}{hint}")
+    return value
+
+
+def check_finite(name: str, x: Tensor, row: str = "sample", first: int = 0) -> None:
+    """Raise ValueError, with the number of a row, counted from `first`, unless x (rows, *shape) is finite.
+
+    It waits for the device of x.
+    """
+    if not bool(x.isfinite().all()):
+        bad = (~x.isfinite()).reshape(len(x), -1).any(1).nonzero()
+        raise ValueError(f"{name} is not finite in {row} {first + int(bad[0])}; expected finite numbers")
+
+
+def check_states(x: Any, rows: str = "batch", row: str = "sample", name: str = "x") -> Tensor:
+    """x, if it is a floating-point tensor (rows, *shape) with at least one row, none of them empty."""
+    check_tensor(name, x, f"({rows}, *shape)")
+    if x.ndim < 2 or x.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected ({rows}, *shape) with at least one {row}")
     return x
 
 
@@ -50,6 +130,20 @@ def check_returned_numbers(value: Any, x: Tensor, name: str) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
         given = f"{described(value)} for x of shape {tuple(x.shape)}"
         raise ValueError(f"{name} returned {given}; it must return ({len(x)},), one number per sample")
+    return value
+
+
+def unwritten(function: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
+    """function(x). Raises ValueError if it wrote over x, which is the caller's, or the state of a chain.
+
+    Tensors of torch.inference_mode() count no writes: such a function is given a copy.
+    """
+    if x.is_inference():
+        return function(x.clone())
+    before = x._version
+    value = function(x)
+    if x._version != before:
+        raise ValueError(f"{name} wrote over its input; expected a function that leaves x as it is")
     return value
 
 

@@ -1,23 +1,42 @@
 """Random numbers that depend on a key alone, such as the index of a sample."""
 
 import hashlib
+from functools import cache
 
+import numpy as np
 import torch
+
+from sdescore.common.checks import check_integer
 
 __all__ = ["generator"]
 
+WORDS = slice(24, 24 + 8 * 624)  # where torch keeps the 624 words of a Mersenne Twister, each in 8 bytes
+SEED = slice(0, 8)
+
 
 def generator(*key: int | str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator seeded by a hash of the key, whose last part is an index below 2^32.
+    """A torch generator whose state is a hash of the key: words, and integers of any size.
 
-    torch's CPU generator keeps only 32 bits of a seed: among 50,000 random ones two would probably be equal. So the low
-    bits are a one-to-one hash of the index, and keys that differ in their index alone never share a generator.
+    torch's CPU generator keeps 32 bits of a seed, which two of 100,000 keys would probably share. So the hash fills its
+    whole state of 19,968 bits; generators of other devices keep 64 bits of a seed.
+    Raises TypeError for a part of the key that is neither a word nor an integer.
     """
-    *stem, index = key
-    stem_hash = int.from_bytes(hashlib.blake2b(repr(stem).encode(), digest_size=8).digest(), "little")
-    full_hash = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=4).digest(), "little")
-    low = (int(index) + stem_hash) & 0xFFFFFFFF
-    for multiplier, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):  # each line is invertible modulo 2^32
-        low ^= low >> shift
-        low = low * multiplier & 0xFFFFFFFF
-    return torch.Generator(device).manual_seed(full_hash << 32 | (low ^ low >> 16 ^ stem_hash >> 32))
+    parts = tuple(part if isinstance(part, str) else check_integer("key", part) for part in key)
+    made = torch.Generator(device)
+    hashed = hashlib.shake_128(repr(parts).encode())
+    if made.device.type != "cpu":
+        return made.manual_seed(int.from_bytes(hashed.digest(8), "little"))
+    filled = np.frombuffer(hashed.digest(4 * 624), "<u4")
+    state = _fresh_state().copy()
+    state[WORDS].view(np.uint64)[:] = filled
+    state[SEED] = filled[:2].view(np.uint8)
+    return made.set_state(torch.from_numpy(state))
+
+
+@cache
+def _fresh_state() -> np.ndarray:
+    """The state of a CPU generator before its first draw. Raises RuntimeError for a torch of another layout."""
+    state = torch.Generator().manual_seed(0).get_state().numpy()
+    if not np.array_equal(state[WORDS].view(np.uint64), np.random.RandomState(0).get_state()[1]):  # type: ignore[index]
+        raise RuntimeError(f"torch {torch.__version__} keeps the state of a generator in an unknown layout")
+    return state
