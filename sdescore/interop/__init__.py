@@ -1,0 +1,5 @@
+"""To and from other libraries: diffusers' models and pipelines, k-diffusion's interface, EDM's pickles."""
+
+from sdescore.interop.schedules import Clip, Schedule, read_schedule
+
+__all__ = ["Clip", "Schedule", "read_schedule"]
