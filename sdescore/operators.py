@@ -1,0 +1,253 @@
+"""Linear measurements y = A x: masks, downsampling, blurs, channels, Fourier coefficients, matrices, and compositions.
+
+The protocol is that of deepinv's physics: A, A_adjoint and A_dagger on batches, so that such an object serves as it is.
+To add one: a frozen class with A and A_adjoint, and A_dagger where it has a closed form.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Blur",
+    "Channels",
+    "Composition",
+    "Downsample",
+    "Fourier",
+    "LinearOperator",
+    "Mask",
+    "Matrix",
+    "Operator",
+    "matrix_of",
+]
+
+
+class Operator(Protocol):
+    """What measures: x (batch, *shape) to y (batch, *measured), its adjoint and its pseudo-inverse."""
+
+    def A(self, x: Tensor) -> Tensor: ...
+
+    def A_adjoint(self, y: Tensor) -> Tensor: ...
+
+    def A_dagger(self, y: Tensor) -> Tensor: ...
+
+
+class LinearOperator(ABC):
+    """A linear measurement of each sample of a batch. `P @ Q` measures by Q, and the result by P."""
+
+    @abstractmethod
+    def A(self, x: Tensor) -> Tensor:
+        """The measurement (batch, *measured) of x (batch, *shape). Raises ValueError for samples that do not fit."""
+
+    @abstractmethod
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """The adjoint: <A x, y> = <x, A_adjoint y>, of the shape of x."""
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        """The pseudo-inverse: the smallest x of those nearest to y, by conjugate gradients (Björck 1996, 7.4)."""
+        residual = y
+        direction = s = self.A_adjoint(y)
+        x = torch.zeros_like(s)
+        size = start = _squares(s)
+        for _ in range(s[0].numel()):
+            if bool((size <= torch.finfo(s.dtype).eps ** 1.5 * start).all()):
+                break
+            image = self.A(direction)
+            step = size / _squares(image).clamp(min=torch.finfo(s.dtype).tiny)
+            x = x + _each(step, x) * direction
+            residual = residual - _each(step, image) * image
+            s = self.A_adjoint(residual)
+            before, size = size, _squares(s)
+            direction = s + _each(size / before.clamp(min=torch.finfo(s.dtype).tiny), s) * direction
+        return x
+
+    def __matmul__(self, other: "LinearOperator") -> "Composition":
+        return Composition(self, other)
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(1)
+
+
+def _each(factor: Tensor, x: Tensor) -> Tensor:
+    return factor.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def _check(fits: bool, operator: LinearOperator, x: Tensor, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; {type(operator).__name__} expects {expected}")
+
+
+@dataclass(frozen=True)
+class Composition(LinearOperator):
+    """outer after inner."""
+
+    outer: LinearOperator
+    inner: LinearOperator
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.outer.A(self.inner.A(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.A_adjoint(self.outer.A_adjoint(y))
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix(LinearOperator):
+    """y = matrix x, with matrix (measured, elements) and x flattened to vectors; vectors have one axis."""
+
+    matrix: Tensor
+
+    def __post_init__(self) -> None:
+        if self.matrix.ndim != 2 or not bool(self.matrix.isfinite().all()):
+            raise ValueError(f"matrix has shape {tuple(self.matrix.shape)}; expected (measured, elements), finite")
+
+    def A(self, x: Tensor) -> Tensor:
+        _check(x.ndim == 2 and x.shape[1] == self.matrix.shape[1], self, x, f"({self.matrix.shape[1]},)")
+        return x @ self.matrix.to(x).T
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return y @ self.matrix.to(y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return y @ torch.linalg.pinv(self.matrix.to(y)).T
+
+
+@dataclass(frozen=True, eq=False)
+class Mask(LinearOperator):
+    """y = mask x: known where mask is 1 and 0 elsewhere, of a sample's shape or one that broadcasts to it."""
+
+    mask: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool(((self.mask == 0) | (self.mask == 1)).all()):
+            raise ValueError("mask has other values; expected zeros and ones, or booleans")
+
+    def A(self, x: Tensor) -> Tensor:
+        fits = self.mask.ndim <= x.ndim - 1 and all(
+            m in (1, n) for m, n in zip(reversed(self.mask.shape), reversed(x.shape), strict=False)
+        )
+        _check(fits, self, x, f"what its mask {tuple(self.mask.shape)} broadcasts to")
+        return self.mask.to(x) * x
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.mask.to(y) * y
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self.mask.to(y) * y
+
+
+@dataclass(frozen=True)
+class Downsample(LinearOperator):
+    """y = means over blocks of factor x factor x ... elements of the axes after the channels."""
+
+    factor: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.factor, int) or self.factor < 1:
+            raise ValueError(f"factor={self.factor!r}; expected a positive integer")
+
+    def A(self, x: Tensor) -> Tensor:
+        sizes = x.shape[2:]
+        fits = len(sizes) > 0 and all(size % self.factor == 0 for size in sizes)
+        _check(fits, self, x, f"(channels, *sizes), sizes that are multiples of {self.factor}")
+        parts = [part for size in sizes for part in (size // self.factor, self.factor)]
+        return x.reshape(*x.shape[:2], *parts).mean(tuple(range(3, 3 + 2 * len(sizes), 2)))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.A_dagger(y) / self.factor ** (y.ndim - 2)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        for axis in range(2, y.ndim):
+            y = y.repeat_interleave(self.factor, axis)
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class Blur(LinearOperator):
+    """y = kernel * x, a circular convolution over the axes after the channels; the kernel's middle is its origin."""
+
+    kernel: Tensor
+
+    def _response(self, x: Tensor) -> Tensor:
+        """The kernel's Fourier transform at the sizes of x."""
+        sizes, kernel = x.shape[2:], self.kernel.to(x)
+        fits = kernel.ndim == len(sizes) and all(k <= n for k, n in zip(kernel.shape, sizes, strict=False))
+        _check(fits, self, x, f"(channels, *sizes) with sizes of at least {tuple(kernel.shape)}")
+        whole = x.new_zeros(sizes)
+        whole[tuple(slice(k) for k in kernel.shape)] = kernel
+        shifts = [-(k // 2) for k in kernel.shape]
+        return torch.fft.fftn(whole.roll(shifts, tuple(range(len(sizes)))))
+
+    def _filtered(self, x: Tensor, response: Tensor) -> Tensor:
+        axes = tuple(range(2, x.ndim))
+        return torch.fft.ifftn(torch.fft.fftn(x, dim=axes) * response, dim=axes).real
+
+    def A(self, x: Tensor) -> Tensor:
+        return self._filtered(x, self._response(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._filtered(y, self._response(y).conj())
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        response = self._response(y)
+        least = math.sqrt(torch.finfo(y.dtype).eps) * response.abs().max()
+        return self._filtered(y, torch.where(response.abs() > least, 1 / response, 0.0))
+
+
+@dataclass(frozen=True)
+class Channels(LinearOperator):
+    """y = the weighted sum of the channels, as one channel; by default grey from colour (ITU-R BT.601)."""
+
+    weights: tuple[float, ...] = (0.299, 0.587, 0.114)
+
+    def _factors(self, x: Tensor) -> Tensor:
+        return x.new_tensor(self.weights).reshape(-1, *(1,) * (x.ndim - 2))
+
+    def A(self, x: Tensor) -> Tensor:
+        _check(x.ndim > 1 and x.shape[1] == len(self.weights), self, x, f"{len(self.weights)} channels first")
+        return (self._factors(x) * x).sum(1, keepdim=True)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._factors(y) * y
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self.A_adjoint(y) / sum(weight**2 for weight in self.weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Fourier(LinearOperator):
+    """y = the unitary Fourier transform over the axes after the channels, where mask is 1: (batch, 2, *shape).
+
+    The second axis holds real and imaginary parts.
+    """
+
+    mask: Tensor
+
+    def A(self, x: Tensor) -> Tensor:
+        _check(self.mask.shape == x.shape[2:], self, x, f"(channels, {', '.join(map(str, self.mask.shape))})")
+        found = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)), norm="ortho") * self.mask.to(x)
+        return torch.stack([found.real, found.imag], 1)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        found = torch.complex(y[:, 0], y[:, 1]) * self.mask.to(y)
+        return torch.fft.ifftn(found, dim=tuple(range(2, found.ndim)), norm="ortho").real
+
+
+def matrix_of(operator: Operator, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    """The matrix (measured, elements) of a linear operator on samples of a shape. Raises ValueError for another.
+
+    It measures every unit vector at once: for small problems.
+    """
+    size = math.prod(shape)
+    unit = torch.eye(size, dtype=dtype)
+    found = operator.A(unit.reshape(size, *shape)).flatten(1).to(dtype).T
+    probe = torch.linspace(-1, 2, size, dtype=dtype)
+    direct = operator.A(probe.reshape(1, *shape)).flatten()
+    if not torch.allclose(found @ probe, direct.to(dtype), rtol=1e-4, atol=1e-6):
+        raise ValueError(f"operator is {operator!r}, which is not linear")
+    return found
