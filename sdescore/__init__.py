@@ -9,7 +9,7 @@ most users need; the rest is one room away: sdescore.processes, .denoisers, .ope
 from typing import TYPE_CHECKING, Any
 
 from sdescore.common import Scaling
-from sdescore.denoisers import Denoiser, Energy, GaussianMixture, classifier_guided, guided, posterior
+from sdescore.denoisers import Denoiser, Energy, GaussianMixture, NetTerms, classifier_guided, guided, posterior
 from sdescore.density import (
     bits_per_dim,
     decode,
@@ -52,6 +52,7 @@ __all__ = [
     "GaussianMixture",
     "KarrasSDE",
     "LinearSDE",
+    "NetTerms",
     "Noise",
     "OneStep",
     "ReverseProcess",

@@ -1,28 +1,32 @@
 """From what a net predicts to data, noise, score, v and velocity, on every linear process."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.common.checks import check_returned
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, nonzero, scale
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import folders
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, change, check_prediction
+from sdescore.denoisers.terms import NetTerms, find_terms
 from sdescore.processes.base import LinearSDE
 
 __all__ = ["BareDenoiser", "Denoiser", "state_like"]
 
 
-def per_sample(t: Coefficient, x: Tensor) -> Tensor:
-    """t, a number or of shape () or (batch,), as (batch,) like x, without waiting for its device."""
+def per_sample(t: Coefficient, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """t, a number or of shape () or (batch,), as (batch,) like x or in a dtype, without waiting for its device."""
+    dtype = dtype or x.dtype
     if not isinstance(t, Tensor):
-        return x.new_full(x.shape[:1], t)
-    return t.to(x.device, x.dtype, non_blocking=True).expand(len(x))
+        return x.new_full(x.shape[:1], t, dtype=dtype)
+    return t.to(x.device, dtype, non_blocking=True).expand(len(x))
 
 
 def state_like(net: Any) -> Tensor | None:
@@ -30,6 +34,24 @@ def state_like(net: Any) -> Tensor | None:
     if not isinstance(net, nn.Module):
         return None
     return next((tensor for tensor in chain(net.parameters(), net.buffers()) if tensor.is_floating_point()), None)
+
+
+def modules_within(function: Any) -> list[nn.Module]:
+    """The modules that a plain callable uses: in its closure, its arguments or its attributes."""
+    if isinstance(function, partial):
+        near = [*function.args, *function.keywords.values()]
+        return [*_modules(near), *modules_within(function.func)]
+    if isinstance(function, nn.Module | MethodType):
+        return _modules([getattr(function, "__self__", function)])
+    function = inspect.unwrap(function)
+    if not inspect.isfunction(function):
+        return _modules(getattr(function, "__dict__", {}).values())
+    names = inspect.getclosurevars(function)
+    return _modules([*names.nonlocals.values(), *names.globals.values()])
+
+
+def _modules(values: Any) -> list[nn.Module]:
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 def _version(x: Tensor) -> int:
@@ -49,44 +71,58 @@ class Coefficients(NamedTuple):
 class Denoiser(nn.Module):
     """The posterior mean E[x0 | x_t] of a raw net, and with it the noise, score, v and velocity.
 
-    net(y, c_noise, **condition) is given y = x / sqrt(alpha^2 data_std^2 + sigma^2), of about unit variance, and
-    c_noise = ln(rho) / 4 of shape (batch,), whatever it predicts (Karras et al. 2022, section 5).
+    What the net is given, and what it returns, is up to its terms: by default net(y, c_noise, **condition) with
+    y = x / sqrt(alpha^2 data_std^2 + sigma^2), of about unit variance, and c_noise = ln(rho) / 4 of shape (batch,),
+    whatever it predicts (Karras et al. 2022, section 5). Both are in the net's dtype and on its device, the time never
+    below float32.
 
     Args:
-        net: Any module; its output has the shape of x.
+        net: Any module, or a function of modules; its prediction has the shape of x.
         sde: The process whose (x, t) this denoiser is called with.
-        predicts: What the net outputs: "data", "noise", "score", "v", "velocity" or "edm".
+        predicts: What the net outputs: "data", "noise", "score", "v", "velocity" or "edm"; by default what the terms
+            say, which is "noise" for those of EDM.
         data_std: Standard deviation of the data.
+        terms: A NetTerms, or a name of one: "edm", "ddpm", "score-sde", "k-diffusion", "flow". check_net() tells
+            whether they are right.
         shape: Shape of one sample, to travel with the saved net.
         scaling: How raw data was scaled, to travel with the saved net.
     """
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | Callable[..., Any],
         sde: LinearSDE,
-        predicts: str = "noise",
+        predicts: str | None = None,
         data_std: float = 0.5,
         *,
+        terms: str | NetTerms = "edm",
         shape: tuple[int, ...] | None = None,
         scaling: Scaling | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(sde, LinearSDE):
             raise TypeError(f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known")
+        if not callable(net):
+            raise TypeError(f"net is a {type(net).__name__}; expected a module or a function")
         if not data_std > 0:
             raise ValueError(f"data_std={data_std}; expected positive numbers")
-        self.net = net
+        self.net: Any = net
+        if not isinstance(net, nn.Module):
+            self.used = nn.ModuleList(modules_within(net))  # so that they are moved, and put in evaluation mode
         self.sde = sde
-        self.predicts = check_prediction(predicts)
+        self.terms = find_terms(terms, sde, predicts)
         self.data_std = float(data_std)
         self.shape = None if shape is None else tuple(shape)
         self.scaling = scaling
 
+    @property
+    def predicts(self) -> str:
+        """What the net outputs."""
+        return self.terms.predicts
+
     def inputs(self, t: Tensor) -> Pair:
-        """The factor of x and the noise level that the net is given at times t, each of the shape of t."""
-        factor = (self.sde.alpha(t) ** 2 * self.data_std**2 + self.sde.sigma(t) ** 2).rsqrt()
-        return factor, -self.sde.lam(t) / 4
+        """The factor of x and the time that the net is given at times t, each of the shape of t."""
+        return self.terms.inputs(self.sde, t, self.data_std)
 
     def nfe(self, t: Tensor) -> Tensor:
         """How many net calls a prediction costs at times t, of their shape."""
@@ -103,16 +139,17 @@ class Denoiser(nn.Module):
     def summands(self, coefficients: tuple[Any, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
         """The combination that coefficients() prepared, at x, as what there is to add up; one net call."""
         factor, level, of_x, of_raw = coefficients
-        like = state_like(self.net)
-        y = scale(factor, x if like is None else x.to(like.dtype))
+        like = state_like(self.net if isinstance(self.net, nn.Module) else self.used)
+        y = scale(factor, x if like is None else x.to(like.device, like.dtype))
         before = _version(y)
-        output = check_returned(self.net(y, per_sample(level, x), **condition), x, "net")
+        time = per_sample(level, y, self.terms.time_dtype(y.dtype))
+        output = self.terms.prediction(self.net(y, time, **condition), y)
         if y is x and _version(x) != before:
             raise ValueError("net wrote over its input, which is the state; expected a net without such operations")
         if x.requires_grad and torch.is_grad_enabled() and not output.requires_grad:
             # Or a divergence would lack the net's part, without a word.
             raise ValueError("net returned what has no derivative by x; expected a net that detaches nothing")
-        return nonzero([(x, of_x), (output.to(x.dtype), of_raw)])
+        return nonzero([(x, of_x), (output.to(x.device, x.dtype), of_raw)])
 
     def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient, **condition: Tensor) -> Tensor:
         """p x0 + q eps, as the net sees them at (x, t), with p and q of shape () or (batch,); one net call."""
@@ -174,17 +211,15 @@ class BareDenoiser(Denoiser):
     def __init__(
         self, function: Callable[..., Tensor], sde: LinearSDE, predicts: str = "score", data_std: float = 0.5
     ) -> None:
-        super().__init__(function, sde, predicts, data_std)  # type: ignore[arg-type]
-
-    def inputs(self, t: Tensor) -> Pair:
-        return 1.0, t
+        super().__init__(function, sde, predicts, data_std, terms=NetTerms("state", "t"))
 
 
 def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denoiser:
     """A Denoiser as it is; another callable as a function of (x, t) on `sde`, predicting what is said, or the score.
 
     A Denoiser is found in what torch wraps around it: torch.compile, averages, data-parallel modules. Raises TypeError
-    if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own.
+    if net is not callable, and ValueError if `predicts` contradicts a Denoiser's own, and for another module that
+    contains a Denoiser, unless it says what it predicts.
     """
     net = _unwrapped(net)
     if isinstance(net, Denoiser):
@@ -193,13 +228,19 @@ def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denois
         return net
     if not callable(net):
         raise TypeError(f"net is a {type(net).__name__}; expected a Denoiser or a callable net(x, t)")
-    return BareDenoiser(net, sde, predicts or str(getattr(net, "predicts", "score")))
+    predicts = predicts or getattr(net, "predicts", None)
+    if predicts is None and isinstance(net, nn.Module) and any(isinstance(m, Denoiser) for m in net.modules()):
+        raise ValueError(
+            f"net is a {type(net).__name__} that contains a Denoiser; expected the Denoiser itself, or predicts=, what "
+            "the module returns at (x, t) of the process"
+        )
+    return BareDenoiser(net, sde, predicts or "score")
 
 
 def _unwrapped(net: Any) -> Any:
-    """The Denoiser inside torch's wrappers, if there is one; else net itself."""
+    """The Denoiser inside torch's own wrappers, if there is one; else net itself."""
     inner = net
-    while isinstance(inner, nn.Module) and not isinstance(inner, Denoiser):
+    while isinstance(inner, nn.Module) and type(inner).__module__.startswith("torch."):
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
     return inner if isinstance(inner, Denoiser) else net
 

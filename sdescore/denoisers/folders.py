@@ -21,6 +21,7 @@ from torch import nn
 
 from sdescore.common.plugins import find_plugin, plugin_name
 from sdescore.common.scaling import Scaling
+from sdescore.denoisers.terms import NetTerms
 from sdescore.processes.base import LinearSDE
 
 __all__ = ["NETS", "PROCESSES", "build_net", "build_process", "load", "push", "save"]
@@ -32,7 +33,7 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 STAGING = ".saving-"  # what the name of a folder begins with while its content is written
 MODULE = "module"  # the one key that marks a net among another net's arguments
-FORMAT = 1  # of config.json; other formats are refused
+FORMAT = 2  # of config.json; other formats are refused
 
 CARD_TEXT = """---
 library_name: sdescore
@@ -56,7 +57,7 @@ class Saveable(Protocol):
 
     net: nn.Module
     sde: LinearSDE
-    predicts: str
+    terms: NetTerms
     data_std: float
     shape: tuple[int, ...] | None
     scaling: Scaling | None
@@ -136,7 +137,7 @@ def describe(denoiser: Saveable) -> str:
         "format": FORMAT,
         "net": _describe_net(denoiser.net),
         "process": _describe_process(denoiser.sde),
-        "predicts": denoiser.predicts,
+        "terms": asdict(denoiser.terms),
         "data_std": denoiser.data_std,
         "shape": denoiser.shape,
         "scaling": None if scaling is None else asdict(scaling),
@@ -174,15 +175,15 @@ def rebuild(content: Any) -> dict[str, Any]:
     """
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ValueError(f"format is {content.get('format')!r}; this version of sdescore reads {FORMAT}")
-    _, net, process, predicts, data_std, shape, scaling = _fields(
-        content, "format net process predicts data_std shape scaling", "it"
+    _, net, process, terms, data_std, shape, scaling = _fields(
+        content, "format net process terms data_std shape scaling", "it"
     )
     net_name, net_config = _fields(net, "name config", "net")
     process_name, process_config = _fields(process, "name config", "process")
     return {
         "net": build_net(net_name, net_config),
         "sde": build_process(process_name, process_config, "process"),
-        "predicts": predicts,
+        "terms": NetTerms(**terms),
         "data_std": data_std,
         "shape": None if shape is None else tuple(map(operator.index, shape)),
         "scaling": None if scaling is None else Scaling(**scaling),

@@ -183,7 +183,9 @@ class Fixed(nn.Module):
     [
         (torch.zeros(2, 1), r"net returned \(2, 1\) for x of shape \(2, 3\)"),
         (torch.zeros(2, 2, 3), r"net returned \(2, 2, 3\)"),
-        ((torch.zeros(2, 3),), "net returned tuple"),
+        ((torch.zeros(2, 2),), r"net returned \(2, 2\) for x of shape \(2, 3\); it must return \(2, 3\)$"),
+        (torch.zeros(2, 6), r"it must return \(2, 3\): half of it may be a learned variance, see NetTerms"),
+        ({"sample": torch.zeros(2, 3)}, "net returned dict"),
     ],
 )
 def test_output_of_another_shape(output: Any, message: str) -> None:

@@ -67,7 +67,7 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 2, "format is 2; this version of sdescore reads 1"),
+        ("format", 1, "format is 1; this version of sdescore reads 2"),
         ("extra", 1, "expected an object of format, net, process"),
         ("net.name", "ResNet", "net='ResNet' is not installed; expected UNet, .*Distance, MLP$"),
         ("net.name", "os:system", "net='os:system' is not installed"),
@@ -76,7 +76,9 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
         ("process.name", "OUSDE", "process='OUSDE' is not installed; expected .*VPSDE"),
         ("process.config.beta_min", 30.0, "beta_min=30.0"),
         ("process.config.beta_mid", 1.0, "unexpected keyword argument 'beta_mid'"),
-        ("predicts", "noises", "predicts='noises'; expected"),
+        ("terms.predicts", "noises", "predicts='noises'; expected"),
+        ("terms.time", "index", "an index into a table, and a VPSDE has none"),
+        ("terms.times", "index", "unexpected keyword argument 'times'"),
         ("data_std", "wide", "not supported between"),
         ("shape", ["a"], "cannot be interpreted as an integer"),
         ("scaling", {"low": 1, "high": 0}, "low=1, high=0; expected"),

@@ -27,6 +27,7 @@ from sdescore import (
     FlowSDE,
     KarrasSDE,
     LinearSDE,
+    NetTerms,
     Scaling,
     SubVPSDE,
     sample,
@@ -56,12 +57,13 @@ def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
 )
 def test_a_folder_is_all_one_needs_to_sample(sde: LinearSDE, tmp_path: Path) -> None:
     net = filled(UNet(1, (6, 5), base_width=8, multipliers=(1, 2), blocks=1, heads=2, dropout=0.1, classes=2))
-    denoiser = Denoiser(net, sde, "v", data_std=0.3, shape=(1, 6, 5), scaling=Scaling(0, 16, 17))
+    terms = NetTerms("vp", "rho", 3.0, predicts="v")
+    denoiser = Denoiser(net, sde, data_std=0.3, terms=terms, shape=(1, 6, 5), scaling=Scaling(0, 16, 17))
     denoiser.save_pretrained(tmp_path / "a" / "b")
     loaded = Denoiser.from_pretrained(tmp_path / "a" / "b")
 
     assert loaded.sde == sde and type(loaded.sde) is type(sde)
-    assert (loaded.predicts, loaded.data_std, loaded.shape) == ("v", 0.3, (1, 6, 5))
+    assert (loaded.terms, loaded.data_std, loaded.shape) == (terms, 0.3, (1, 6, 5))
     assert loaded.scaling == denoiser.scaling
     assert not loaded.training and not loaded.net.training
     assert_same_weights(loaded.net, net)

@@ -19,6 +19,8 @@ from sdescore.sampling.times import time_grid
 class Counting(nn.Module):
     """A denoiser's score as a bare function that counts its calls, times and rows."""
 
+    predicts = "score"
+
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.inner = denoiser

@@ -9,6 +9,8 @@ from sdescore import VPSDE, Denoiser, GaussianMixture, sample, trajectory
 
 
 class Scaled(nn.Module):
+    predicts = "score"
+
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(1.1, dtype=torch.float64))

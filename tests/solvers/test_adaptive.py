@@ -23,6 +23,8 @@ PAIRS = {"bosh3": BOGACKI_SHAMPINE, "dopri5": DORMAND_PRINCE, "tsit5": TSITOURAS
 class Watched(nn.Module):
     """A score that records at which times and for how many rows it is asked."""
 
+    predicts = "score"
+
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.inner = denoiser
