@@ -1,5 +1,5 @@
-"""Nets as denoisers: every prediction from any other, a net's own terms, energies, guidance, posteriors, the exact
-denoiser of a mixture, saved folders."""
+"""Nets as denoisers: every prediction from any other, energies, guidance, posteriors, the exact denoiser of a mixture,
+saved folders."""
 
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
@@ -7,16 +7,16 @@ from sdescore.denoisers.energy import Distance, Energy, log_density
 from sdescore.denoisers.guidance import classifier_guided, guided
 from sdescore.denoisers.mixture import GaussianMixture
 from sdescore.denoisers.posterior import posterior
-from sdescore.denoisers.terms import NetTerms
+from sdescore.denoisers.posterior_methods import LGD
 
 __all__ = [
+    "LGD",
     "PREDICTIONS",
     "BareDenoiser",
     "Denoiser",
     "Distance",
     "Energy",
     "GaussianMixture",
-    "NetTerms",
     "Pair",
     "as_denoiser",
     "check_prediction",

@@ -109,7 +109,7 @@ def test_each_sample_has_its_own_measurement() -> None:
     [
         ({"operator": 3}, TypeError, "operator is 3"),
         ({"noise_std": -0.1}, ValueError, "noise_std=-0.1"),
-        ({"method": "dpsd"}, ValueError, "method='dpsd'; expected 'pigdm'"),
+        ({"method": "dpsd"}, ValueError, "method='dpsd'; expected 'dps'"),
         ({"iterations": 0}, ValueError, "iterations=0"),
         ({"scale": float("nan")}, ValueError, "scale=nan"),
     ],
