@@ -1,5 +1,5 @@
-"""Nets as denoisers: every prediction from any other, energies, guidance, posteriors, the exact denoiser of a mixture,
-saved folders."""
+"""Nets as denoisers: every prediction from any other, a net's own terms, energies, guidance, posteriors, the exact
+denoiser of a mixture, saved folders."""
 
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
@@ -8,6 +8,7 @@ from sdescore.denoisers.guidance import classifier_guided, guided
 from sdescore.denoisers.mixture import GaussianMixture
 from sdescore.denoisers.posterior import posterior
 from sdescore.denoisers.posterior_methods import LGD
+from sdescore.denoisers.terms import NetTerms
 
 __all__ = [
     "LGD",
@@ -17,6 +18,7 @@ __all__ = [
     "Distance",
     "Energy",
     "GaussianMixture",
+    "NetTerms",
     "Pair",
     "as_denoiser",
     "check_prediction",
