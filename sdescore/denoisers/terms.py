@@ -45,9 +45,11 @@ class NetTerms:
         time: What it is given for t, of shape (batch,): "c_noise", ln(rho) / 4; "t"; "index", into the table of a
             DiscreteSDE; "sigma"; "rho", which is the sigma of nets that know no alpha; "log_rho".
         time_scale: A factor of the time, such as 1000.
+        time_shift: What is added to the time after that; scale -1 and shift 1 are the time of nets whose data is at 1.
         rounded: The time is rounded to the nearest integer, and an integer for torch: what nn.Embedding takes.
         predicts: What the net returns: "data", "noise", "score", "v", "velocity" or "edm".
         learned_variance: The net returns twice the channels, along axis 1, of which the first half is its prediction.
+        output_scale: What the net returns, over its prediction: -1 where it returns, say, minus the noise.
 
     Raises ValueError for other values.
     """
@@ -58,15 +60,17 @@ class NetTerms:
     rounded: bool = False
     predicts: str = "noise"
     learned_variance: bool = False
+    time_shift: float = 0.0
+    output_scale: float = 1.0
 
     def __post_init__(self) -> None:
         choose(FACTORS, self.x, "x")
         choose(TIMES, self.time, "time")
         check_prediction(self.predicts)
-        require(
-            math.isfinite(self.time_scale) and self.time_scale != 0,
-            f"time_scale={self.time_scale}; expected a finite number that is not 0",
-        )
+        for name in ("time_scale", "output_scale"):
+            number = getattr(self, name)
+            require(math.isfinite(number) and number != 0, f"{name}={number}; expected a finite number that is not 0")
+        require(math.isfinite(self.time_shift), f"time_shift={self.time_shift}; expected a finite number")
         for name in ("rounded", "learned_variance"):
             require(isinstance(getattr(self, name), bool), f"{name}={getattr(self, name)!r}; expected True or False")
 
@@ -75,6 +79,8 @@ class NetTerms:
         time = TIMES[self.time](sde, t)
         if self.time_scale != 1:
             time = self.time_scale * time
+        if self.time_shift != 0:
+            time = time + self.time_shift
         return FACTORS[self.x](sde, t, data_std), time.round() if self.rounded else time
 
     def time_dtype(self, state: torch.dtype) -> torch.dtype:
@@ -95,7 +101,8 @@ class NetTerms:
             given = f"{described(found)} for x of shape {tuple(y.shape)}"
             hint = ": half of it may be a learned variance, see NetTerms" if described(found) == tuple(doubled) else ""
             raise ValueError(f"net returned {given}; it must return {tuple(expected)}{hint}")
-        return found[:, : y.shape[1]] if self.learned_variance else found
+        found = found[:, : y.shape[1]] if self.learned_variance else found
+        return found if self.output_scale == 1 else found / self.output_scale
 
 
 def _score_sde(sde: LinearSDE) -> NetTerms:
