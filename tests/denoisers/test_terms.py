@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from prediction_kinds import DATA_STD
+from small_nets import Recorder
 from torch import Tensor, nn
 
 from sdescore import (
@@ -23,9 +23,6 @@ from sdescore import (
     LinearSDE,
     NetTerms,
     SubVPSDE,
-    decode,
-    encode,
-    log_likelihood,
     sample,
 )
 
@@ -107,20 +104,6 @@ def test_a_net_in_the_terms_of_its_makers_is_exact(
     torch.testing.assert_close(*drawn, rtol=0.1 if terms == "ddpm" else 1e-7, atol=0.0)  # its net knows integers alone
 
 
-class Recorder(nn.Module):
-    """A net in float32 that keeps what it is given, and fails for another dtype, as layers do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(1, 1)
-        self.dropout = nn.Dropout(0.5)
-        self.given: list[tuple[Tensor, Tensor]] = []
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        self.given.append((x, time))
-        return self.dropout(torch.tanh(x + self.layer(time[:, None])))
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -195,68 +178,6 @@ def test_the_second_half_of_the_channels_may_be_a_learned_variance() -> None:
         Denoiser(lambda y, t: y, VPSDE(), terms=terms)(x, torch.tensor(0.5))
 
 
-@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: lambda x, t: net(x, t)], ids=["module", "lambda"])
-@pytest.mark.parametrize("terms", ["edm", "score-sde"])
-def test_a_float32_net_never_meets_the_float64_of_an_integrator(wrap: Callable[..., Any], terms: str) -> None:
-    """Solvers and densities that hold their state or their time in float64, in and out of evaluation mode."""
-    net, sde = Recorder(), VPSDE()
-    denoiser = Denoiser(wrap(net), sde, terms=terms)
-    x = torch.randn(2, 3, dtype=torch.float64)
-    for solver in ("dopri5", "euler-maruyama", "heun"):
-        assert sample(sde, denoiser, x=x, solver=solver, dtype=torch.float64, **_few(solver)).dtype == torch.float64
-    latents = encode(sde, denoiser, x)
-    decode(sde, denoiser, latents)
-    log_likelihood(sde, denoiser, x)
-    assert {(given.dtype, time.dtype) for given, time in net.given} == {(torch.float32, torch.float32)}
-    assert net.training  # but not while it was called: a second run gives the same bits
-    assert torch.equal(encode(sde, denoiser, x), latents)
-
-
-def _few(solver: str) -> dict[str, int]:
-    return {} if solver == "dopri5" else {"steps": 3}
-
-
-def test_the_time_of_a_bfloat16_net_keeps_its_digits() -> None:
-    """999 would be 1000 in bfloat16."""
-    seen = []
-
-    def net(x: Tensor, index: Tensor) -> Tensor:
-        seen.append((x.dtype, index.dtype, float(index[0])))
-        return x * weight.weight
-
-    weight = nn.Linear(1, 1).bfloat16()
-    Denoiser(net, DDPM, terms="ddpm")(torch.ones(2, 3), torch.tensor(999.0))
-    assert seen == [(torch.bfloat16, torch.float32, 999.0)]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda net: lambda x, t: net(x, t),
-        lambda net: partial(lambda x, t, net: net(x, t), net=net),
-        lambda net: net.forward,
-        lambda net: Holder(net),
-    ],
-    ids=["closure", "partial", "method", "object"],
-)
-@pytest.mark.parametrize("bare", [True, False])
-def test_a_net_inside_a_function_is_in_evaluation_mode(wrap: Callable[[nn.Module], Any], bare: bool) -> None:
-    net = Recorder().double()
-    function = wrap(net)
-    denoiser = function if bare else Denoiser(function, VPSDE())
-    drawn = sample(VPSDE(), denoiser, (2, 3), steps=3)
-    assert drawn.dtype == torch.float64 and net.training
-    assert torch.equal(drawn, sample(VPSDE(), denoiser, (2, 3), steps=3))
-
-
-class Holder:
-    def __init__(self, net: nn.Module) -> None:
-        self.net = net
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.net(x, t)
-
-
 def test_what_is_predicted_is_what_the_terms_say_by_default() -> None:
     net = Recorder()
     assert [Denoiser(net, FlowSDE(), terms=name).predicts for name in ("edm", "flow", "k-diffusion")] == [
@@ -279,6 +200,8 @@ def test_what_is_predicted_is_what_the_terms_say_by_default() -> None:
         ({"time": "step"}, "time='step'; expected 'c_noise', 't', 'index'"),
         ({"time_scale": 0.0}, "time_scale=0.0; expected a finite number that is not 0"),
         ({"time_scale": math.inf}, "time_scale=inf; expected"),
+        ({"time_shift": math.nan}, "time_shift=nan; expected a finite number"),
+        ({"output_scale": 0.0}, "output_scale=0.0; expected a finite number that is not 0"),
         ({"predicts": "epsilon"}, "predicts='epsilon'; expected 'data', 'noise'"),
         ({"rounded": "no"}, "rounded='no'; expected True or False"),
     ],
@@ -297,22 +220,3 @@ def test_terms_that_do_not_fit() -> None:
     for sde in (VPSDE(), CosineSDE()):
         with pytest.raises(ValueError, match=f"an index into a table, and a {type(sde).__name__} has none"):
             Denoiser(net, sde, terms="ddpm")
-
-
-def test_a_module_around_a_denoiser_says_what_it_returns() -> None:
-    """Read as a bare score it would be wrong in silence: it may return anything."""
-    sde = VPSDE()
-    denoiser = GaussianMixture(torch.zeros(1, 2)).denoiser(sde)
-
-    class Mine(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = denoiser
-
-        def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            return self.module(x, t)
-
-    with pytest.raises(ValueError, match="net is a Mine that contains a Denoiser; expected the Denoiser itself, or pr"):
-        sample(sde, Mine(), (2, 2), nfe=5)
-    plain = sample(sde, denoiser, (2, 2), nfe=5, dtype=torch.float64)
-    torch.testing.assert_close(sample(sde, Mine(), (2, 2), nfe=5, predicts="data", dtype=torch.float64), plain)
