@@ -14,7 +14,8 @@ from pathlib import Path
 
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import training_of
-from sdescore.cli.outputs import make_folder
+from sdescore.cli.outputs import claim
+from sdescore.common.files import is_empty
 from sdescore.denoisers import Denoiser
 from sdescore.training.averages import Average, HalfLife, PowerFunction
 from sdescore.training.posthoc_averages import reconstruct, snapshots
@@ -43,7 +44,7 @@ class AverageConfig:
     def __post_init__(self) -> None:
         if (self.width is None) == (self.halflife is None):
             raise ValueError(f"width={self.width}, halflife={self.halflife}; expected one of them")
-        if Path(self.out).exists():
+        if Path(self.out).exists() and not (Path(self.out).is_dir() and is_empty(Path(self.out))):
             raise ValueError(f"out={self.out!r} exists; expected a new folder")
 
     def average(self) -> Average:
@@ -56,7 +57,11 @@ class AverageConfig:
 
 def make(config: AverageConfig) -> None:
     """Write the model and say how near it is."""
-    make_folder(Path(config.out).parent)
+    with claim(Path(config.out)):
+        make_claimed(config)
+
+
+def make_claimed(config: AverageConfig) -> None:
     average, stored = config.average(), snapshots(Path(config.run) / "snapshots")
     denoiser = Denoiser.from_pretrained(Path(config.run) / "model")
     state, error = reconstruct(stored, average, config.step)

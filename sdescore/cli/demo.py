@@ -22,6 +22,7 @@ from sdescore.cli.models import counted
 from sdescore.cli.outputs import write_json, write_whole
 from sdescore.cli.sources import all_values
 from sdescore.cli.tables import markdown, mean_and_error
+from sdescore.common.files import locked
 from sdescore.data.load import digits
 from sdescore.denoisers import Denoiser
 from sdescore.evaluation.figures import draw_against_nfe, draw_loss, draw_overview, draw_trajectory
@@ -200,8 +201,12 @@ Test log-likelihood: at most {bits[0]:.3f} ± {bits[1]:.3f} bits per dimension (
 
 
 def demonstrate(config: DemoConfig) -> None:
-    since, out = time.perf_counter(), Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with locked(Path(config.out)):
+        demonstrate_in(Path(config.out), config)
+
+
+def demonstrate_in(out: Path, config: DemoConfig) -> None:
+    since = time.perf_counter()
     denoiser = trained(config)
     training_seconds = time.perf_counter() - since
     real, rows = score(config, denoiser)

@@ -17,9 +17,9 @@ that module:Class makes, filled with --weights; a TorchScript file; or torchvisi
 take model values, a tensor (n, *shape) in [-1, 1], and give (n, d); a classifier gives probabilities (n, classes).
 """
 
-import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from torch import Tensor
 
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.kept_features import kept_features
-from sdescore.cli.outputs import make_folder, write_json, write_whole
+from sdescore.cli.outputs import claim, write_json, write_whole
 from sdescore.cli.sources import all_values, features_of
 from sdescore.cli.tables import markdown
+from sdescore.common.files import is_empty, read_json
 from sdescore.common.plugins import named_object
 from sdescore.common.scaling import Scaling
 from sdescore.data.load import load
@@ -110,7 +111,7 @@ class EvaluateConfig:
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
             raise ValueError(f"metrics has {', '.join(unknown)}; expected {', '.join(METRICS)}")
-        if self.out is not None and Path(self.out).is_dir() and any(Path(self.out).iterdir()):
+        if self.out is not None and Path(self.out).is_dir() and not is_empty(Path(self.out)):
             raise ValueError(f"out={self.out!r} is not empty; expected a new folder")
 
 
@@ -129,7 +130,7 @@ class Set:
         if (folder / "samples.npz").is_file():
             for file, keys in (("settings.json", ("solver",)), ("cost.json", ("nfe", "seconds"))):
                 path = folder / file
-                content = json.loads(path.read_text()) if path.exists() else {}
+                content = read_json(path) if path.exists() else {}
                 known.update({key: content[key] for key in keys if key in content})
             name = str(folder / "samples.npz")
         return cls(str(folder) if known else name, load(name, scaling=scaling), known)
@@ -248,7 +249,7 @@ def shown(rows: list[dict[str, Any]]) -> str:
 def bits_in(path: str) -> dict[str, Any]:
     """The bits per dimension in a file of `sdescore likelihood`. Raises ValueError, naming it, if there are none."""
     try:
-        found: dict[str, Any] = json.loads(Path(path).read_text())["bits_per_dim"]
+        found: dict[str, Any] = read_json(path)["bits_per_dim"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} has no bits per dimension: {error!r}") from error
     return found
@@ -256,10 +257,13 @@ def bits_in(path: str) -> dict[str, Any]:
 
 def compare(config: EvaluateConfig) -> None:
     """Print the table; write it, and pictures, if a folder is named."""
+    with nullcontext() if config.out is None else claim(Path(config.out)):
+        compare_claimed(config)
+
+
+def compare_claimed(config: EvaluateConfig) -> None:
     likelihood = None if config.likelihood is None else bits_in(config.likelihood)
     accelerator = build_accelerator("no", "none", config.out or ".")
-    if config.out is not None and accelerator.is_main_process:
-        make_folder(Path(config.out))
     table = Table(config, accelerator)
     rows = table.rows()
     if not accelerator.is_main_process:

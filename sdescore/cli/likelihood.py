@@ -13,7 +13,6 @@ and corrected for; more --draws make the bound tighter. For other data nats are 
 after an interruption.
 """
 
-import json
 import math
 import shutil
 import warnings
@@ -27,10 +26,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.cli.command_line import run_with_settings
+from sdescore.cli.likelihood_parts import Batch, check_whole, finite_means, hash_of, listed, load_parts
 from sdescore.cli.models import load_model
 from sdescore.cli.outputs import claim, write_json
 from sdescore.cli.sources import model_values
-from sdescore.cli.tables import markdown, mean_and_error
+from sdescore.cli.tables import markdown
 from sdescore.common.scaling import level_width
 from sdescore.data.load import load
 from sdescore.denoisers import Denoiser
@@ -88,6 +88,10 @@ class LikelihoodConfig:
                 raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least {least}")
         if self.ode is not None and not (self.ode >= 0 and self.bound > 0):
             raise ValueError(f"ode={self.ode} with bound={self.bound}; expected integers from 0 on, and a bound")
+        self.check_out()
+
+    def check_out(self) -> None:
+        """Raise ValueError for a file that exists."""
         if self.out is not None and Path(self.out).exists():
             raise ValueError(f"out={self.out!r} exists; expected a new file")
 
@@ -147,68 +151,31 @@ def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -
     return x, torch.cat([labels for _, labels in parts if labels is not None])[: config.count]
 
 
-def finite_means(values: dict[str, Tensor]) -> tuple[dict[str, tuple[float, float]], list[int]]:
-    """The means over the samples that have all values, and the numbers of those that have not.
-
-    A value may be there for the first samples only.
-    """
-    valid = torch.ones(max(map(len, values.values())), dtype=torch.bool)
-    for value in values.values():
-        valid[: len(value)] &= value.isfinite()
-    means = {name: mean_and_error(value[valid[: len(value)]]) for name, value in values.items()}
-    return means, (~valid).nonzero().flatten().tolist()
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The values of some samples, and the warnings that say which of them are in doubt, and why."""
-
-    values: dict[str, Tensor]
-    warnings: list[str]
-
-    def save(self, path: Path) -> None:
-        values = {name: listed(each) for name, each in self.values.items()}
-        write_json(path, {"values": values, "warnings": self.warnings})
-
-    @staticmethod
-    def load(path: Path) -> "Batch":
-        content = json.loads(path.read_text())
-        return Batch({name: tensor_of(numbers) for name, numbers in content["values"].items()}, content["warnings"])
-
-    @staticmethod
-    def joined(batches: dict[int, "Batch"]) -> "Batch":
-        """Batches by the numbers of their first samples, in order."""
-        parts = [batches[start] for start in sorted(batches)]
-        names = dict.fromkeys(name for part in parts for name in part.values)
-        values = {name: torch.cat([part.values[name] for part in parts if name in part.values]) for name in names}
-        return Batch(values, [message for part in parts for message in part.warnings])
-
-
-def load_parts(folder: Path) -> dict[int, Batch]:
-    """The batches that are done."""
-    return {int(path.stem): Batch.load(path) for path in folder.glob("[0-9]*.json")}
-
-
-def listed(values: Tensor) -> list[float | None]:
-    """Numbers for JSON, which has no NaN."""
-    return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
-def tensor_of(numbers: list[float | None]) -> Tensor:
-    """The inverse of listed()."""
-    return torch.tensor([torch.nan if number is None else number for number in numbers], dtype=torch.float64)
-
-
 def compute(config: LikelihoodConfig) -> None:
     """Measure this process's batches; the main process then puts them together."""
     denoiser, shape = load_model(config.model)
     x, labels = read(config, denoiser, shape)
+    if config.out is None:
+        measure_batches(config, denoiser, x, labels, None, {})
+        return
+    folder = Path(f"{config.out}.parts")
+    settings = {n: v for n, v in asdict(config).items() if n not in ("model", "out")}
+    settings |= {"count": len(x), "weights": fingerprint(denoiser), "values": hash_of(x, labels)}
+    with claim(folder, settings):
+        config.check_out()  # another may have finished in between
+        measure_batches(config, denoiser, x, labels, folder, settings)
+
+
+def measure_batches(
+    config: LikelihoodConfig,
+    denoiser: Denoiser,
+    x: Tensor,
+    labels: Tensor | None,
+    folder: Path | None,
+    settings: dict[str, Any],
+) -> None:
+    """Measure the batches that are not in the folder of these settings yet, and report on all."""
     options = {n: getattr(config, n) for n in ("trace", "probes", "draws", "bound", "seed", "rtol", "atol")}
-    settings = {n: v for n, v in asdict(config).items() if n not in ("model", "out")} | {"count": len(x)}
-    folder = None if config.out is None else Path(f"{config.out}.parts")
-    if folder is not None:
-        settings["weights"] = fingerprint(denoiser)
-        claim(folder, settings)
     accelerator = build_accelerator("no", "none", str(folder or "."))
     if accelerator.num_processes > 1 and folder is None:
         raise ValueError(f"out is not set; {accelerator.num_processes} processes put their results together in a file")
@@ -239,7 +206,9 @@ def compute(config: LikelihoodConfig) -> None:
             bar.set_postfix_str("{} {:.4f} ± {:.4f}".format(name.replace("_", " "), *means[name]))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        report(config, Batch.joined(done if folder is None else load_parts(folder)))
+        found = done if folder is None else load_parts(folder)
+        check_whole(found, starts, len(x), folder)
+        report(config, Batch.joined(found))
         if folder is not None:
             shutil.rmtree(folder)
 

@@ -1,6 +1,5 @@
 """Models, solvers and times that commands take by name."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdescore.common.files import read_json
 from sdescore.common.plugins import check_arguments, named_object
 from sdescore.denoisers import Denoiser
 from sdescore.sampling import Solver, find_solver
@@ -36,9 +36,16 @@ def counted(denoiser: Denoiser) -> Iterator[list[None]]:
 
 
 def training_of(folder: str) -> TrainConfig:
-    """The settings of a training run; those that this version no longer has are left out. Raises OSError."""
-    saved = json.loads((Path(folder) / "config.json").read_text("utf-8"))
-    return TrainConfig(**{each.name: saved[each.name] for each in fields(TrainConfig) if each.name in saved})
+    """The settings of a training run; those that this version no longer has are left out.
+
+    Raises OSError if there are none, and ValueError, naming the file, if they are damaged.
+    """
+    path = Path(folder) / "config.json"
+    saved = read_json(path)
+    try:
+        return TrainConfig(**{each.name: saved[each.name] for each in fields(TrainConfig) if each.name in saved})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no settings of a training run: {error}") from error
 
 
 def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
@@ -60,11 +67,11 @@ def read_times(path: str, solver: str, arguments: Mapping[str, Any], weights: st
     trained on: the times serve it still.
     """
     try:
-        known = json.loads(Path(path).read_text())
+        known = read_json(path)
         times = torch.tensor(known["times"], dtype=torch.float64)
         fitted = (known["solver"], known["solver_args"])
         net = known["weights"]
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"times={path!r} is no file of `sdescore fit`: {error!r}") from error
     if fitted != (solver, dict(arguments)):
         raise ValueError(f"times={path!r} were fitted for {fitted}; given are {(solver, dict(arguments))}")

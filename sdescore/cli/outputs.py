@@ -2,15 +2,23 @@
 
 import io
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 
-from sdescore.common.files import refused, replace_file
+from sdescore.common.files import is_empty, locked, read_json, refused, replace_file
 
-__all__ = ["claim", "make_folder", "npz_bytes", "write_json", "write_whole"]
+__all__ = ["claim", "is_first_process", "make_folder", "npz_bytes", "write_json", "write_whole"]
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or speaks and writes for all, before any of them has met another."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def make_folder(path: Path) -> Path:
@@ -23,15 +31,29 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError unless the folder is new, empty, or of a run with these settings."""
+@contextmanager
+def claim(out: Path, settings: dict[str, Any] | None = None) -> Iterator[None]:
+    """Hold a folder that is new, empty, or of a run with these settings, where there are any; the first process locks.
+
+    Raises ValueError for any other folder, without a trace in it, and OSError if another process writes to it.
+    """
+    _check_claim(out, settings)
+    if not is_first_process():
+        yield
+        return
+    with locked(out):
+        _check_claim(out, settings)  # another may have begun, and ended, in between
+        yield
+
+
+def _check_claim(out: Path, settings: dict[str, Any] | None) -> None:
     record = out / "settings.json"
-    if record.exists():
-        saved = json.loads(record.read_text())
+    if settings is not None and record.exists():
+        saved = read_json(record)
         differing = [f"{k} ({saved.get(k)!r}, {v!r})" for k, v in settings.items() if saved.get(k) != v]
         if differing:
             raise ValueError(f"{out} has samples of other settings (saved, given): {', '.join(differing)}")
-    elif out.exists() and any(path.suffix != ".writing" for path in out.iterdir()):
+    elif out.exists() and not is_empty(out):
         raise ValueError(f"out={str(out)!r} is not empty; expected a new folder")
 
 

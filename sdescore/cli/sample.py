@@ -11,7 +11,6 @@ processes together) and, for images, images/000000.png ... and grid.png.
 The same command goes on after an interruption; samples of other settings are never overwritten.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -27,11 +26,13 @@ from tqdm.auto import tqdm
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
+from sdescore.common.files import read_json
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import Denoiser, guided
 from sdescore.evaluation.features import fingerprint
 from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
 from sdescore.sampling import (
+    Solver,
     approaching,
     beta_quantile,
     karras,
@@ -152,7 +153,20 @@ def draw(config: SampleConfig) -> None:
     if isinstance(times, Tensor):
         settings["times"] = times.tolist()  # the file may change
     config.labels(denoiser, 0, 1)
-    claim(out, settings)
+    with claim(out, settings):
+        draw_batches(config, denoiser, shape, solver, times, settings)
+
+
+def draw_batches(
+    config: SampleConfig,
+    denoiser: Denoiser,
+    shape: tuple[int, ...],
+    solver: Solver,
+    times: Tensor | Grid | None,
+    settings: dict[str, Any],
+) -> None:
+    """Write the batches that are not there yet, in the folder of these settings, and what they make together."""
+    out = Path(config.out)
     accelerator = build_accelerator("no", "none", config.out)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if (out / "samples.npz").exists():
@@ -200,16 +214,23 @@ def draw(config: SampleConfig) -> None:
         write_whole(parts / f"{start:09d}.npz", npz_bytes(**arrays))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        finish(out, parts, scaling, is_image(shape))
+        finish(out, parts, starts, config.count, scaling, is_image(shape))
         print(f"{config.count} samples in {out / 'samples.npz'}")
 
 
-def finish(out: Path, parts: Path, scaling: Scaling, image: bool) -> None:
-    """Put the parts together."""
-    loaded = [dict(np.load(path)) for path in sorted(parts.glob("*.npz"))]
+def finish(out: Path, parts: Path, starts: range, count: int, scaling: Scaling, image: bool) -> None:
+    """Put the parts together. Raises OSError unless they hold all that was asked for, each once."""
+    found = [int(path.stem) for path in sorted(parts.glob("*.npz"))]
+    if found != list(starts):
+        raise OSError(
+            f"{parts} has the batches {found}; expected {list(starts)}: the same command makes what is missing"
+        )
+    loaded = [dict(np.load(parts / f"{start:09d}.npz")) for start in starts]
     arrays = {name: np.concatenate([part[name] for part in loaded]) for name in loaded[0]}
-    costs = [json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))]
-    count = sum(cost["samples"] for cost in costs)
+    costs = [read_json(parts / f"{start:09d}.json") for start in starts]
+    drawn = sum(cost["samples"] for cost in costs)
+    if {drawn, *map(len, arrays.values())} != {count}:
+        raise OSError(f"{parts} has {drawn} samples; expected {count}: remove the folder and run the command again")
     nfe = sum(cost["nfe"] * cost["samples"] for cost in costs) / count
     write_json(out / "cost.json", {"samples": count, "nfe": nfe, "seconds": sum(cost["seconds"] for cost in costs)})
     if image:

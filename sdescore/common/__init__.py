@@ -17,7 +17,7 @@ from sdescore.common.checks import (
     require,
     unwritten,
 )
-from sdescore.common.files import refused, replace_file, write_through
+from sdescore.common.files import is_empty, locked, parse_json, read_json, refused, replace_file, write_through
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, expand, materialise, scale, weight
 from sdescore.common.plugins import check_arguments, find_plugin, named_object, plugin_name, plugin_names
 from sdescore.common.quadrature import gauss
@@ -47,11 +47,15 @@ __all__ = [
     "find_plugin",
     "gauss",
     "generator",
+    "is_empty",
     "level_width",
+    "locked",
     "materialise",
     "named_object",
+    "parse_json",
     "plugin_name",
     "plugin_names",
+    "read_json",
     "refused",
     "replace_file",
     "require",

@@ -71,9 +71,10 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, least: floa
         expected = "a positive number" if above == 0 else f"a finite number {bound}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}; expected {expected}")
-    if not (above < value and least <= value and math.isfinite(value)):
+    number = float(value) if abs(value) < 2**1023 else math.inf  # type: ignore[operator]  # or NaN
+    if not (above < number and least <= number and math.isfinite(number)):
         raise ValueError(f"{name}={value!r}; expected {expected}")
-    return float(value)
+    return number
 
 
 def check_flag(name: str, value: Any) -> bool:

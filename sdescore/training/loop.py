@@ -4,14 +4,14 @@ import json
 import logging
 import math
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from sdescore.common.files import replace_file
+from sdescore.common.files import locked, read_json, replace_file
 from sdescore.data.batches import batches
 from sdescore.data.source import Source
 from sdescore.data.statistics import measure, read_statistics
@@ -39,7 +39,7 @@ def find_start(config: TrainConfig, resume: bool) -> Path | None:
             raise FileExistsError(f"out={config.out!r} has checkpoints; resume that run, or choose another folder")
         return None
     folder = checkpoints.newest(root)
-    state = json.loads((folder / checkpoints.STATE).read_bytes())
+    state = read_json(folder / checkpoints.STATE)
     conflicts = config.conflicts(state["config"])
     if conflicts:
         raise ValueError(
@@ -84,9 +84,16 @@ def train(config: TrainConfig, *, resume: bool = False, source: Source | None = 
     Raises:
         ValueError, FileExistsError, FileNotFoundError: For settings, data or a folder that do not fit, before training.
         FloatingPointError: If the loss is no longer finite.
-        OSError: If a checkpoint cannot be written.
+        OSError: If a checkpoint cannot be written; BlockingIOError if another process trains in the folder.
     """
     accelerator = build_accelerator(config.mixed_precision, config.tracker, config.out)
+    nowhere = resume and not Path(config.out).exists()  # which find_start() refuses, and a lock would make
+    with locked(Path(config.out)) if accelerator.is_main_process and not nowhere else nullcontext():
+        return _train(config, resume, source, accelerator)
+
+
+def _train(config: TrainConfig, resume: bool, source: Source | None, accelerator: Accelerator) -> Denoiser:
+    """train() in a folder that no other process writes to."""
     start = find_start(config, resume)
     source = source or config.build_source()
     out = Path(config.out)
