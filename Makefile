@@ -6,7 +6,7 @@ READY := .venv/.installed
 # Each starts on a half of its own, in order, so that what a file's tests share is made once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: setup demo forecast test test-slow test-pages lint format types wheel-test clean
+.PHONY: setup demo forecast test test-slow test-pages docs lint format types wheel-test clean
 
 setup: $(READY) ## the environment alone
 
@@ -25,8 +25,11 @@ test: $(READY) ## the tests that need neither minutes nor a GPU
 test-slow: $(READY)
 	$(PYTEST) -m "slow and not gpu"
 
-test-pages: $(READY) ## the code of the README and the tutorial, as it is written
+test-pages: $(READY) ## the code of the README, the tutorial and docs/, as it is written
 	$(PYTEST) -m pages
+
+docs: $(READY) ## the site: build/site/index.html; no dead links, and every public name in the reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check .
