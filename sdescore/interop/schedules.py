@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sdescore.common.checks import choose, require
+from sdescore.denoisers import NetTerms
 from sdescore.processes import VESDE, DiscreteSDE, FlowSDE, KarrasSDE, LinearSDE
 
 __all__ = ["Clip", "Schedule", "read_schedule"]
@@ -43,41 +44,27 @@ class Clip:
         return data.clamp(-s, s) / s
 
 
-# What each kind of net is given for the time, from its process, the times and the length of its table.
-NET_TIMES: dict[str, Callable[[LinearSDE, Tensor, int], Tensor]] = {
-    "ddpm": lambda sde, t, count: t,
-    "flow": lambda sde, t, count: count * sde.sigma(t),
-    "edm": lambda sde, t, count: -sde.lam(t) / 4,
-    "score-sde": lambda sde, t, count: sde.sigma(t),
-}
-
-
 @dataclass(frozen=True)
 class Schedule:
     """How a net was trained.
 
     Args:
-        process: In whose state x_t the pipelines of diffusers hold their samples.
-        predicts: What the net outputs, as of a Denoiser.
-        terms: What the net is given: "ddpm" x_t and the index into a table, "flow" x_t and sigma times the length of
-            the table, "edm" x of unit variance and ln(rho) / 4, "score-sde" x_t and sigma.
+        process: In whose states the pipelines of diffusers hold their samples.
+        terms: What the net is given and predicts.
         count: The length of the table, num_train_timesteps.
-        data_std: For "edm", the standard deviation of the data.
-        negated: The net outputs the negative of what it predicts.
-        clip: The limit on its data predictions; None for none.
+        data_std: The standard deviation of the data, for terms that know of one.
+        clip: The limit on the net's data predictions; None for none.
     """
 
     process: LinearSDE
-    predicts: str
-    terms: str
+    terms: NetTerms
     count: int = 1000
     data_std: float = 0.5
-    negated: bool = False
     clip: Clip | None = None
 
     def net_time(self, t: Tensor) -> Tensor:
         """What the net is given at times t of the process, of their shape."""
-        return NET_TIMES[self.terms](self.process, t, self.count)
+        return torch.as_tensor(self.terms.inputs(self.process, t, self.data_std)[1])
 
 
 def _cosine(share: Tensor) -> Tensor:
@@ -132,14 +119,17 @@ def _table(config: Mapping[str, Any]) -> Schedule:
         )
         products[-1] = LAST_SIGNAL
     process = DiscreteSDE(tuple((products.log() - torch.log1p(-products)).div(2).tolist()))
-    return Schedule(process, predicts, "ddpm", len(products), clip=_clip(config))
+    learned = config.get("variance_type") in ("learned", "learned_range")
+    terms = NetTerms("state", "index", predicts=predicts, learned_variance=learned)
+    return Schedule(process, terms, len(products), clip=_clip(config))
 
 
 def _flow(config: Mapping[str, Any]) -> Schedule:
     require(not config.get("invert_sigmas"), "invert_sigmas=True; expected sigmas that fall from noise to data")
     predicts = choose(PREDICTION_TYPES, str(config.get("prediction_type", "flow_prediction")), "prediction_type")
     require(predicts == "velocity", f"prediction_type={config.get('prediction_type')!r}; expected 'flow_prediction'")
-    return Schedule(FlowSDE(), predicts, "flow", int(config.get("num_train_timesteps", 1000)))
+    count = int(config.get("num_train_timesteps", 1000))
+    return Schedule(FlowSDE(), NetTerms("state", "t", float(count), predicts=predicts), count)
 
 
 def _edm(config: Mapping[str, Any]) -> Schedule:
@@ -152,12 +142,13 @@ def _edm(config: Mapping[str, Any]) -> Schedule:
     require(kind in ("epsilon", "v_prediction"), f"prediction_type={kind!r}; expected 'epsilon' or 'v_prediction'")
     count = int(config.get("num_train_timesteps", 1000))
     std = float(config.get("sigma_data", 0.5))
-    return Schedule(process, "edm", "edm", count, std, negated=kind == "v_prediction")
+    terms = NetTerms("unit", "c_noise", predicts="edm", output_scale=-1.0 if kind == "v_prediction" else 1.0)
+    return Schedule(process, terms, count, std)
 
 
 def _exploding(config: Mapping[str, Any]) -> Schedule:
     process = VESDE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0)))
-    return Schedule(process, "score", "score-sde", int(config.get("num_train_timesteps", 2000)))
+    return Schedule(process, NetTerms("state", "sigma", predicts="score"), int(config.get("num_train_timesteps", 2000)))
 
 
 NAMED: dict[str, Callable[[Mapping[str, Any]], Schedule]] = {

@@ -45,14 +45,14 @@ def test_a_table_without_signal_ends_as_in_diffusers_euler(diffusers: Any, betas
     square = schedule.process.alpha(torch.arange(1000, dtype=torch.float64)) ** 2
     # It goes through the betas and back, which rounds once more.
     torch.testing.assert_close(square, scheduler.alphas_cumprod.double(), rtol=3e-6, atol=0)
-    assert schedule.predicts == "v"
+    assert schedule.terms.predicts == "v"
     with pytest.raises(ValueError, match="prediction_type='epsilon' with a table that ends without signal"):
         read_schedule({**scheduler.config, "prediction_type": "epsilon"})
 
 
 def test_predictions_and_clipping_are_read() -> None:
     plain = {"_class_name": "DDIMScheduler", "beta_schedule": "linear"}
-    kinds = {kind: read_schedule({**plain, "prediction_type": kind}).predicts for kind in ("epsilon", "sample")}
+    kinds = {kind: read_schedule({**plain, "prediction_type": kind}).terms.predicts for kind in ("epsilon", "sample")}
     assert kinds == {"epsilon": "noise", "sample": "data"}
     assert read_schedule(plain).clip is None
     clip = read_schedule({**plain, "clip_sample": True, "clip_sample_range": 2.0}).clip
@@ -77,8 +77,9 @@ def test_edm_has_the_preconditioning_of_diffusers(diffusers: Any, name: str, kin
     x, output = torch.randn(2, 3, 4, dtype=torch.float64)
     for sigma in torch.tensor([0.002, 1.0, 60.0], dtype=torch.float64):
         theirs = scheduler.precondition_outputs(x, output, sigma)
-        sign = -1 if schedule.negated else 1
-        ours = convert(sign * output, x, sigma, schedule.process, "edm", "data", schedule.data_std)
+        ours = convert(
+            output / schedule.terms.output_scale, x, sigma, schedule.process, "edm", "data", schedule.data_std
+        )
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(schedule.net_time(sigma), scheduler.precondition_noise(sigma))
 
@@ -98,7 +99,7 @@ def test_stable_video_s_euler_is_edm_s(diffusers: Any) -> None:
     x, output = torch.randn(2, 1, 4)
     theirs = scheduler.step(output, scheduler.timesteps[0], x).pred_original_sample
     sigma = scheduler.sigmas[0]
-    ours = convert(-output, x, sigma, schedule.process, "edm", "data", schedule.data_std)
+    ours = convert(output / schedule.terms.output_scale, x, sigma, schedule.process, "edm", "data", schedule.data_std)
     torch.testing.assert_close(ours, theirs)
 
 
@@ -108,7 +109,7 @@ def test_flows_are_straight_and_timed_by_the_thousand(diffusers: Any, name: str)
     scheduler = getattr(diffusers, f"{name}Scheduler")(**options)
     schedule = read_schedule(scheduler.config)
     assert schedule.process == FlowSDE()
-    assert (schedule.predicts, schedule.terms) == ("velocity", "flow")
+    assert schedule.terms.predicts == "velocity"
     scheduler.set_timesteps(4)
     sigmas = scheduler.sigmas[1:-1]
     whole = {"rtol": 0.0, "atol": 1.0} if name.startswith("UniPC") else {"rtol": 1e-6, "atol": 1e-6}  # it rounds
@@ -123,7 +124,7 @@ def test_the_exploding_process_is_read(diffusers: Any) -> None:
     times = scheduler.timesteps.double()
     torch.testing.assert_close(schedule.process.sigma(times), scheduler.sigmas.double(), rtol=1e-6, atol=0)
     torch.testing.assert_close(schedule.net_time(times), scheduler.sigmas.double(), rtol=1e-6, atol=0)
-    assert schedule.predicts == "score"
+    assert schedule.terms.predicts == "score"
 
 
 def test_what_is_unknown_is_refused() -> None:
