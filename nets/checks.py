@@ -2,6 +2,7 @@
 
 import operator
 
+import torch
 from torch import Tensor
 
 
@@ -33,3 +34,20 @@ def check_input(x: Tensor, axes: dict[str, int]) -> None:
             raise ValueError(f"x has shape {tuple(x.shape)}, {given} for {name}; {expected}")
     if not x.is_floating_point():
         raise ValueError(f"x has dtype {x.dtype}; expected a floating-point type")
+
+
+def check_condition(x: Tensor, c_noise: Tensor, label: Tensor | None, classes: int | None) -> None:
+    """Raise ValueError unless c_noise and label fit the batch of x; the values of labels are not read."""
+    if c_noise.shape != x.shape[:1] or not c_noise.is_floating_point():
+        raise ValueError(
+            f"c_noise has shape {tuple(c_noise.shape)}, {c_noise.dtype}; expected ({len(x)},), floating point"
+        )
+    if label is None:
+        return
+    if classes is None:
+        raise ValueError("label was given to a net without classes; expected None")
+    if label.shape != x.shape[:1] or label.dtype != torch.long:
+        raise ValueError(
+            f"label has shape {tuple(label.shape)}, {label.dtype}; expected ({len(x)},), torch.int64, "
+            f"0 to {classes - 1}, or {classes} for no label"
+        )
