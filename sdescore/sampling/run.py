@@ -17,7 +17,7 @@ from sdescore.sampling.reverse import ReverseProcess
 from sdescore.sampling.solver import Solver, denoises, find_solver
 from sdescore.sampling.times import check_range, time_grid
 
-__all__ = ["NoiseSource", "Run", "check_condition", "evaluating"]
+__all__ = ["NoiseSource", "Run", "check_condition", "evaluating", "solver_states"]
 
 # From the seed, the numbers of the samples and their device.
 NoiseSource = Callable[[int, Sequence[int], torch.device], Noise]
@@ -44,7 +44,8 @@ def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[
     return dict(condition or {})
 
 
-def _states(reverse: ReverseProcess, solver: Solver, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+def solver_states(reverse: ReverseProcess, solver: Solver, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
+    """Yield x, the solver's states, and the data: what it hands over, or the last state denoised."""
     yield x
     expected = len(times) - 1 + denoises(solver) if len(times) > 1 else 0
     count = 0
@@ -133,7 +134,7 @@ class Run:
         reverse = ReverseProcess(self.sde, self.denoiser, condition)
         noise = self.noise_source(self.seed, numbers, self.device)
         with evaluating(self.denoiser):
-            yield from _states(reverse, self.solver, x, self.times, noise)
+            yield from solver_states(reverse, self.solver, x, self.times, noise)
 
     def explain(self, start: int, stop: int) -> str:
         """Run a batch again to say where its values stopped being finite."""
