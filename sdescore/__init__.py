@@ -20,6 +20,7 @@ from sdescore.density import (
     log_likelihood,
     quantised_likelihood,
 )
+from sdescore.evaluation import check_net
 from sdescore.mcmc import langevin
 from sdescore.objectives import denoising_score_matching, implicit_score_matching, sliced_score_matching
 from sdescore.processes import SDE, VESDE, VPSDE, CosineSDE, DiscreteSDE, FlowSDE, KarrasSDE, LinearSDE, SubVPSDE
@@ -61,6 +62,7 @@ __all__ = [
     "SubVPSDE",
     "TrainConfig",
     "bits_per_dim",
+    "check_net",
     "classifier_guided",
     "decode",
     "denoising_score_matching",

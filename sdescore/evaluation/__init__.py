@@ -1,5 +1,6 @@
-"""How good samples are: distances between sets, features of them, neighbours, and pictures."""
+"""How good nets and samples are: a net's conventions, distances between sets, their features, neighbours, pictures."""
 
+from sdescore.evaluation.check_net import NetReport, check_net
 from sdescore.evaluation.features import Features
 from sdescore.evaluation.judge import Judge
 from sdescore.evaluation.metrics import frechet_distance, kernel_distance, nearest, precision_recall, sliced_wasserstein
@@ -10,6 +11,8 @@ __all__ = [
     "Features",
     "Judge",
     "Neighbourhood",
+    "NetReport",
+    "check_net",
     "frechet_distance",
     "kernel_distance",
     "nearest",

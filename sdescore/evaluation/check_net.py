@@ -1,0 +1,218 @@
+"""Evidence that a net is called as it was in its training: its error on real data beside that of a linear denoiser."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdescore.common.checks import check_states
+from sdescore.common.linear_combinations import combine, expand
+from sdescore.common.random import generator
+from sdescore.denoisers.conversions import PREDICTIONS, change
+from sdescore.denoisers.denoiser import Denoiser, state_like
+from sdescore.denoisers.terms import FACTORS
+from sdescore.processes.discrete import DiscreteSDE
+from sdescore.sampling.run import check_condition, evaluating
+
+__all__ = ["NetReport", "check_net"]
+
+LEVELS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # of rho, over the data's standard deviation
+ALLOWED = 1.3  # times the linear denoiser's error, in the geometric mean of the levels
+BETTER = 0.75  # what another convention must reach, of the error of the stated one
+TRIED = 16  # samples for conventions other than the stated ones
+GOOD = 0.9  # below which other inputs are not tried: a net that takes all for noise is as good as a linear one
+INPUTS = (
+    ("c_noise", 1.0),
+    ("index", 1.0),
+    ("t", 1.0),
+    ("t", 999.0),
+    ("t", 1000.0),
+    ("t", 0.001),
+    ("sigma", 1.0),
+    ("rho", 1.0),
+    ("log_rho", 1.0),
+)
+RANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "2 x": lambda x: 2 * x,
+    "x / 2": lambda x: x / 2,
+    "2 x - 1": lambda x: 2 * x - 1,
+    "(x + 1) / 2": lambda x: (x + 1) / 2,
+    "x - 0.5": lambda x: x - 0.5,
+    "x / 127.5 - 1": lambda x: x / 127.5 - 1,
+    "x / 255": lambda x: x / 255,
+}
+
+
+@dataclass(frozen=True)
+class NetReport:
+    """What check_net() found; str() of it is for reading.
+
+    Args:
+        rho: The noise-to-signal ratios at which the net was tried, increasing.
+        error: The mean squared error of the predicted noise at each.
+        linear: That of the best linear denoiser of each element alone.
+        low: The least value of the data.
+        high: Its greatest value.
+        mean: Its mean.
+        std: Its standard deviation.
+        advice: What would fit better than what is stated, best first; empty if nothing does.
+    """
+
+    rho: tuple[float, ...]
+    error: tuple[float, ...]
+    linear: tuple[float, ...]
+    low: float
+    high: float
+    mean: float
+    std: float
+    advice: tuple[str, ...]
+
+    @property
+    def ratio(self) -> float:
+        """The error over the linear denoiser's, in the geometric mean of the levels."""
+        return _ratio(self.error, self.linear)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the net is as good as a linear denoiser, and nothing that was tried fits better."""
+        return self.ratio <= ALLOWED and not self.advice
+
+    def __str__(self) -> str:
+        rows = zip(self.rho, self.error, self.linear, strict=True)
+        levels = ", ".join(f"{rho:.2g}: {error:.2g}/{linear:.2g}" for rho, error, linear in rows)
+        data = f"data in [{self.low:.3g}, {self.high:.3g}], mean {self.mean:.3g}, std {self.std:.3g}"
+        verdict = "fits" if self.fits else "DOES NOT FIT"
+        if self.advice:
+            verdict += f" (better: {'; '.join(self.advice)})"
+        elif not self.fits:
+            verdict += " (nor does any other convention that was tried: is the net trained, and on such data?)"
+        return f"{verdict}: noise error {self.ratio:.2g} of a linear denoiser's; by rho, {levels}; {data}"
+
+
+def check_net(denoiser: Denoiser, data: Tensor, *, condition: Mapping[str, Tensor] | None = None) -> NetReport:
+    """Compare a net's error on real data, by noise level, with what a linear denoiser of the data reaches.
+
+    A trained net is better than the best linear map of each element alone, or equal to it where the data is Gaussian;
+    one that is called in another way than in its training is worse by far. Then other predictions, inputs and ranges of
+    the data are tried, and those that fit better are named. On other devices than the CPU inputs are not: a time beyond
+    a net's table would end the process.
+
+    Args:
+        denoiser: The net with all that is stated of it.
+        data: Real data as the process has it, (n, *shape), floating point; from 32 samples on.
+        condition: Tensors, sample first, that are handed to the net by name.
+
+    Raises:
+        TypeError: For a net that is no Denoiser, and data that is not floating point.
+        ValueError: For data of another shape, or whose every element is constant.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise TypeError(
+            f"denoiser is a {type(denoiser).__name__}; expected a Denoiser, such as "
+            'Denoiser(net, sde, predicts="score", terms=NetTerms("state", "t")), which is how a function is read'
+        )
+    like = state_like(denoiser)
+    x0 = check_states(data) if like is None else check_states(data).to(like.device, like.dtype)
+    given = check_condition(condition, len(x0))
+    with torch.no_grad(), evaluating(denoiser):
+        stated = _Trial(denoiser, x0, given)
+        advice = _advice(stated)
+    return NetReport(
+        rho=tuple(stated.rho),
+        error=tuple(stated.errors()),
+        linear=tuple(stated.linear),
+        low=float(x0.min()),
+        high=float(x0.max()),
+        mean=float(x0.mean()),
+        std=float(x0.std()),
+        advice=tuple(advice),
+    )
+
+
+class _Trial:
+    """A denoiser on noised data: its raw predictions by level, and the errors of reading them as any kind."""
+
+    def __init__(self, denoiser: Denoiser, x0: Tensor, condition: Mapping[str, Tensor]) -> None:
+        self.denoiser = denoiser
+        self.x0 = x0
+        self.condition = dict(condition)
+        sde = denoiser.sde
+        variance = x0.double().var(0)
+        std = float(variance.mean().sqrt())
+        if not std > 0:
+            raise ValueError(f"data has {len(x0)} samples that are all the same; expected at least two different ones")
+        ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
+        low, high = sde.rho(ends).tolist()
+        self.rho = [r for r in (std * level for level in LEVELS) if low <= r <= high] or [math.sqrt(low * high)]
+        # The error of the best linear map of x_t to the noise, element by element, is known.
+        self.linear = [float((variance / (variance + r**2)).mean()) for r in self.rho]
+        times = sde.time(-torch.tensor(self.rho, dtype=torch.float64).log()).clamp(*ends.tolist())
+        self.levels = []
+        for number, t in enumerate(times):
+            noise = generator("check_net", 0, number)
+            eps = torch.randn(x0.shape, generator=noise, dtype=torch.float64).to(x0)
+            x = expand(sde.alpha(t), x0) * x0 + expand(sde.sigma(t), x0) * eps
+            own = PREDICTIONS[denoiser.predicts](sde, t, denoiser.data_std)
+            self.levels.append((t, eps, x, denoiser.linear(x, t, *own, **self.condition)))
+
+    def errors(self, kind: str | None = None) -> list[float]:
+        """The mean squared error of the noise at each level, where the net's output is read as a kind."""
+        sde, data_std = self.denoiser.sde, self.denoiser.data_std
+        found = []
+        for t, eps, x, raw in self.levels:
+            pair = PREDICTIONS[kind or self.denoiser.predicts](sde, t, data_std)
+            of_x, of_raw = change(pair, (0.0, 1.0), sde.alpha(t), sde.sigma(t))
+            found.append(float((combine([(x, of_x), (raw, of_raw)]) - eps).double().square().mean()))
+        return found
+
+    def ratio(self, kind: str | None = None) -> float:
+        """Of the errors to the linear denoiser's; infinite where they are not finite."""
+        return _ratio(self.errors(kind), self.linear)
+
+    def part(self, **changes: Any) -> "_Trial":
+        """The same of fewer samples, with another denoiser or other data."""
+        condition = {name: value[:TRIED] for name, value in self.condition.items()}
+        return _Trial(changes.get("denoiser", self.denoiser), changes.get("x0", self.x0[:TRIED]), condition)
+
+
+def _ratio(errors: Sequence[float], linear: Sequence[float]) -> float:
+    logs = [math.log(max(e, 1e-12) / m) for e, m in zip(errors, linear, strict=True)]
+    return math.exp(sum(logs) / len(logs)) if all(map(math.isfinite, logs)) else math.inf
+
+
+def _advice(stated: _Trial) -> list[str]:
+    """What else fits, best first: another prediction, another range of the data, or else other inputs of the net."""
+    own, part = stated.ratio(), stated.part()
+    tried = [(stated.ratio(kind), f"predicts={kind!r}") for kind in PREDICTIONS if kind != stated.denoiser.predicts]
+    # Each candidate is compared on the samples on which it was tried.
+    worse = own / part.ratio()
+    for name, move in RANGES.items():
+        tried.append((stated.part(x0=move(part.x0)).ratio() * worse, f"data {name} for x"))
+    if min(own, min(tried)[0]) > GOOD:
+        tried += [(ratio * worse, name) for ratio, name in _other_inputs(part)]
+    limit = min(ALLOWED, BETTER * own, min(tried)[0] / BETTER)
+    return [f"{name}, at {ratio:.2g}" for ratio, name in sorted(tried) if ratio <= limit]
+
+
+def _other_inputs(stated: _Trial) -> Iterator[tuple[float, str]]:
+    """Ratios of what else the net could be given, each with the prediction that fits it best."""
+    denoiser, sde = stated.denoiser, stated.denoiser.sde
+    if type(denoiser) is not Denoiser or denoiser.terms.rounded or stated.x0.device.type != "cpu":
+        return
+    times = torch.stack([t for t, *_ in stated.levels])
+    seen = set()
+    for x, (time, scale) in product(FACTORS, INPUTS):
+        if time == "index" and not isinstance(sde, DiscreteSDE):
+            continue
+        terms = replace(denoiser.terms, x=x, time=time, time_scale=scale)
+        inputs = (torch.as_tensor(value).expand(times.shape) for value in terms.inputs(sde, times, denoiser.data_std))
+        key = tuple(f"{value:.6g}" for values in inputs for value in values.tolist())
+        if key not in seen:
+            seen.add(key)
+            trial = stated.part(denoiser=Denoiser(denoiser.net, sde, data_std=denoiser.data_std, terms=terms))
+            ratio, kind = min((trial.ratio(kind), kind) for kind in PREDICTIONS)
+            yield ratio, f"terms=NetTerms({x!r}, {time!r}, {scale:g}, predicts={kind!r})"
