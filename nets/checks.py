@@ -1,9 +1,12 @@
 """Checks of arguments and inputs; those of inputs read shapes and types alone and never wait for a device."""
 
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+AXES = ("depth", "height", "width")  # a series has a width, an image a height and a width
 
 
 def positive(name: str, value: int) -> int:
@@ -22,6 +25,23 @@ def probability(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value!r}; expected a number in [0, 1)")
     return float(value)
+
+
+def spatial_sizes(image_size: int | Sequence[int], dims: int) -> list[int]:
+    """One size per spatial axis. Raises ValueError for another number of them."""
+    sizes = list(image_size) if isinstance(image_size, Sequence) else [image_size] * dims
+    if len(sizes) != dims:
+        raise ValueError(f"image_size={image_size!r} for dims={dims}; expected an integer or {dims} of them")
+    return [positive("image_size", size) for size in sizes]
+
+
+def named_classes(classes: int | None, names: Sequence[str] | None) -> list[str] | None:
+    """The names of labels. Raises ValueError unless there are as many as classes, all different."""
+    if names is None:
+        return None
+    if len(names) != classes or len(set(names)) != classes or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names={list(names)!r}; expected {classes or 'no'} different names, as many as classes")
+    return list(names)
 
 
 def check_input(x: Tensor, axes: dict[str, int]) -> None:

@@ -1,10 +1,15 @@
-"""Embeddings of the noise level and, if a net has classes, of the label."""
+"""Embeddings of the noise level and of what else a net is given: a label and the conditions of conditions.py."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .checks import check_condition
+from .conditions import Conditions, Context, Given
 
 # Angular frequencies for c_noise = ln(rho) / 4, which lies in about -3 ... 2. The slowest makes less than half a turn
 # there; the fastest turns by 0.4 rad where rho changes by a tenth, and faster ones would make the net rough in time.
@@ -23,39 +28,39 @@ def fourier(c_noise: Tensor) -> Tensor:
 
 
 class Conditioning(nn.Module):
-    """Embedding (batch, width) of c_noise (batch,) and of label (batch,), which may be None.
+    """Embedding (batch, width) of c_noise (batch,), of label (batch,), which may be None, and of given vectors.
 
     The label `classes` stands for no label, as None does: a net trained with some labels replaced by it can be used for
     classifier-free guidance (Ho & Salimans 2022, section 3.2).
     """
 
-    def __init__(self, width: int, classes: int | None) -> None:
+    def __init__(
+        self, width: int, classes: int | None, conditions: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
         super().__init__()
         self.classes = classes
         self.first = nn.Linear(2 * COUNT, width)
         self.second = nn.Linear(width, width)
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.conditions = Conditions(conditions or {}, width)
 
-    def check(self, x: Tensor, c_noise: Tensor, label: Tensor | None) -> None:
-        """Raise ValueError unless c_noise and label fit the batch of x; the values of labels are not read."""
-        if c_noise.shape != x.shape[:1] or not c_noise.is_floating_point():
-            raise ValueError(
-                f"c_noise has shape {tuple(c_noise.shape)}, {c_noise.dtype}; expected ({len(x)},), floating point"
-            )
-        if label is None:
-            return
-        if self.classes is None:
-            raise ValueError("label was given to a net without classes; expected None")
-        if label.shape != x.shape[:1] or label.dtype != torch.long:
-            raise ValueError(
-                f"label has shape {tuple(label.shape)}, {label.dtype}; expected ({len(x)},), torch.int64, "
-                f"0 to {self.classes - 1}, or {self.classes} for no label"
-            )
+    def check(self, x: Tensor, c_noise: Tensor, label: Tensor | None, given: Given | None = None) -> None:
+        """Raise ValueError unless all that is given fits the batch of x; the values of labels are not read."""
+        check_condition(x, c_noise, label, self.classes)
+        self.conditions.check(x, given or {})
 
-    def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, c_noise: Tensor, label: Tensor | None, given: Given | None = None) -> Tensor:
         embedded: Tensor = self.second(F.silu(self.first(fourier(c_noise).to(self.first.weight.dtype))))
         if self.label is not None:
             if label is None:
                 label = torch.full_like(c_noise, self.label.num_embeddings - 1, dtype=torch.long)
             embedded = embedded + self.label(label)
-        return F.silu(embedded)
+        return F.silu(self.conditions.embed(given or {}, embedded))
+
+    def beside(self, x: Tensor, given: Given) -> Tensor:
+        """x (batch, channels, *spatial) with the given images as further channels."""
+        return self.conditions.beside(x, given)
+
+    def context(self, given: Given, batch: int) -> Context | None:
+        """The given tokens, for cross-attention; None for a net without such conditions."""
+        return self.conditions.context(given, batch)

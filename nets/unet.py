@@ -1,6 +1,6 @@
 """A U-Net for series, images and volumes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .blocks import CONVS, Block, Upsample, group_norm, zeroed
-from .checks import check_input, positive, probability
+from .checks import AXES, check_input, named_classes, positive, probability, spatial_sizes
+from .conditions import Context, stated
 from .embedding import Conditioning
 
-AXES = ("depth", "height", "width")  # a series has a width, an image a height and a width
 AFFORDABLE = 256  # positions up to which attention costs no more than the convolutions of a level
 
 
 class UNet(nn.Module):
-    """U-Net called as net(x, c_noise, label=None): x (batch, channels, *spatial) -> the same shape.
+    """U-Net called as net(x, c_noise, label=None, **conditions): x (batch, channels, *spatial) -> the same shape.
 
     Residual blocks with group norm and scale-shift conditioning, attention at chosen resolutions, and an output that is
     zero at initialisation (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021, section 3). From level to level each
@@ -35,6 +35,10 @@ class UNet(nn.Module):
         heads: Attention heads; must divide the channels of every level with attention.
         dropout: Probability, inside the residual blocks.
         classes: Number of labels; labels are 0 ... classes - 1, and `classes` itself stands for no label.
+        class_names: Their names, to travel with the saved net.
+        conditions: What else the net is given, by name, such as {"low": {"kind": "image", "size": 3}}; see
+            conditions.py. Images, interpolated to the size of x, are channels beside it; vectors enter as labels do;
+            tokens by cross-attention, wherever there is attention and in the middle.
         dims: Number of spatial axes: 1, 2 or 3.
         checkpointing: Keep only the inputs of each block for the backward pass and recompute the rest (Chen et al.
             2016): the same gradients for less memory and a third more time.
@@ -56,6 +60,8 @@ class UNet(nn.Module):
         heads: int = 4,
         dropout: float = 0.0,
         classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
         dims: int = 2,
         checkpointing: bool = False,
     ) -> None:
@@ -64,7 +70,7 @@ class UNet(nn.Module):
             raise ValueError(f"dims={dims!r}; expected {', '.join(map(str, CONVS))}")
         self.config: dict[str, Any] = {
             "channels": positive("channels", channels),
-            "image_size": _spatial(image_size, dims),
+            "image_size": spatial_sizes(image_size, dims),
             "base_width": positive("base_width", base_width),
             "multipliers": [positive("multipliers", multiplier) for multiplier in multipliers],
             "blocks": positive("blocks", blocks),
@@ -72,6 +78,8 @@ class UNet(nn.Module):
             "heads": positive("heads", heads),
             "dropout": probability("dropout", dropout),
             "classes": None if classes is None else positive("classes", classes),
+            "class_names": named_classes(classes, class_names),
+            "conditions": stated(conditions),
             "dims": int(dims),
             "checkpointing": bool(checkpointing),
         }
@@ -82,62 +90,60 @@ class UNet(nn.Module):
         conv = CONVS[dims]
         embedding = 4 * base_width
 
-        def block(level: int, inputs: int) -> Block:
-            width = widths[level]
-            return Block(inputs * width, width, embedding, dropout, level_heads[level], dims)
+        self.conditioning = Conditioning(embedding, classes, self.config["conditions"])
+        crosses = len(self.conditioning.conditions.tokens) > 0
+        if crosses and widths[-1] % heads:
+            raise ValueError(f"heads={heads} for {widths[-1]} channels in the middle; expected a divisor")
 
-        self.conditioning = Conditioning(embedding, classes)
+        def block(level: int, inputs: int, middle: bool = False) -> Block:
+            width, at = widths[level], level_heads[level]
+            cross = (heads if middle else at) if crosses else 0
+            return Block(inputs * width, width, embedding, dropout, at, dims, cross)
+
         # In the order in which x passes, down the levels and up again: entries lead into levels, exits out of them.
         down = range(len(widths))
         up = down[::-1]
-        self.entries = nn.ModuleList([conv(channels, widths[0], 3, padding=1)])
+        entering = channels + self.conditioning.conditions.channels
+        self.entries = nn.ModuleList([conv(entering, widths[0], 3, padding=1)])
         self.entries.extend(conv(above, width, 3, stride=2, padding=1) for above, width in pairwise(widths))
         self.encoder = nn.ModuleList(block(level, inputs=1) for level in down for _ in range(blocks))
-        self.middle = nn.ModuleList(block(up[0], inputs=1) for _ in range(2))
+        self.middle = nn.ModuleList(block(up[0], inputs=1, middle=True) for _ in range(2))
         self.decoder = nn.ModuleList(block(level, inputs=2) for level in up for _ in range(blocks))
         self.exits = nn.ModuleList(Upsample(widths[i], widths[i - 1], sizes[i - 1]) for i in up[:-1])
         output = zeroed(conv(widths[0], channels, 3, padding=1))
         self.exits.append(nn.Sequential(group_norm(widths[0]), nn.SiLU(), output))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, **conditions: Tensor | None) -> Tensor:
         check_input(x, self.axes)
-        self.conditioning.check(x, c_noise, label)
-        embedded = self.conditioning(c_noise, label)
+        self.conditioning.check(x, c_noise, label, conditions)
+        known = self.conditioning(c_noise, label, conditions), self.conditioning.context(conditions, len(x))
         blocks: int = self.config["blocks"]
-        h = x
+        h = self.conditioning.beside(x, conditions)
         skips = []
         for i, block in enumerate(self.encoder):
             if i % blocks == 0:
                 h = self.entries[i // blocks](h)
-            h = self._through(block, embedded, h)
+            h = self._through(block, known, h)
             skips.append(h)
         for block in self.middle:
-            h = self._through(block, embedded, h)
+            h = self._through(block, known, h)
         for i, block in enumerate(self.decoder, start=1):
-            h = self._through(block, embedded, h, skips.pop())
+            h = self._through(block, known, h, skips.pop())
             if i % blocks == 0:
                 h = self.exits[i // blocks - 1](h)
         return h.to(x.dtype)
 
-    def _through(self, block: nn.Module, embedded: Tensor, *parts: Tensor) -> Tensor:
+    def _through(self, block: nn.Module, known: tuple[Tensor, Context | None], *parts: Tensor) -> Tensor:
         """The output of a block for the concatenated parts."""
         if self.config["checkpointing"] and torch.is_grad_enabled():
-            y: Tensor = checkpoint(_joined, block, embedded, *parts, use_reentrant=False)
+            y: Tensor = checkpoint(_joined, block, known, *parts, use_reentrant=False)
             return y
-        return _joined(block, embedded, *parts)
+        return _joined(block, known, *parts)
 
 
-def _joined(block: nn.Module, embedded: Tensor, *parts: Tensor) -> Tensor:
-    y: Tensor = block(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), embedded)
+def _joined(block: nn.Module, known: tuple[Tensor, Context | None], *parts: Tensor) -> Tensor:
+    y: Tensor = block(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1), *known)
     return y
-
-
-def _spatial(image_size: int | Sequence[int], dims: int) -> list[int]:
-    """One size per spatial axis."""
-    sizes = list(image_size) if isinstance(image_size, Sequence) else [image_size] * dims
-    if len(sizes) != dims:
-        raise ValueError(f"image_size={image_size!r} for dims={dims}; expected an integer or {dims} of them")
-    return [positive("image_size", size) for size in sizes]
 
 
 def _level_sizes(image_size: list[int], levels: int) -> list[tuple[int, ...]]:

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, LinearSDE
-from sdescore.nets import MLP, UNet
+from sdescore.nets import MLP, DiT, UNet
 
 
 def unet(**changes: Any) -> UNet:
     small: dict[str, Any] = {"channels": 1, "image_size": 8, "base_width": 8, "multipliers": (1, 2), "blocks": 1}
     return UNet(**{**small, "heads": 2, **changes})
+
+
+def dit(**changes: Any) -> DiT:
+    small: dict[str, Any] = {"channels": 1, "image_size": 8, "patch": 4, "width": 12, "depth": 2, "heads": 2}
+    return DiT(**{**small, **changes})
 
 
 def filled(net: nn.Module, std: float = 0.15) -> Any:

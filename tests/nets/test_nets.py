@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_nets import filled, inputs, unet
+from small_nets import dit, filled, inputs, unet
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -23,6 +23,12 @@ UNETS: dict[str, dict[str, Any]] = {
 }
 NETS: list[Any] = [pytest.param(lambda a=a: unet(**a), id=name) for name, a in UNETS.items()]
 NETS.append(pytest.param(lambda: MLP(5, width=16, depth=2), id="vectors"))
+DITS: dict[str, dict[str, Any]] = {
+    "patches of a series": {"channels": 2, "image_size": 12, "dims": 1, "patch": 3},
+    "patches of an image": {"channels": 3, "image_size": (4, 6), "dims": 2, "patch": 2},
+    "patches of a volume": {"channels": 1, "image_size": (2, 6, 4), "dims": 3, "patch": 2},
+}
+NETS += [pytest.param(lambda a=a: dit(**a), id=name) for name, a in DITS.items()]
 
 
 @pytest.mark.parametrize("make", NETS)
@@ -123,10 +129,13 @@ def test_channels_last_stays_channels_last_and_changes_no_value() -> None:
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_checkpointing_keeps_less_and_gives_the_same_bits() -> None:
+@pytest.mark.parametrize(
+    "make", [lambda **a: unet(multipliers=(1, 2, 2), blocks=2, **a), lambda **a: dit(patch=2, depth=4, **a)]
+)
+def test_checkpointing_keeps_less_and_gives_the_same_bits(make: Callable[..., nn.Module]) -> None:
     kept, gradients = [], []
     for checkpointing in (False, True):
-        net = filled(unet(multipliers=(1, 2, 2), blocks=2, dropout=0.3, checkpointing=checkpointing))
+        net = filled(make(dropout=0.3, checkpointing=checkpointing))
         x, c_noise = inputs(net)
         torch.manual_seed(0)  # of the dropout, which must be the same when it is computed again
         size = 0
@@ -165,7 +174,9 @@ def test_captured_whole_by_the_compiler() -> None:
         torch.testing.assert_close(compiled(*inputs(net)), net(*inputs(net)))
 
 
-@pytest.mark.parametrize("make", [lambda: unet(dropout=0.5), lambda: MLP(3, width=8, dropout=0.5)])
+@pytest.mark.parametrize(
+    "make", [lambda: unet(dropout=0.5), lambda: MLP(3, width=8, dropout=0.5), lambda: dit(dropout=0.5)]
+)
 def test_dropout_acts_in_training_only(make: Callable[[], nn.Module]) -> None:
     net = filled(make())
     x, c_noise = inputs(net)
