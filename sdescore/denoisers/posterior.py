@@ -60,7 +60,7 @@ class Posterior(Wrapper):
             data = combine(self.inner.summands(own, at, **condition))
             check_measurement(y, self.operator, data.detach())
             measured = Measured(
-                at, data, y.to(data), self.operator, self.noise_std, rho, alpha, self.data_std, self.iterations
+                at, data, y.to(data), self.operator, self.noise_std, rho, alpha, self.data_std, self.iterations, wanted
             )
             score = self.method(measured)
         if not wanted:

@@ -33,16 +33,22 @@ class Measured:
     alpha: Coefficient
     data_std: float
     iterations: int
+    graph: bool  # whether the caller is to differentiate the result
+
+    @property
+    def fixed(self) -> Tensor:
+        """x0 without the graph that the result does not need."""
+        return self.data if self.graph else self.data.detach()
 
     @property
     def residual(self) -> Tensor:
         """y - A(x0)."""
-        return self.y - self.operator.A(self.data)
+        return self.y - self.operator.A(self.fixed)
 
     @property
     def linear(self) -> Operator | Derivative:
         """A, or its derivative at x0."""
-        return linearised(self.operator, self.data)
+        return linearised(self.operator, self.fixed)
 
     @property
     def variance(self) -> Tensor:
@@ -68,7 +74,7 @@ class Measured:
 
     def gradient(self, value: Tensor, v: Tensor | None = None) -> Tensor:
         """The gradient of <v, value> by x_t."""
-        (found,) = torch.autograd.grad(value, self.x, v, retain_graph=True, create_graph=self.x.grad_fn is not None)
+        (found,) = torch.autograd.grad(value, self.x, v, retain_graph=True, create_graph=self.graph)
         return found
 
     def pull(self, covariance: Callable[[Tensor], Tensor]) -> Tensor:

@@ -39,12 +39,23 @@ class Derivative:
     x: Tensor
 
     def A(self, v: Tensor) -> Tensor:
-        product: Tensor = torch.func.jvp(self.function, (self.x,), (v,))[1]
+        # J^T u is linear in u, and its derivative by u is J.
+        with torch.enable_grad():
+            u = torch.zeros_like(self.function(self.x.detach())).requires_grad_()
+            (product,) = torch.autograd.grad(self._pulled(u, True), u, v, create_graph=self._wanted(v))
         return product
 
     def A_adjoint(self, u: Tensor) -> Tensor:
-        product: Tensor = torch.func.vjp(self.function, self.x)[1](u)[0]
+        with torch.enable_grad():
+            return self._pulled(u, self._wanted(u))
+
+    def _pulled(self, u: Tensor, keep: bool) -> Tensor:
+        at = self.x if self.x.requires_grad else self.x.detach().requires_grad_()
+        (product,) = torch.autograd.grad(self.function(at), at, u, create_graph=keep)
         return product
+
+    def _wanted(self, v: Tensor) -> bool:
+        return self.x.requires_grad or v.requires_grad
 
 
 def as_operator(operator: Any) -> Operator | Nonlinear:

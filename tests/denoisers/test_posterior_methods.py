@@ -151,6 +151,22 @@ def test_methods_on_a_mixture() -> None:
     assert all(each[2] > 0.1 for each in error.values())  # a Gaussian for three modes is not exact
 
 
+@pytest.mark.parametrize("method", ["dps", "lgd", "pigdm", "tmpd", "mmps", "ddnm"])
+def test_derivatives_go_through(method: str) -> None:
+    """Against finite differences, for a state that is a leaf and for one that is not: likelihoods need them."""
+    prior = GaussianMixture(torch.stack([MEAN[0], -MEAN[0]]), [0.7, 0.4])
+    saturated = Nonlinear(lambda x: torch.tanh(x @ A.T), lambda y: y @ A)
+    net, t, y = posterior(prior.denoiser(SDE), saturated, STD, method), torch.tensor(0.8).double(), torch.zeros(1, 2)
+    x, v = torch.randn(2, 1, 4, generator=own, dtype=torch.float64)
+    h = 1e-5
+    wanted = (net(x + h * v, t, measurement=y) - net(x - h * v, t, measurement=y)) / (2 * h)
+    for made in (lambda x: x, lambda x: 1.0 * x):
+        at, u = x.clone().requires_grad_(), torch.zeros(1, 4, dtype=torch.float64, requires_grad=True)
+        (pulled,) = torch.autograd.grad(net(made(at), t, measurement=y), at, u, create_graph=True)
+        (found,) = torch.autograd.grad(pulled, u, v)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 class Detached(nn.Module):
     def forward(self, y: Tensor, c_noise: Tensor) -> Tensor:
         return y.detach()
