@@ -49,7 +49,7 @@ class Weight(nn.Module):
 
     def __init__(self, width_in: int, width: int, *size: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(width, width_in, *size))
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(width, width_in, *size)))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
         axes = tuple(range(1, self.weight.ndim))
@@ -69,8 +69,8 @@ class Features(nn.Module):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 2 * math.pi * torch.randn(count))
-        self.register_buffer("phases", 2 * math.pi * torch.rand(count))
+        self.register_buffer("freqs", nn.init.normal_(torch.empty(count), std=2 * math.pi))
+        self.register_buffer("phases", nn.init.uniform_(torch.empty(count), 0.0, 2 * math.pi))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         angles = torch.outer(c_noise, self.freqs.to(c_noise.dtype)) + self.phases.to(c_noise.dtype)

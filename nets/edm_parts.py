@@ -92,10 +92,10 @@ def check_arguments(given: dict[str, Any], **choices: Sequence[str]) -> dict[str
 
 def filter_of(taps: Sequence[float]) -> Tensor:
     """The separable filter (1, 1, taps, taps) of sum 1. Raises ValueError for an odd number of taps, or of sum 0."""
-    line = torch.tensor([float(tap) for tap in taps])
-    if len(taps) < 2 or len(taps) % 2 or not sum(taps):
+    total = sum(taps)
+    if len(taps) < 2 or len(taps) % 2 or not total:
         raise ValueError(f"taps={list(taps)}; expected an even number of weights, of a sum that is not 0")
-    return torch.outer(line, line)[None, None] / sum(taps) ** 2
+    return torch.tensor([[[[a * b / total**2 for a in taps] for b in taps]]], dtype=torch.float32)
 
 
 def downsample(x: Tensor, kernel: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class Frequencies(nn.Module):
 
     def __init__(self, count: int, std: float = 16.0) -> None:
         super().__init__()
-        self.register_buffer("freqs", std * torch.randn(count))
+        self.register_buffer("freqs", nn.init.normal_(torch.empty(count), std=std))
 
     def forward(self, c_noise: Tensor) -> Tensor:
         return torch.outer(c_noise, 2 * math.pi * self.freqs.to(c_noise.dtype))

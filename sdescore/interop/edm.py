@@ -77,7 +77,7 @@ def _ve(settings: Settings, own: Record) -> tuple[LinearSDE, NetTerms]:
 
 def _iddpm(settings: Settings, own: Record) -> tuple[LinearSDE, NetTerms]:
     levels = own.state["_buffers"]["u"].double()  # sigma / alpha, from the highest to 0
-    sde = DiscreteSDE(tuple(-levels[:-1].log().flip(0)))
+    sde = DiscreteSDE(tuple((-levels[:-1].log()).flip(0).tolist()))
     return sde, NetTerms("state", "index", rounded=True, learned_variance=True, predicts="noise")
 
 
