@@ -12,6 +12,10 @@ from .adaptive_sde import AdaptiveSDE
 from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, Ancestral
 from .churn import Churn
 from .coordinates import CUBE_ROOT_RHO, INDEX, LAM, NOISE_SHARE, RHO, TIME, Coordinate
+from .daps import DAPS
+from .ddrm import DDRM
+from .diffpir import DiffPIR
+from .dps import DPS
 from .euler_maruyama import EulerMaruyama
 from .exponential_euler import DDIM, DDPM, EULER, SEEDS, ExponentialEuler
 from .langevin import AnnealedLangevin, Langevin
@@ -34,6 +38,8 @@ from .presets import (
     UNIPC_BH1,
     UNIPC_BH2,
 )
+from .repaint import RePaint
+from .replacement import Replacement
 from .restart import Restart, RestartInterval
 from .reverse_diffusion import ReverseDiffusion
 from .runge_kutta import (
@@ -51,6 +57,7 @@ from .runge_kutta import (
     SRA,
     RungeKutta,
 )
+from .sdedit import SDEdit
 from .tableaux import Tableau
 from .targets import DATA, DIFFERENCE, IN_LAM, NOISE, Spacing, Target, V
 from .tau import Tau, ddim_eta, er_noise, k_diffusion_eta
@@ -63,9 +70,11 @@ __all__ = [
     "BOSH3",
     "CONSISTENCY",
     "CUBE_ROOT_RHO",
+    "DAPS",
     "DATA",
     "DDIM",
     "DDPM",
+    "DDRM",
     "DEIS",
     "DIFFERENCE",
     "DOPRI5",
@@ -78,6 +87,7 @@ __all__ = [
     "DPM_2_ANCESTRAL",
     "DPM_3",
     "DPM_FAST",
+    "DPS",
     "ER_SDE",
     "EULER",
     "HEUN",
@@ -115,6 +125,7 @@ __all__ = [
     "Churn",
     "Coordinate",
     "Corrector",
+    "DiffPIR",
     "EulerMaruyama",
     "ExponentialEuler",
     "Langevin",
@@ -122,10 +133,13 @@ __all__ = [
     "MetropolisLangevin",
     "Milstein",
     "PredictorCorrector",
+    "RePaint",
+    "Replacement",
     "Restart",
     "RestartInterval",
     "ReverseDiffusion",
     "RungeKutta",
+    "SDEdit",
     "Spacing",
     "Tableau",
     "Target",
