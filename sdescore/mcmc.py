@@ -11,13 +11,25 @@ Geyer 1992: https://doi.org/10.1214/ss/1177011137. Vehtari et al. 2021: https://
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count, check_returned, check_returned_numbers, check_states
+from sdescore.common.checks import (
+    check_count,
+    check_finite,
+    check_integer,
+    check_number,
+    check_returned,
+    check_returned_numbers,
+    check_seed,
+    check_states,
+    check_tensor,
+    unwritten,
+)
 from sdescore.sampling.noise import WhiteNoise
 
 __all__ = ["Chains", "annealed_langevin", "effective_sample_size", "hmc", "langevin", "mala"]
@@ -41,23 +53,20 @@ class Chains:
 
     def effective_sample_size(self, burn: int = 0) -> Tensor:
         """effective_sample_size() of the trace without its first `burn` states. Raises ValueError for burn < 0."""
-        if burn < 0:
-            raise ValueError(f"burn={burn}; expected 0 or a positive integer")
-        return effective_sample_size(self.trace[burn:])
+        return effective_sample_size(self.trace[check_integer("burn", burn, 0) :])
 
 
-def _check(x: Tensor, step: float, **counts: int) -> None:
-    check_states(x, "chains", "chain")
-    if not bool(x.isfinite().all()):
-        raise ValueError(f"x is not finite in chain {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])}")
-    _check_step(step)
+def _check(x: Tensor, step: float, seed: int, **counts: int) -> None:
+    check_finite("x", check_states(x, "chains", "chain"), "chain")
+    check_number("step", step, above=0)
+    check_seed(seed)
     for name, count in counts.items():
         check_count(name, count)
 
 
-def _check_step(step: float) -> None:
-    if not 0 < step < math.inf:
-        raise ValueError(f"step={step}; expected a positive number")
+def _score_at(score: Score, x: Tensor) -> Tensor:
+    """score(x), which must neither write over the state nor have another shape."""
+    return check_returned(unwritten(score, x, "score"), x, "score")
 
 
 def _finished(name: str, step: float, x: Tensor, kept: list[Tensor], acceptance: Tensor) -> Chains:
@@ -76,11 +85,11 @@ def langevin(
     this is the autoregression with coefficient 1 - step / std^2, of variance std^2 / (1 - step / (2 std^2)).
     Raises FloatingPointError if a chain diverges.
     """
-    _check(x, step, steps=steps, thin=thin)
+    _check(x, step, seed, steps=steps, thin=thin)
     noise = WhiteNoise(seed, range(len(x)), x.device)
     kept = []
     for i in tqdm(range(1, steps + 1), disable=not progress, desc="langevin"):
-        x = x + step * check_returned(score(x), x, "score") + math.sqrt(2 * step) * noise.randn(x)
+        x = x + step * _score_at(score, x) + math.sqrt(2 * step) * noise.randn(x)
         if i % thin == 0:
             kept.append(x)
     return _finished("langevin", step, x, kept, x.new_ones(len(x)))
@@ -110,9 +119,8 @@ def annealed_langevin(
 
     The trace has the state after each level. Raises TypeError, ValueError and FloatingPointError as langevin().
     """
-    _check(x, step, repeats=repeats)
-    if not isinstance(sigmas, Tensor):
-        raise TypeError(f"sigmas is a {type(sigmas).__name__}; expected a tensor (levels,)")
+    _check(x, step, seed, repeats=repeats)
+    check_tensor("sigmas", sigmas, "(levels,)")
     if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas.isfinite() & (sigmas > 0)).all()):
         raise ValueError(f"sigmas has shape {tuple(sigmas.shape)}; expected (levels,), positive and decreasing")
     if not bool((sigmas.diff() < 0).all()):
@@ -123,17 +131,22 @@ def annealed_langevin(
     for sigma in tqdm(levels, disable=not progress, desc="annealed langevin"):
         own = step * (sigma / levels[-1]) ** 2
         level = x.new_full((len(x),), sigma)
+        at_level = partial(_at_level, score, level)
         for _ in range(repeats):
-            x = x + own * check_returned(score(x, level), x, "score") + math.sqrt(2 * own) * noise.randn(x)
+            x = x + own * _score_at(at_level, x) + math.sqrt(2 * own) * noise.randn(x)
         kept.append(x)
     return _finished("annealed_langevin", step, x, kept, x.new_ones(len(x)))
+
+
+def _at_level(score: Callable[[Tensor, Tensor], Tensor], level: Tensor, x: Tensor) -> Tensor:
+    return score(x, level)
 
 
 def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     """log_density(x), (chains,), and its gradient."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = check_returned_numbers(log_density(x), x, "log_density")
+        value = check_returned_numbers(log_density(x.clone()), x, "log_density")  # which may write over a copy
         if not value.requires_grad:
             raise ValueError("log_density has no gradient by x; expected one that torch computes from x, with a graph")
         (gradient,) = torch.autograd.grad(value.sum(), x)
@@ -169,7 +182,7 @@ def hmc(
 
     Raises TypeError and ValueError for bad arguments, and ValueError where log_density is not finite at x.
     """
-    _check(x, step, steps=steps, thin=thin, leapfrog=leapfrog)
+    _check(x, step, seed, steps=steps, thin=thin, leapfrog=leapfrog)
     noise = WhiteNoise(seed, range(len(x)), x.device)
     kept = []
     accepted = x.new_zeros(len(x))
@@ -205,7 +218,7 @@ def mala(log_density: Callable[[Tensor], Tensor], x: Tensor, *, step: float, **o
 
     It is hmc() with one leapfrog step of length sqrt(2 step) (Neal 2011, section 5.2), with its arguments and errors.
     """
-    _check_step(step)
+    check_number("step", step, above=0)
     return hmc(log_density, x, step=math.sqrt(2 * step), leapfrog=1, **options)
 
 
@@ -218,8 +231,7 @@ def effective_sample_size(trace: Tensor) -> Tensor:
 
     Raises TypeError for what is not a tensor, and ValueError for kept < 4 and for a trace that is not finite.
     """
-    if not isinstance(trace, Tensor):
-        raise TypeError(f"trace is a {type(trace).__name__}; expected a tensor (kept, chains, *shape)")
+    check_tensor("trace", trace, "(kept, chains, *shape)")
     if trace.ndim < 3 or len(trace) < 4:
         raise ValueError(f"trace has shape {tuple(trace.shape)}; expected (kept, chains, *shape) with kept >= 4")
     if not bool(trace.isfinite().all()):

@@ -79,7 +79,8 @@ class AdaptiveSDE:
             bound = self.rtol * torch.maximum(euler.abs(), x.abs()) + self.atol * expand(
                 torch.hypot(sde.alpha(s), sde.sigma(s)), x
             )
-            error = ((improved - euler) / bound).flatten(1).double().square().mean(1).sqrt().cpu()
+            # The lengths of steps are no function that is differentiated: their bounds have no finite slope.
+            error = ((improved - euler) / bound).detach().flatten(1).double().square().mean(1).sqrt().cpu()
             error, good = error.nan_to_num(torch.inf), error <= 1
             steps[rows] = (later / clock).log() / 2 * (0.8 * error.clamp(min=1e-10) ** -0.5).clamp(0.2, 2.0)
             rejected.put(~good, width, w)

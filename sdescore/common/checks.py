@@ -71,7 +71,10 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, least: floa
         expected = "a positive number" if above == 0 else f"a finite number {bound}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}; expected {expected}")
-    number = float(value) if abs(value) < 2**1023 else math.inf  # type: ignore[operator]  # or NaN
+    try:
+        number = float(value)
+    except OverflowError:  # of an integer
+        number = math.inf
     if not (above < number and least <= number and math.isfinite(number)):
         raise ValueError(f"{name}={value!r}; expected {expected}")
     return number
@@ -139,6 +142,8 @@ def unwritten(function: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
 
     Tensors of torch.inference_mode() count no writes: such a function is given a copy.
     """
+    if torch.compiler.is_compiling():
+        return function(x)
     if x.is_inference():
         return function(x.clone())
     before = x._version

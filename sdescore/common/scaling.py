@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_integer, check_number
+
 __all__ = ["Scaling"]
 
 
@@ -12,8 +14,8 @@ __all__ = ["Scaling"]
 class Scaling:
     """Raw data in [low, high] <-> model data in [-1, 1].
 
-    `levels` is the number of equally spaced raw values if the data is quantised, else None. Raises ValueError unless
-    low < high and there are at least 2 levels.
+    `levels` is the number of equally spaced raw values if the data is quantised, else None. Raises TypeError for other
+    kinds, and ValueError unless low < high are finite and there are at least 2 levels.
     """
 
     low: float = 0.0
@@ -21,10 +23,9 @@ class Scaling:
     levels: int | None = 256
 
     def __post_init__(self) -> None:
-        if not self.low < self.high:
-            raise ValueError(f"low={self.low}, high={self.high}; expected low < high")
-        if self.levels is not None and self.levels < 2:
-            raise ValueError(f"levels={self.levels}; expected None or at least 2")
+        check_number("high", self.high, above=check_number("low", self.low))
+        if self.levels is not None:
+            check_integer("levels", self.levels, 2)
 
     def to_model(self, raw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Scale raw data of any shape, integer or floating point, to [-1, 1].

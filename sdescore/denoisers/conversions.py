@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_number, check_tensor
 from sdescore.common.linear_combinations import Coefficient, combine
-from sdescore.processes.base import LinearSDE
+from sdescore.processes.base import LinearSDE, check_linear
 
 __all__ = ["PREDICTIONS", "Pair", "change", "check_prediction", "convert"]
 
@@ -51,8 +53,19 @@ def convert(
 ) -> Tensor:
     """Turn a prediction at (x, t) of one kind into another; kinds are the keys of PREDICTIONS.
 
-    prediction and x are (batch, *shape), t is () or (batch,). Raises ValueError for an unknown kind.
+    prediction and x are (batch, *shape), t is () or (batch,). Raises TypeError for what is no tensor, ValueError for
+    an unknown kind, other shapes, a data_std that is not positive and times outside [t_min, T]; those on a GPU are not
+    read, as that would wait.
     """
+    check_linear(sde)
+    check_tensor("x", x, "(batch, *shape)")
+    if check_tensor("prediction", prediction, "(batch, *shape)").shape != x.shape:
+        raise ValueError(f"prediction has shape {tuple(prediction.shape)}, but x has {tuple(x.shape)}")
+    if check_tensor("t", t, "() or (batch,)").ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
+        raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({len(x)},)")
+    if t.device.type == "cpu" and not torch.compiler.is_compiling():
+        sde.check_times(t)
+    check_number("data_std", data_std, above=0)
     pairs = [
         PREDICTIONS[check_prediction(name, argument)](sde, t, data_std)
         for argument, name in (("given", given), ("wanted", wanted))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.common.checks import check_count, check_finite, check_number, check_seed, check_tensor
 from sdescore.common.linear_combinations import Coefficient, Summand, expand
 from sdescore.common.random import generator
 from sdescore.denoisers.denoiser import Denoiser
@@ -43,20 +44,21 @@ class GaussianMixture:
         self.means = torch.as_tensor(means, dtype=dtype)
         if not self.means.is_floating_point():
             self.means = self.means.to(torch.get_default_dtype())
-        if not bool(self.means.isfinite().all()):
-            raise ValueError("means are not finite")
-        if self.means.ndim < 2:
-            raise ValueError(f"means has shape {tuple(self.means.shape)}; expected (components, *shape)")
+        if self.means.ndim < 2 or self.means.numel() == 0:
+            raise ValueError(
+                f"means has shape {tuple(self.means.shape)}; expected (components, *shape) with at least one component"
+            )
+        check_finite("means", self.means, "component")
         count = len(self.means)
         stds = torch.as_tensor(stds, dtype=self.means.dtype, device=self.means.device)
         if stds.ndim == 1 and len(stds) == count:
             stds = stds.reshape(-1, *(1,) * (self.means.ndim - 1))
         fits = stds.ndim == 0 or all(a in (1, b) for a, b in zip(stds.shape, self.means.shape, strict=False))
-        if stds.ndim not in (0, self.means.ndim) or not fits or not bool((stds > 0).all()):
+        if stds.ndim not in (0, self.means.ndim) or not fits or not bool(((stds > 0) & stds.isfinite()).all()):
             raise ValueError("stds must be positive: a number, (components,) or (components, *shape)")
         self.stds = stds.expand(self.means.shape)
         given = torch.as_tensor([1.0] * count if weights is None else weights, dtype=self.means.dtype)
-        if given.shape != (count,) or not bool((given > 0).all()):
+        if given.shape != (count,) or not bool(((given > 0) & given.isfinite()).all()):
             raise ValueError(f"weights has shape {tuple(given.shape)}; expected {count} positive numbers")
         given = given.to(self.means.device)
         self.weights = given / given.sum()
@@ -98,6 +100,8 @@ class GaussianMixture:
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n independent exact samples, (n, *shape)."""
+        check_count("n", n)
+        check_seed(seed)
         own = generator("mixture", seed, device=self.means.device)
         component = torch.multinomial(self.weights, n, replacement=True, generator=own)
         z = torch.randn(n, *self.shape, generator=own, device=self.means.device, dtype=self.means.dtype)
@@ -106,7 +110,7 @@ class GaussianMixture:
 
     def log_joint(self, x: Tensor) -> Tensor:
         """log(weight_k N(x; ...)) of each component, (batch, components). Raises ValueError for another shape of x."""
-        if tuple(x.shape[1:]) != self.shape:
+        if tuple(check_tensor("x", x, "(batch, *shape)").shape[1:]) != self.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}; expected (batch, {', '.join(map(str, self.shape))})")
         z = (_rotate(self.axes, x.unsqueeze(1) - self.means, back=True) / self.stds).flatten(2)
         size = (self.stds.log() + math.log(2 * math.pi) / 2).flatten(1).sum(1)
@@ -114,7 +118,7 @@ class GaussianMixture:
 
     def log_prob(self, x: Tensor) -> Tensor:
         """Natural-log density (batch,) at x (batch, *shape)."""
-        return self.log_joint(x.to(self.means)).logsumexp(1)
+        return self.log_joint(check_tensor("x", x, "(batch, *shape)").to(self.means)).logsumexp(1)
 
     def score(self, x: Tensor) -> Tensor:
         """The gradient of log_prob at x, of the shape of x."""
@@ -145,8 +149,7 @@ class GaussianMixture:
 
         Raises ValueError for a noise_std that is not positive, and for a y of another shape.
         """
-        if not 0 < noise_std < math.inf:
-            raise ValueError(f"noise_std={noise_std}; expected positive numbers")
+        check_number("noise_std", noise_std, above=0)
         measured = operator.A(self.means)
         if y.shape != measured.shape[1:]:
             raise ValueError(f"y has shape {tuple(y.shape)}; the operator measures {tuple(measured.shape[1:])}")

@@ -1,17 +1,15 @@
 """Data, a denoiser and a process whose densities or latents are wanted: checked, and gone through in batches."""
 
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count
+from sdescore.common.checks import check_count, check_finite, check_number, check_states, check_tensor
 from sdescore.denoisers.denoiser import Denoiser, as_denoiser, state_like
 from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.reverse import ReverseProcess
@@ -26,10 +24,8 @@ FINEST = 1e-13
 
 def check_tolerance(rtol: float, atol: float) -> None:
     """Raise ValueError for tolerances below rounding, and for those that are not finite numbers."""
-    if not all(isinstance(each, Real) and FINEST <= each < math.inf for each in (rtol, atol)):
-        raise ValueError(
-            f"rtol={rtol}, atol={atol}; expected numbers from {FINEST:g} (the rounding of a step) upwards, and finite"
-        )
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        check_number(name, value, least=FINEST)
 
 
 def warn_out_of_range(sde: LinearSDE, denoiser: Denoiser, x: Tensor, index_offset: int = 0) -> None:
@@ -76,17 +72,10 @@ class Batches:
     ) -> "Batches":
         """Check the arguments, before any net call. Raises TypeError or ValueError, naming the argument."""
         check_linear(sde)
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x is a {type(x).__name__}; expected a tensor (batch, *shape)")
-        if not x.is_floating_point():
-            raise TypeError(f"x has dtype {x.dtype}; scale it to floating point first, as for training")
+        check_tensor("x", x, "(batch, *shape)", ": scale it first, as for training")
         if batch_size is not None:
             check_count("batch_size", batch_size)
-        if x.ndim < 2 or x.numel() == 0:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (batch, *shape) with at least one sample")
-        finite = x.isfinite().flatten(1).all(1)
-        if not bool(finite.all()):
-            raise ValueError(f"x is not finite in sample {int((~finite).nonzero()[0])}")
+        check_finite("x", check_states(x))
         denoiser = as_denoiser(net, sde, predicts)
         if denoiser.shape is not None and tuple(x.shape[1:]) != denoiser.shape:
             raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; the net takes {denoiser.shape}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count
+from sdescore.common.checks import check_count, check_seed, check_states, check_tensor
 from sdescore.common.random import generator
 from sdescore.common.scaling import Scaling, level_width
 from sdescore.density.batches import Batches, check_tolerance
@@ -33,6 +33,7 @@ def bits_per_dim(log_prob: Tensor, shape: tuple[int, ...], scaling: Scaling) -> 
     shape is that of a sample. A level's probability is the mean density over its width d times d (Theis et al. 2016,
     section 3.1); d is 2 / (levels - 1) in model scale. Raises ValueError if the scaling has no levels.
     """
+    check_tensor("log_prob", log_prob, "(batch,)")
     return -(log_prob / math.prod(shape) + math.log(level_width(scaling))) / math.log(2)
 
 
@@ -44,8 +45,11 @@ def _drawn(draw: Callable[..., Tensor], use: str, x: Tensor, seed: int, index_of
 def dequantize(x: Tensor, scaling: Scaling, seed: int = 0, index_offset: int = 0) -> Tensor:
     """Add uniform noise of one level's width to model data x (batch, *shape).
 
-    The noise of sample i depends on (seed, index_offset + i) alone. Raises ValueError if the scaling has no levels.
+    The noise of sample i depends on (seed, index_offset + i) alone. Raises TypeError for what is no tensor of floating
+    point, and ValueError if the scaling has no levels.
     """
+    check_states(x)
+    check_seed(seed, index_offset)
     return x + (_drawn(torch.rand, "dequantize", x, seed, index_offset) - 0.5) * level_width(scaling)
 
 
@@ -139,6 +143,7 @@ def quantised_likelihood(
     A sample with a draw that fails has log_prob NaN, and a RuntimeWarning says where.
     """
     check_count("draws", draws)
+    check_seed(seed, index_offset)
     check_tolerance(rtol, atol)
     given = Batches.of(sde, net, x, condition, predicts, batch_size)
     _check_levels(x, scaling)

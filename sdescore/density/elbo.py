@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count
+from sdescore.common.checks import check_count, check_seed
 from sdescore.common.linear_combinations import expand
 from sdescore.common.random import generator
 from sdescore.density.batches import Batches, warn_out_of_range
-from sdescore.density.likelihood import Density, Prior, prior_log_prob, standard_error
+from sdescore.density.likelihood import Density, Prior, check_prior, prior_log_prob, standard_error
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.reverse import ReverseProcess
@@ -125,6 +125,8 @@ def elbo(
     """
     check_count("levels", levels)
     check_count("groups", groups)
+    check_seed(seed, index_offset)
+    check_prior(prior)
     given = Batches.of(sde, net, x, condition, predicts, batch_size)
     warn_out_of_range(sde, given.denoiser, x, index_offset)
     parts = []

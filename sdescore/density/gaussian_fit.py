@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_finite, check_states
+
 __all__ = ["GaussianFit"]
 
 
@@ -27,7 +29,8 @@ class GaussianFit:
 
     @staticmethod
     def of(data: Tensor) -> "GaussianFit":
-        """Fit to data (batch, *shape) in model scale. Raises ValueError for fewer than two samples."""
+        """Fit to data (batch, *shape) in model scale. Raises TypeError or ValueError for other data."""
+        check_finite("data", check_states(data, name="data"))
         if data.ndim < 2 or len(data) < 2:
             raise ValueError(f"data has shape {tuple(data.shape)}; expected (batch, *shape) with at least two samples")
         rows = data.flatten(1).to(torch.float64)

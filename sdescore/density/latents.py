@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sdescore.common.checks import check_finite, check_number, check_states
 from sdescore.density.batches import Batches, check_tolerance
 from sdescore.density.flow import transport
 from sdescore.processes.base import LinearSDE
@@ -93,12 +94,17 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
     weight is a number or (batch,); lengths are interpolated geometrically. Between independent normal latents the
     result is about as long as they are, where linear interpolation would be too short.
-    Raises ValueError for shapes that differ, and for zero or opposite latents, between which no arc is the shortest.
+    Raises TypeError for what is no tensor, and ValueError for shapes that differ, for what is not finite, and for zero
+    or opposite latents, between which no arc is the shortest.
     """
+    for name, latent in (("a", a), ("b", b)):
+        check_finite(name, check_states(latent, name=name))
     if a.shape != b.shape:
         raise ValueError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}; expected equal shapes")
     p, q = a.flatten(1), b.flatten(1)
     w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(-1, 1)
+    if len(w) not in (1, len(a)) or not bool(w.isfinite().all()):
+        raise ValueError(f"weight={weight}; expected a finite number, or ({len(a)},) of them")
     length_a, length_b = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)
     p, q = p / length_a, q / length_b
     # From half the chord, which keeps its digits at small angles where the cosine loses them.
@@ -114,8 +120,7 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 def scale_temperature(z: Tensor, temperature: float) -> Tensor:
     """Latents z of the prior at another temperature: N(0, s^2 I)^(1/temperature) is N(0, temperature s^2 I).
 
-    Raises ValueError for a negative temperature.
+    Raises ValueError for a negative temperature, and for latents that are not finite.
     """
-    if not temperature >= 0:
-        raise ValueError(f"temperature={temperature}; expected 0 or a positive number")
-    return z * math.sqrt(temperature)
+    check_finite("z", check_states(z, name="z"))
+    return z * math.sqrt(check_number("temperature", temperature, least=0))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_returned_numbers, choose
+from sdescore.common.checks import check_returned_numbers, check_seed, choose
 from sdescore.density.adams import integrate_adams
 from sdescore.density.batches import Batches, check_tolerance, warn_out_of_range
 from sdescore.density.flow import ProbabilityFlowODE
@@ -58,6 +58,12 @@ class Likelihood:
     stderr: Tensor
     nfe: Tensor
     latent: Tensor
+
+
+def check_prior(prior: Density | None) -> None:
+    """Raise TypeError for a prior without a density."""
+    if prior is not None and not callable(getattr(prior, "log_prob", None)):
+        raise TypeError(f"prior is {prior!r}; expected anything with log_prob(x), such as a GaussianMixture")
 
 
 def prior_log_prob(prior: Density, x: Tensor) -> Tensor:
@@ -207,12 +213,14 @@ def likelihood(
     A RuntimeWarning names each sample that failed, with the time at which it did, and another one the samples beyond
     the range of the net's training data.
     """
+    check_seed(seed, index_offset)
     chosen = find_trace(trace, probes)
     product = choose(DERIVATIVES, derivative, "derivative")
+    if control is not None and not isinstance(control, GaussianFit):
+        raise TypeError(f"control is {control!r}; expected GaussianFit.of(training data)")
     if control is not None and chosen.estimate is not quadratic:
         raise ValueError(f"control is given with trace={trace!r}; expected a trace whose vectors are fixed beforehand")
-    if prior is not None and not callable(getattr(prior, "log_prob", None)):
-        raise TypeError(f"prior is {prior!r}; expected anything with log_prob(x), such as a GaussianMixture")
+    check_prior(prior)
     check_tolerance(rtol, atol)
     given = Batches.of(sde, net, x, condition, predicts, batch_size)
     if control is not None and control.mean.numel() != x[0].numel():

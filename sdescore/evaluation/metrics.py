@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import check_count
+from sdescore.common.checks import check_count, check_integer, check_seed, check_tensor
 from sdescore.common.random import generator
 
 __all__ = ["frechet_distance", "kernel_distance", "nearest", "precision_recall", "sliced_wasserstein"]
@@ -35,6 +35,7 @@ def frechet_distance(first: Tensor, second: Tensor) -> float:
 
 
 def _checked(features: Tensor, name: str, least: int) -> Tensor:
+    check_tensor(name, features, "(n, d)")
     if features.ndim != 2 or len(features) < least:
         raise ValueError(f"{name} has shape {tuple(features.shape)}; expected (n, d) with n of at least {least}")
     x = features.to(torch.float64)
@@ -65,8 +66,7 @@ def kernel_distance(first: Tensor, second: Tensor, groups: int = 20) -> tuple[fl
 
     Raises ValueError for other shapes and for features that are not finite.
     """
-    if groups < 2:
-        raise ValueError(f"groups={groups}; expected integers of at least 2")
+    check_integer("groups", groups, 2)
     x, y = _pair((2 * groups, 2 * groups), first=first, second=second)
     xx, yy, xy = _kernel_sums(x, x, groups), _kernel_sums(y, y, groups), _kernel_sums(x, y, groups)
     for sums, own in ((xx, x), (yy, y)):  # a sample is no pair with itself
@@ -160,8 +160,8 @@ def sliced_wasserstein(first: Tensor, second: Tensor, projections: int = 1000, s
     Raises ValueError for other shapes and for values that are not finite.
     """
     x, y = _pair((1, 1), first=first, second=second)
-    if projections < 2:
-        raise ValueError(f"projections={projections}; expected integers of at least 2")
+    check_integer("projections", projections, 2)
+    check_seed(seed)
     draw = generator("sliced wasserstein", seed, device="cpu")
     directions = torch.randn(projections, x.shape[1], generator=draw, dtype=torch.float64).to(x.device)
     directions = directions / directions.norm(dim=1, keepdim=True)

@@ -10,13 +10,19 @@ Hyvarinen 2005: https://jmlr.org/papers/v6/hyvarinen05a.html. Song et al. 2019: 
 Pang et al. 2020: https://arxiv.org/abs/2007.03317.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import check_count, check_returned_numbers, check_states
+from sdescore.common.checks import (
+    check_count,
+    check_number,
+    check_returned_numbers,
+    check_states,
+    check_tensor,
+    unwritten,
+)
 from sdescore.denoisers.energy import differentiable_twice
 
 __all__ = [
@@ -41,17 +47,21 @@ def _dot(x: Tensor, y: Tensor) -> Tensor:
 
 
 def same_shape(given: Tensor, x: Tensor, name: str) -> Tensor:
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor of the shape of x, {tuple(x.shape)}")
+    check_tensor(name, given, f"of the shape of x, {tuple(x.shape)}")
     if given.shape != x.shape:
         raise ValueError(f"{name} has shape {tuple(given.shape)}, but x has {tuple(x.shape)}")
     return given
 
 
 def _positive(step: float) -> float:
-    if not 0 < step < math.inf:
-        raise ValueError(f"step={step}; expected a positive number, small beside the width of the data")
-    return step
+    return check_number("step", step, above=0)
+
+
+@torch.no_grad()
+def _check_constant(score: Score, x: Tensor, s: Tensor) -> None:
+    """Raise ValueError where a score without a derivative by x, which would lose its divergence, depends on x."""
+    if not torch.equal(score(x + 0.01 + 0.01 * x.abs()), s):
+        raise ValueError("the score depends on x without a derivative by it; expected one that detaches nothing")
 
 
 def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,8 +71,9 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
     training = torch.is_grad_enabled()
     with torch.enable_grad(), differentiable_twice(training):
         x = x.detach().requires_grad_()
-        s = same_shape(score(x), x, "the score")
+        s = same_shape(score(x.clone()), x, "the score")  # which may write over a copy
         if not s.requires_grad:
+            _check_constant(score, x, s)
             return s, torch.zeros_like(_dot(probes, s))
         # One pass each: batched gradients are wrong or missing for some operators, such as those of attention.
         slopes = []
@@ -70,6 +81,8 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
             (product,) = torch.autograd.grad(
                 s, x, probe.expand_as(s), create_graph=training, retain_graph=i < len(probes) or None, allow_unused=True
             )
+            if product is None and i == 1:
+                _check_constant(score, x, s)
             slopes.append(x.new_zeros(len(x)) if product is None else (product * probe).flatten(1).sum(1))
     slope = torch.stack(slopes)
     return (s, slope) if training else (s.detach(), slope.detach())
@@ -81,8 +94,7 @@ def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Gener
         check_count("projections", projections)
         shape = (projections, *x.shape)
         return torch.randint(0, 2, shape, generator=generator, device=x.device).to(x) * 2 - 1
-    if not isinstance(v, Tensor):
-        raise TypeError(f"v is a {type(v).__name__}; expected a tensor of the shape of x, or (projections, *that)")
+    check_tensor("v", v, "of the shape of x, or (projections, *that)")
     if v.shape[-x.ndim :] != x.shape or v.ndim not in (x.ndim, x.ndim + 1) or len(v) == 0:
         raise ValueError(f"v has shape {tuple(v.shape)}; expected {tuple(x.shape)} or (projections, *that)")
     return v if v.ndim > x.ndim else v.unsqueeze(0)
@@ -90,7 +102,8 @@ def _signs(x: Tensor, v: Tensor | None, projections: int, generator: torch.Gener
 
 def explicit_score_matching(score: Score, x: Tensor, target: Tensor) -> Tensor:
     """||score(x) - target||^2 / 2, with target (batch, *shape) the known score at x (Hyvarinen 2005, eq. 2)."""
-    return _half_square(same_shape(score(check_states(x)), x, "the score") - same_shape(target, x, "target"))
+    s = same_shape(unwritten(score, check_states(x), "the score"), x, "the score")
+    return _half_square(s - same_shape(target, x, "target"))
 
 
 def implicit_score_matching(score: Score, x: Tensor) -> Tensor:
@@ -179,7 +192,7 @@ def finite_difference_energy_matching(
     probes = _signs(check_states(x), v, projections, generator) * _positive(step)
 
     def value(at: Tensor) -> Tensor:
-        return check_returned_numbers(log_density(at), x, "log_density")
+        return check_returned_numbers(unwritten(log_density, at, "log_density"), x, "log_density")
 
     ahead, behind = (torch.stack([value(x + sign * probe) for probe in probes]) for sign in (1, -1))
     return ((ahead + behind - 2 * value(x) + (ahead - behind).square() / 8) / step**2).mean(0)

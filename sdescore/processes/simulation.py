@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_finite, check_seed, check_states, check_tensor
 from sdescore.common.random import generator
 from sdescore.processes.base import SDE
 
@@ -70,13 +71,11 @@ def simulate(sde: SDE, x0: Tensor, times: Tensor, *, method: str = "milstein", s
         TypeError, ValueError: For other arguments.
         FloatingPointError: For a path that is not finite.
     """
-    for name, given in (("x0", x0), ("times", times)):
-        if not isinstance(given, Tensor):
-            raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor")
-    if not x0.is_floating_point() or x0.ndim < 2 or len(x0) == 0:
-        raise TypeError(f"x0 is {x0.dtype} of shape {tuple(x0.shape)}; expected floating-point (batch, *shape)")
-    if not bool(x0.isfinite().all()):
-        raise ValueError("x0 is not finite")
+    check_tensor("times", times, "(times,)")
+    check_finite("x0", check_states(x0, name="x0"))
+    check_seed(seed)
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde is {sde!r}; expected an SDE")
     if method not in ("euler", "milstein"):
         raise ValueError(f"method={method!r}; expected 'euler' or 'milstein'")
     grid = times.detach().to("cpu", torch.float64)

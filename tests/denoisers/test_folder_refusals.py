@@ -81,7 +81,7 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
         ("terms.times", "index", "unexpected keyword argument 'times'"),
         ("data_std", "wide", "not supported between"),
         ("shape", ["a"], "cannot be interpreted as an integer"),
-        ("scaling", {"low": 1, "high": 0}, "low=1, high=0; expected"),
+        ("scaling", {"low": 1, "high": 0}, "high=0; expected a finite number above 1"),
     ],
 )
 def test_config_that_describes_no_denoiser(path: str, value: Any, message: str, tmp_path: Path) -> None:

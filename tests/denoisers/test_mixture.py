@@ -186,8 +186,11 @@ MEANS = torch.zeros(2, 3)
     [
         ({"means": torch.zeros(3)}, r"means has shape \(3,\); expected \(components, \*shape\)"),
         ({"means": MEANS, "stds": 0.0}, "stds must be positive"),
+        ({"means": MEANS, "stds": math.inf}, "stds must be positive"),
+        ({"means": MEANS, "weights": [1.0] * (len(MEANS) - 1) + [math.inf]}, "weights has shape"),
+        ({"means": torch.zeros(0, 2)}, r"means has shape \(0, 2\); .* at least one component"),
         ({"means": MEANS, "stds": torch.ones(len(MEANS), 7)}, "stds must be positive"),
-        ({"means": [[math.nan], [1.0]]}, "means are not finite"),
+        ({"means": [[math.nan], [1.0]]}, "means is not finite in component 0"),
         ({"means": MEANS, "stds": math.nan}, "stds must be positive"),
         ({"means": MEANS, "stds": [1.0, -1.0]}, "stds must be positive"),
         ({"means": MEANS, "stds": torch.ones(3)}, r"stds must be positive: .*\(components, \*shape\)"),

@@ -62,7 +62,7 @@ class TestKernel:
             kernel_distance(normal(50, 2, 0), normal(39, 2, 1))
         with pytest.raises(ValueError, match="first has 3 columns and second 2"):
             kernel_distance(normal(50, 3, 0), normal(50, 2, 1))
-        with pytest.raises(ValueError, match="groups=1; expected integers of at least 2"):
+        with pytest.raises(ValueError, match="groups=1; expected an integer of at least 2"):
             kernel_distance(normal(50, 2, 0), normal(50, 2, 1), groups=1)
 
 

@@ -204,7 +204,7 @@ def test_no_graph_is_kept_without_gradients(loss: Callable[..., Tensor]) -> None
         (lambda x: sliced_score_matching(Waves(), x, v=x.new_empty(0, 4, 2)), ValueError, r"v has shape \(0, 4, 2\)"),
         (lambda x: sliced_score_matching(Waves(), x, v=x.tolist()), TypeError, "v is a list"),
         (lambda x: sliced_score_matching(Waves(), x, projections=0), ValueError, "projections=0"),
-        (lambda x: sliced_score_matching(Waves(), x, projections=1.5), ValueError, "projections=1.5"),  # type: ignore[arg-type]
+        (lambda x: sliced_score_matching(Waves(), x, projections=1.5), TypeError, "projections=1.5"),  # type: ignore[arg-type]
         (lambda x: sliced_score_matching(Waves(), x.tolist()), TypeError, "x is a list"),
         (torch.inference_mode()(lambda x: sliced_score_matching(Waves(), x)), RuntimeError, "no_grad"),
         (lambda x: sliced_score_matching(Waves(), x[:, 0]), ValueError, "x has shape"),

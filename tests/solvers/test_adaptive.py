@@ -168,3 +168,22 @@ def test_bad_tolerances(make: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match="expected embedded pairs"):
         Adaptive(EmbeddedPair(a=((1.0,),), b=(0.5, 0.5), c=(0.0, 1.0), error=(), order=2))
     assert find_solver("heun") is HEUN
+
+
+@pytest.mark.parametrize("rtol", [0.05, 1e6])
+def test_gradients_through_adaptive_steps_are_those_of_the_steps_taken(rtol: float, oracle2: GaussianMixture) -> None:
+    """Steps that differ with the start have no finite differences: at the large tolerance all are as long as may be."""
+    sde = VPSDE()
+    denoiser = oracle2.denoiser(sde)
+    x = torch.linspace(-1, 1, 8, dtype=torch.float64).reshape(4, 2)
+
+    def end(shift: Tensor) -> Tensor:
+        solver = AdaptiveSDE(rtol=rtol, atol=rtol)
+        return sample(sde, lambda x, t: denoiser.score(x + shift, t), x=x, solver=solver, seed=1, grad=True).sum(0)
+
+    shift = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(end(shift)[0], shift)
+    assert bool(gradient.isfinite().all())
+    if rtol > 1:
+        step = torch.tensor([1e-6, 0.0], dtype=torch.float64)
+        assert float(gradient[0]) == pytest.approx(float((end(step) - end(-step))[0]) / 2e-6, rel=1e-4)
