@@ -1,14 +1,15 @@
 """One run of a solver: its checked arguments, and the states of any selection of its samples."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdescore.common.checks import described
-from sdescore.denoisers.denoiser import as_denoiser, state_dtype, state_like
+from sdescore.common.checks import check_dtype, check_finite, check_integer, check_seed, check_tensor, described
+from sdescore.common.evaluation_mode import evaluating
+from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.initial import InitialLaw, check_initial_law, initial_states
@@ -23,25 +24,39 @@ __all__ = ["NoiseSource", "Run", "check_condition", "evaluating", "solver_states
 NoiseSource = Callable[[int, Sequence[int], torch.device], Noise]
 
 
-@contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
-    """Switch dropout and the like off for a while."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+TAKEN = ("x", "t", "p", "q", "kind", "coefficients")  # arguments of a denoiser that no condition can be called
+# From here on, in units of data_std, Gaussian data lose a tenth of their spread, 1 - (1 + rho^2)^(-1/2), to the last
+# denoising.
+WIDE = 0.5
 
 
 def check_condition(condition: Mapping[str, Tensor] | None, count: int) -> dict[str, Tensor]:
-    """The condition as a dict. Raises ValueError for what is not a tensor with `count` rows."""
+    """The condition as a dict, of tensors with `count` rows.
+
+    Raises TypeError for what is no mapping, and ValueError for other tensors and names.
+    """
+    if condition is not None and not isinstance(condition, Mapping):
+        raise TypeError(f"condition is a {type(condition).__name__}; expected a dict of tensors by name")
     for name, value in (condition or {}).items():
+        if not isinstance(name, str) or name in TAKEN:
+            raise ValueError(f"condition has {name!r}; expected names other than {', '.join(TAKEN)}")
         if not isinstance(value, Tensor) or value.ndim == 0 or len(value) != count:
             given = described(value)
             raise ValueError(f"condition[{name!r}] is {given}; expected a tensor whose first axis has length {count}")
     return dict(condition or {})
+
+
+def _warn_of_collapse(sde: LinearSDE, denoiser: Denoiser, times: Tensor) -> None:
+    """Warn where a grid ends at noise that is not small against the data, whose spread the last denoising loses."""
+    last = float(sde.rho(times[-1]))
+    if not isinstance(denoiser, BareDenoiser) and last > WIDE * denoiser.data_std:
+        warnings.warn(
+            f"the times end at a noise-to-signal ratio of {last:.3g}, which is not small against data_std="
+            f"{denoiser.data_std:.3g}: the last denoising narrows the samples. Scale the data, or give times that end "
+            "lower, or more steps",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def solver_states(reverse: ReverseProcess, solver: Solver, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
@@ -86,12 +101,15 @@ class Run:
             raise ValueError("give one of shape, (n, *sample_shape), and x, the state to start from")
         if x is not None and prior is not None:
             raise ValueError("x and prior are both given; expected the states to start from, or their law")
-        if x is not None and not x.is_floating_point():
-            raise TypeError(f"x has dtype {x.dtype}; expected floating-point states at times[0]")
-        if dtype is not None and not dtype.is_floating_point:
-            raise TypeError(f"dtype={dtype}; expected floating-point types")
-        if shape is not None and not (isinstance(shape, Sequence) and all(isinstance(n, int) for n in shape)):
-            raise TypeError(f"shape={shape!r}; expected (n, *sample_shape), all integers")
+        if x is not None:
+            check_tensor("x", x, "(n, *sample_shape), the states at times[0]")
+        if dtype is not None:
+            check_dtype("dtype", dtype)
+        try:
+            shape = None if shape is None else tuple(check_integer("shape", n) for n in shape)
+        except TypeError:
+            raise TypeError(f"shape={shape!r}; expected (n, *sample_shape), all integers") from None
+        check_seed(seed, index_offset)
         self.sde = sde
         self.solver = find_solver(solver)
         self.seed = seed
@@ -102,21 +120,23 @@ class Run:
         self.denoiser = as_denoiser(net, sde, predicts)
         self.times = time_grid(sde, self.solver, steps, nfe, times, self.denoiser)
         check_range(sde, self.denoiser, self.times)
+        if not isinstance(times, Tensor):
+            _warn_of_collapse(sde, self.denoiser, self.times)
         self.shape = tuple(shape) if x is None else tuple(x.shape)  # type: ignore[arg-type]
         own_shape = self.denoiser.shape
         if len(self.shape) < 2 or min(self.shape) < 1:
             raise ValueError(f"shape={self.shape}; expected (n, *sample_shape) with positive numbers")
         if own_shape is not None and self.shape[1:] != own_shape:
             raise ValueError(f"shape={self.shape} asks for samples {self.shape[1:]}; the net makes {own_shape}")
-        if x is not None and not bool(x.isfinite().all()):
-            bad = index_offset + int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
-            raise ValueError(f"x is not finite in sample {bad}; expected finite states at times[0]")
+        if x is not None:
+            check_finite("x", x, first=index_offset)
         like = state_like(self.denoiser)
         like = x if like is None else like
         self.device = torch.device(device or ("cpu" if like is None else like.device))
         self.dtype = dtype or (torch.float32 if like is None else state_dtype(like.dtype))
         self.x = None if x is None else x.to(self.device, self.dtype)
-        self.condition = {name: value.to(self.device) for name, value in check_condition(condition, len(self)).items()}
+        checked = check_condition(condition, len(self))
+        self.condition = {name: value.to(self.device) for name, value in checked.items()}
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -133,8 +153,14 @@ class Run:
         condition = {name: value[index] for name, value in self.condition.items()}
         reverse = ReverseProcess(self.sde, self.denoiser, condition)
         noise = self.noise_source(self.seed, numbers, self.device)
-        with evaluating(self.denoiser):
-            yield from solver_states(reverse, self.solver, x, self.times, noise)
+        modules = list(self.denoiser.modules())
+        states = solver_states(reverse, self.solver, x, self.times, noise)
+        while True:
+            with evaluating(modules):  # while it computes: the caller may train between two states
+                state = next(states, None)
+            if state is None:
+                return
+            yield state
 
     def explain(self, start: int, stop: int) -> str:
         """Run a batch again to say where its values stopped being finite."""

@@ -144,7 +144,7 @@ def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: s
         ({"times": [1.0, 0.5]}, TypeError, "times is a list"),
         ({"steps": 2.5}, TypeError, r"steps=2\.5"),
         ({"nfe": "7"}, TypeError, "nfe='7'"),
-        ({"batch_size": 1.5}, ValueError, r"batch_size=1\.5"),
+        ({"batch_size": 1.5}, TypeError, r"batch_size=1\.5"),
         ({"dtype": torch.int32}, TypeError, r"dtype=torch\.int32"),
     ],
 )
