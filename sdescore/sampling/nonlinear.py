@@ -5,19 +5,27 @@ Train on states of simulate() at many times with sliced_score_matching(lambda x:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_returned
+from sdescore.common.checks import (
+    check_count,
+    check_dtype,
+    check_integer,
+    check_returned,
+    check_seed,
+    check_tensor,
+    unwritten,
+)
 from sdescore.common.linear_combinations import expand
 from sdescore.common.random import generator
 from sdescore.denoisers.denoiser import per_sample
 from sdescore.processes.base import SDE
 from sdescore.sampling.noise import Noise, WhiteNoise
+from sdescore.sampling.run import check_condition
 from sdescore.sampling.solver import OneStep, Solver, find_solver
 
 __all__ = ["FlowHeun", "ItoEuler", "NonlinearReverse", "reverse_sample"]
@@ -36,7 +44,8 @@ class NonlinearReverse:
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
         """The gradient of log p_t at x."""
-        return check_returned(self.net(x, per_sample(t, x), **self.condition), x, "net")
+        t = per_sample(t, x)
+        return check_returned(unwritten(lambda x: self.net(x, t, **self.condition), x, "net"), x, "net")
 
     def _pull(self, x: Tensor, t: Tensor) -> Tensor:
         """div(g g^T) + g g^T score."""
@@ -113,10 +122,16 @@ def reverse_sample(
 
     Raises ValueError for bad arguments and FloatingPointError if the result is not finite.
     """
-    if not all(isinstance(n, Integral) for n in (*shape, steps)) or len(shape) < 2 or min(shape) < 1 or steps < 2:
-        raise ValueError(f"shape={shape}, steps={steps}; expected (n, *sample_shape) and at least 2 steps")
-    if times is not None and not isinstance(times, Tensor):
-        raise TypeError(f"times is a {type(times).__name__}; expected a tensor of decreasing times")
+    if not isinstance(sde, SDE):
+        raise TypeError(f"sde is {sde!r}; expected an SDE")
+    if isinstance(shape, int) or len([check_count("shape", n) for n in shape]) < 2:
+        raise ValueError(f"shape={shape}; expected (n, *sample_shape)")
+    check_integer("steps", steps, 2)
+    check_seed(seed, index_offset)
+    check_dtype("dtype", dtype)
+    if times is not None:
+        check_tensor("times", times, "of decreasing times")
+    condition = check_condition(condition, shape[0])
     grid = torch.linspace(sde.T, sde.t_min, steps, dtype=torch.float64) if times is None else times.cpu().double()
     if grid.ndim != 1 or len(grid) < 2 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of at least two decreasing times")
@@ -125,7 +140,7 @@ def reverse_sample(
     own = (generator("prior", seed, i, device=device) for i in numbers)
     x = torch.cat([sde.prior_sample((1, *shape[1:]), g, device, dtype) for g in own])
     method = find_solver(solver)
-    reverse: Any = NonlinearReverse(sde, score, condition or {})
+    reverse: Any = NonlinearReverse(sde, score, condition)
     try:
         states = method.solve(reverse, x, grid, WhiteNoise(seed, numbers, device))
         for state in tqdm(states, total=len(grid) - 1, disable=not progress, desc=type(method).__name__):

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_count, check_tensor
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.grids import Grid, karras
@@ -37,9 +38,7 @@ def time_grid(
         make = times or grid_of(solver)
         if steps is None:
             steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, sde, solver, make, denoiser)
-        if steps < 1:
-            raise ValueError(f"steps={steps}; expected a positive integer")
-        grid = make(sde, steps)
+        grid = check_tensor("times(sde, steps)", make(sde, steps), "of decreasing times")
     if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of strictly decreasing times")
     sde.check_times(grid, "times")
@@ -48,8 +47,8 @@ def time_grid(
 
 def _check(steps: int | None, nfe: int | None, times: Tensor | Grid | None) -> None:
     for name, value in (("steps", steps), ("nfe", nfe)):
-        if value is not None and not isinstance(value, int):
-            raise TypeError(f"{name}={value!r}; expected a positive integer")
+        if value is not None:
+            check_count(name, value)
     if isinstance(times, type):
         raise TypeError(f"times is the class {times.__name__}; a grid is made by calling it: {times.__name__}()")
     if times is not None and not isinstance(times, Tensor) and not callable(times):
