@@ -117,7 +117,8 @@ def _table(config: Mapping[str, Any]) -> Schedule:
             "prediction_type='epsilon' with a table that ends without signal, where the noise says nothing of the "
             "data; expected 'v_prediction' or 'sample'",
         )
-        products[-1] = LAST_SIGNAL
+        before = float(products[-2])
+        products[-1] = LAST_SIGNAL if before > LAST_SIGNAL else before / 2
     process = DiscreteSDE(tuple((products.log() - torch.log1p(-products)).div(2).tolist()))
     learned = config.get("variance_type") in ("learned", "learned_range")
     terms = NetTerms("state", "index", predicts=predicts, learned_variance=learned)
@@ -168,7 +169,7 @@ def read_schedule(config: Mapping[str, Any]) -> Schedule:
 
     Known are the DDPM and DDIM family with its tables of betas, EDMEulerScheduler and EDMDPMSolverMultistepScheduler,
     schedulers of flow matching, and ScoreSdeVeScheduler. A table without signal at its end has 2^-24 for the last
-    alpha^2, as diffusers' Euler, DPM-Solver++ and UniPC have it (its DDIM has 0).
+    alpha^2, as diffusers' Euler, DPM-Solver++ and UniPC have it (its DDIM has 0), or half of the one before if smaller.
 
     Raises:
         ValueError: For another scheduler, an option that is unknown, and noise prediction on a table without signal.
