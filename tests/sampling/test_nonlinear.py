@@ -87,7 +87,7 @@ def test_milstein_has_strong_order_one() -> None:
         # The noise of a seed is drawn in the order of the steps: that of a process with constant diffusion is w itself.
         w = simulate(Constant(), torch.zeros_like(x0), grid, method="euler", seed=3)[-1]
         ours = simulate(Geometric(), x0, grid, method=method, seed=3)[-1]
-        return float((ours - torch.exp(w - 0.5)).square().mean().sqrt())
+        return float((ours - torch.exp(w - 0.5)).abs().mean())  # whose scatter is small: squares have heavy tails
 
     assert math.log2(error("milstein", 16) / error("milstein", 64)) / 2 == pytest.approx(1, abs=0.15)
     assert math.log2(error("euler", 16) / error("euler", 64)) / 2 == pytest.approx(0.5, abs=0.15)
@@ -163,9 +163,9 @@ def test_samples_depend_on_seed_and_number_alone() -> None:
         (lambda x: simulate(Coupled(), 1e13 * x, torch.tensor([0.1, 1.0])), FloatingPointError, "not finite"),
         (lambda x: simulate(CIR, x, torch.tensor([0.0, 1.0]), method="srk"), ValueError, "method='srk'"),
         (lambda x: simulate(CIR, x * math.nan, torch.tensor([0.0, 1.0])), ValueError, "x0 is not finite"),
-        (lambda x: simulate(CIR, x[:0], torch.tensor([0.0, 1.0])), TypeError, r"x0 is torch.float32 of shape \(0, 1\)"),
+        (lambda x: simulate(CIR, x[:0], torch.tensor([0.0, 1.0])), ValueError, r"x0 has shape \(0, 1\)"),
         (lambda x: reverse_sample(CIR, exact_score, (4,)), ValueError, "shape"),
-        (lambda x: reverse_sample(CIR, exact_score, (4, 1), steps=5.5), ValueError, "steps=5.5"),  # type: ignore[arg-type]
+        (lambda x: reverse_sample(CIR, exact_score, (4, 1), steps=5.5), TypeError, "steps=5.5"),  # type: ignore[arg-type]
         (lambda x: reverse_sample(CIR, exact_score, (4, 1), times=[1.0, 0.0]), TypeError, "times is a list"),  # type: ignore[arg-type]
         (lambda x: reverse_sample(CIR, exact_score, (4, 1), solver="heun"), ValueError, "'heun' needs a closed-form"),
         (lambda x: reverse_sample(CIR, lambda x, t: 1, (4, 1), steps=3), ValueError, "net returned int"),  # type: ignore[arg-type,return-value]

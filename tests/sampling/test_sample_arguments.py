@@ -9,6 +9,7 @@ import torch
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, sample
 from sdescore.nets import MLP
+from sdescore.sampling import reverse_sample
 
 SDE = VPSDE()
 NET = GaussianMixture(torch.zeros(1, 2)).denoiser(SDE)
@@ -81,3 +82,44 @@ def test_a_plain_callable_says_nothing_of_its_data() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         given(net=narrow.score)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"steps": True}, TypeError, "steps=True; expected a positive integer"),
+        ({"steps": 0}, ValueError, "steps=0; expected a positive integer"),
+        ({"steps": None, "nfe": 2.0}, TypeError, r"nfe=2\.0; expected a positive integer"),
+        ({"times": lambda sde, steps: None}, TypeError, r"times\(sde, steps\) is a NoneType; expected a tensor"),
+        ({"times": lambda sde, steps: np.ones(3)}, TypeError, r"times\(sde, steps\) is a ndarray; expected a tensor"),
+    ],
+)
+def test_refusals_of_times(changed: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        given(**changed)
+
+
+def reversed_from(**changed: Any) -> torch.Tensor:
+    arguments = {"sde": SDE, "score": lambda x, t: -x, "shape": (3, 2), "steps": 3} | changed
+    return reverse_sample(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"seed": True}, TypeError, "seed=True"),
+        ({"index_offset": -1}, ValueError, "index_offset=-1"),
+        ({"steps": True}, TypeError, "steps=True"),
+        ({"steps": 1}, ValueError, "steps=1; expected an integer of at least 2"),
+        ({"shape": (3.0, 2)}, TypeError, r"shape=3\.0"),
+        ({"shape": 3}, ValueError, "shape=3; expected"),
+        ({"dtype": np.float32}, TypeError, "dtype="),
+        ({"sde": "vp"}, TypeError, "sde is 'vp'"),
+        ({"condition": {"x": torch.zeros(3)}}, ValueError, "condition has 'x'"),
+        ({"condition": {"a": torch.zeros(2)}}, ValueError, r"condition\['a'\] is \(2,\)"),
+        ({"score": lambda x, t: torch.relu_(x)}, ValueError, "net wrote over its input"),
+    ],
+)
+def test_refusals_where_there_is_no_kernel(changed: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        reversed_from(**changed)
