@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from sdescore.common.files import refused, write_through
+from sdescore.common.files import parse_json, read_json, refused, write_through
 
 __all__ = [
     "CorruptCheckpoint",
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 STATE = "state.json"
 PREFIX = "step-"
-FORMAT = 1  # of the manifest; other formats are refused
+FORMAT = 2  # of the manifest; other formats are refused
 
 
 class CorruptCheckpoint(ValueError):
@@ -79,7 +79,8 @@ def save_checkpoint(
         discard(temporary)
         temporary.mkdir()
         files = {name: write_through(temporary / name, content) for name, content in _contents(tensors, state)}
-        write_through(temporary / MANIFEST, json.dumps({"format": FORMAT, "files": files}, indent=1).encode())
+        manifest = {"format": FORMAT, "files": files, "checksum": _checksum(files)}
+        write_through(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         _flush_folder(temporary)
         discard(final)  # it must be corrupt: the run would have resumed from an intact one
         os.replace(temporary, final)
@@ -125,19 +126,27 @@ def _read(path: Path) -> bytes:
         raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
 
 
+def _checksum(files: Any) -> str:
+    """Of what a manifest says of its files, so that a lost entry is noticed."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """The size and checksum of each file of a checkpoint."""
     path = folder / MANIFEST
     content = _read(path)
     try:
-        manifest = json.loads(content)
+        manifest = parse_json(content, path)
         version = manifest["format"]
         said = dict(manifest["files"]) if version == FORMAT else {}
         files = {name: (each["bytes"], each["sha256"]) for name, each in said.items()}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptCheckpoint(f"{path} cannot be read: {error}") from error
+        sound = version != FORMAT or manifest["checksum"] == _checksum(said)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptCheckpoint(f"{path} cannot be read: {error!r}") from error
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version of sdescore reads {FORMAT}")
+    if not sound:
+        raise CorruptCheckpoint(f"{path} does not match its own checksum: an entry was changed or lost")
     if STATE not in files:
         raise CorruptCheckpoint(f"{path} names no {STATE}")
     return files
@@ -174,6 +183,6 @@ def newest(root: Path) -> Path:
 
 def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The tensors, on the CPU, and the state of a checkpoint, which should have been verified."""
-    state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+    state: dict[str, Any] = read_json(folder / STATE)
     names = sorted(Path(name) for name in _manifest(folder) if name.endswith(".safetensors"))
     return {path.stem: load_file(folder / path) for path in names}, state

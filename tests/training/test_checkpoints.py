@@ -1,6 +1,7 @@
 """Checkpoints are whole or absent, whatever happens at any time."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -43,10 +44,12 @@ def test_newest_by_number(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
-        ({"format": 1, "files": {"net.safetensors": "a checksum"}}, "cannot be read"),
-        ({"format": 1, "files": {"net.safetensors": {"bytes": 8}}}, "cannot be read"),
-        ({"format": 1, "files": {}}, "names no state.json"),
-        (["format", 1], "cannot be read"),
+        ({"format": 2, "files": {"net.safetensors": "a checksum"}}, "cannot be read"),
+        ({"format": 2, "files": {"net.safetensors": {"bytes": 8}}}, "cannot be read"),
+        ({"format": 2, "files": {}, "checksum": hashlib.sha256(b"{}").hexdigest()}, "names no state.json"),
+        ({"format": 2, "files": {}}, "cannot be read"),
+        ({"format": 2, "files": {}, "checksum": "other"}, "does not match its own checksum"),
+        (["format", 2], "cannot be read"),
     ],
 )
 def test_a_false_manifest_is_skipped(
@@ -61,6 +64,22 @@ def test_what_the_manifest_does_not_name_is_left_alone(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     (folder / "mine.safetensors").write_bytes(b"someone's")
     assert load(newest(tmp_path))[0].keys() == TENSORS.keys()
+
+
+def test_a_lost_entry_of_a_manifest_is_noticed_and_the_checkpoint_before_is_taken(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    path = save(tmp_path, 2) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["net.safetensors"]
+    path.write_text(json.dumps(manifest))
+    assert newest(tmp_path).name == "step-000001"
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b'{"format":2,"files":' + b"[" * 100_000])
+def test_a_manifest_that_is_no_json_is_skipped(tmp_path: Path, content: bytes) -> None:
+    save(tmp_path, 1)
+    (save(tmp_path, 2) / "manifest.json").write_bytes(content)
+    assert newest(tmp_path).name == "step-000001"
 
 
 def test_none(tmp_path: Path) -> None:
@@ -160,8 +179,8 @@ def test_a_later_corrupt_one_pushes_nothing_out(tmp_path: Path) -> None:
 def test_one_of_a_later_version_is_not_passed_over(tmp_path: Path) -> None:
     """A run that resumed from an earlier one would overwrite it."""
     save(tmp_path, 1)
-    (save(tmp_path, 2) / "manifest.json").write_text(json.dumps({"format": 2, "files": "in another way"}))
-    with pytest.raises(ValueError, match="has format 2; this version of sdescore reads 1") as caught:
+    (save(tmp_path, 2) / "manifest.json").write_text(json.dumps({"format": 1, "files": "in another way"}))
+    with pytest.raises(ValueError, match="has format 1; this version of sdescore reads 2") as caught:
         newest(tmp_path)
     assert not isinstance(caught.value, CorruptCheckpoint)
 
