@@ -34,6 +34,7 @@ from sdescore.sampling import (
     fit_times,
     karras,
     sample,
+    smc,
     trajectory,
 )
 
@@ -81,6 +82,7 @@ __all__ = [
     "quantised_likelihood",
     "sample",
     "sliced_score_matching",
+    "smc",
     "train",
     "trajectory",
 ]

@@ -1,6 +1,7 @@
 """From noise to data: sample(), the reverse process, the solver protocol and table, noise, grids of times."""
 
 from sdescore.sampling.brownian import Brownian
+from sdescore.sampling.feynman_kac import feynman_kac
 from sdescore.sampling.fitting import fit_times
 from sdescore.sampling.grids import (
     Grid,
@@ -16,8 +17,10 @@ from sdescore.sampling.grids import (
 )
 from sdescore.sampling.noise import Noise, WhiteNoise
 from sdescore.sampling.nonlinear import FlowHeun, ItoEuler, NonlinearReverse, reverse_sample
+from sdescore.sampling.particles import Particles
 from sdescore.sampling.reverse import ReverseProcess, drift_pair
 from sdescore.sampling.sample import sample, trajectory
+from sdescore.sampling.smc import smc
 from sdescore.sampling.solver import (
     About,
     LinearOneStep,
@@ -41,6 +44,7 @@ __all__ = [
     "Noise",
     "NonlinearReverse",
     "OneStep",
+    "Particles",
     "PlannedOneStep",
     "ReverseProcess",
     "Solver",
@@ -52,12 +56,14 @@ __all__ = [
     "check_one_step",
     "drawn",
     "drift_pair",
+    "feynman_kac",
     "find_solver",
     "fit_times",
     "karras",
     "polynomial_t",
     "reverse_sample",
     "sample",
+    "smc",
     "table",
     "trajectory",
     "two_ends",
