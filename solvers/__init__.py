@@ -10,6 +10,7 @@ from .adams import Adams
 from .adaptive import BOSH3, DOPRI5, TSIT5, Adaptive, CallRecord
 from .adaptive_sde import AdaptiveSDE
 from .ancestral import CONSISTENCY, DPM_2_ANCESTRAL, DPMPP_2S_ANCESTRAL, Ancestral
+from .cfg_plus_plus import CFGPlusPlus
 from .churn import Churn
 from .coordinates import CUBE_ROOT_RHO, INDEX, LAM, NOISE_SHARE, RHO, TIME, Coordinate
 from .daps import DAPS
@@ -121,6 +122,7 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "BatchMeanLangevin",
+    "CFGPlusPlus",
     "CallRecord",
     "Churn",
     "Coordinate",

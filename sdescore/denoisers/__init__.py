@@ -5,15 +5,18 @@ from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, 
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
 from sdescore.denoisers.energy import Distance, Energy, log_density
 from sdescore.denoisers.guidance import classifier_guided, guided
+from sdescore.denoisers.guidance_rules import APG, CFGZero
 from sdescore.denoisers.mixture import GaussianMixture
 from sdescore.denoisers.posterior import posterior
 from sdescore.denoisers.posterior_methods import LGD
 from sdescore.denoisers.terms import NetTerms
 
 __all__ = [
+    "APG",
     "LGD",
     "PREDICTIONS",
     "BareDenoiser",
+    "CFGZero",
     "Denoiser",
     "Distance",
     "Energy",

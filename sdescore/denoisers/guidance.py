@@ -11,6 +11,8 @@ from sdescore.common.checks import check_returned_numbers
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, materialise, nonzero, scale, weight
 from sdescore.denoisers.conversions import PREDICTIONS, change
 from sdescore.denoisers.denoiser import Denoiser, per_sample
+from sdescore.denoisers.guidance_rules import Rule
+from sdescore.denoisers.labels import check_labels
 
 __all__ = ["ClassifierGuided", "Guided", "Wrapper", "classifier_guided", "guided"]
 
@@ -49,6 +51,7 @@ class Guided(Wrapper):
         weak: Denoiser | None,
         interval: tuple[float, float] | None,
         rescale: float,
+        rule: Rule | None,
     ) -> None:
         super().__init__(denoiser, scale)
         if weak is not None and not isinstance(weak, Denoiser):
@@ -58,16 +61,33 @@ class Guided(Wrapper):
             raise ValueError(f"interval={interval}; expected (low, high), noise-to-signal ratios with 0 <= low < high")
         if not 0 <= rescale <= 1:
             raise ValueError(f"rescale={rescale}; expected numbers from 0 to 1")
+        if rule is not None and not (callable(rule) and hasattr(rule, "pair")):
+            raise TypeError(f"rule is {rule!r}; expected None, APG(), CFGZero() or another Rule")
         self.other = denoiser if weak is None else weak
+        if null is not None:
+            check_labels(self.other, null.get("label"), "null['label']")
         self.null = null
         self.interval = low, high
         self.rescale = rescale
+        self.rule = rule
+
+    def at_scale(self, scale: float) -> "Guided":
+        """The same at another scale."""
+        return guided(
+            self.inner,
+            scale,
+            null=self.null,
+            weak=None if self.other is self.inner else self.other,
+            interval=self.interval,
+            rescale=self.rescale,
+            rule=self.rule,
+        )
 
     def _strength(self, t: Tensor) -> Tensor:
         """The scale at times t, of their shape: 1 outside the interval."""
         low, high = self.interval
         rho = self.sde.rho(t)
-        return torch.where((low <= rho) & (rho <= high), self.scale, 1.0).to(t)
+        return torch.where((low <= rho) & (rho <= high), torch.full_like(t, self.scale), 1.0)
 
     def _other_time(self, t: Tensor) -> Tensor:
         """The other branch's time of equal lam."""
@@ -80,24 +100,28 @@ class Guided(Wrapper):
 
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         alpha, sigma, there = self.sde.alpha(t), self.sde.sigma(t), self._other_time(t)
-        own = PREDICTIONS[self.predicts](self.sde, t, self.data_std)
+        # The branches are compared as predictions of the net's own kind, or as a rule asks for.
+        own = PREDICTIONS[self.predicts](self.sde, t, self.data_std) if self.rule is None else self.rule.pair
         of_x, of_prediction = change(own, (p, q), alpha, sigma)
-        # The branches are compared as predictions of the net's own kind, in which `rescale` measures them.
         branches = self.inner.coefficients(t, *own), self.other.coefficients(there, *own)
-        return self._strength(t), of_x, of_prediction, self.other.sde.alpha(there) / alpha, *branches
+        factor = self.other.sde.alpha(there) / alpha
+        return self._strength(t), sigma / alpha, of_x, of_prediction, factor, *branches
 
     def summands(self, coefficients: tuple[Any, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
-        strength, of_x, of_prediction, factor, own, others = coefficients
+        strength, rho, of_x, of_prediction, factor, own, others = coefficients
         prediction = self.inner.summands(own, x, **condition)
         if isinstance(strength, Tensor) or strength != 1:
             given = [materialise(prediction)]  # the next call may write over the output of this one
-            null = self.other.summands(others, scale(factor, x), **self._null(condition, x))
-            prediction = weight([strength, 1 - strength], [given, null])
+            null = self.other.summands(others, scale(factor, x), **self.null_condition(condition, x))
+            if self.rule is None:
+                prediction = weight([strength, 1 - strength], [given, null])
+            else:
+                prediction = [(self.rule(combine(given), combine(null), strength, rho), 1.0)]
             if self.rescale:
                 prediction = [(self._rescaled(combine(prediction), combine(given)), 1.0)]
         return nonzero([(x, of_x), *weight([of_prediction], [prediction])])
 
-    def _null(self, condition: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    def null_condition(self, condition: Mapping[str, Tensor], x: Tensor) -> dict[str, Tensor]:
         """The condition of the other branch."""
         if self.null is None:
             return {} if self.other is self.inner else dict(condition)
@@ -123,6 +147,7 @@ def guided(
     weak: Denoiser | None = None,
     interval: tuple[float, float] | None = None,
     rescale: float = 0.0,
+    rule: Rule | None = None,
 ) -> Guided:
     """A denoiser whose every prediction is null + scale (conditional - null) (Ho & Salimans 2022, eq. 6).
 
@@ -138,10 +163,13 @@ def guided(
         interval: The lowest and the highest rho at which to guide; the rest is conditional, at one net call
             (Kynkäänniemi et al. 2024, section 3).
         rescale: How much of the conditional branch's standard deviation to restore (Lin et al. 2024, eq. 14-16).
+        rule: Another way from two predictions to one: APG(), CFGZero(), or a Rule of your own. CFG++ is a solver,
+            sdescore.solvers.CFGPlusPlus.
 
-    Two branches are two net calls, which nfe counts. Raises TypeError or ValueError for other arguments.
+    Two branches are two net calls, which nfe counts. Raises TypeError or ValueError for other arguments, and for labels
+    in `null` that the net does not know.
     """
-    return Guided(denoiser, scale, null, weak, interval, rescale)
+    return Guided(denoiser, scale, null, weak, interval, rescale, rule)
 
 
 class ClassifierGuided(Wrapper):

@@ -10,6 +10,7 @@ from torch import Tensor
 from sdescore.common.checks import check_dtype, check_finite, check_integer, check_seed, check_tensor, described
 from sdescore.common.evaluation_mode import evaluating
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser, state_dtype, state_like
+from sdescore.denoisers.labels import check_labels
 from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.initial import InitialLaw, check_initial_law, initial_states
@@ -136,6 +137,7 @@ class Run:
         self.dtype = dtype or (torch.float32 if like is None else state_dtype(like.dtype))
         self.x = None if x is None else x.to(self.device, self.dtype)
         checked = check_condition(condition, len(self))
+        check_labels(self.denoiser, checked.get("label"), "condition['label']")
         self.condition = {name: value.to(self.device) for name, value in checked.items()}
 
     def __len__(self) -> int:

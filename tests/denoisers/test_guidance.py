@@ -26,7 +26,7 @@ def of_classes(sde: LinearSDE, x: Tensor, t: float, labels: Tensor) -> Tensor:
     return scores[labels, torch.arange(len(x))]
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.1])
 def test_the_guided_score_is_the_closed_form(scale: float, sde: LinearSDE) -> None:
     net = guided(CLASSES.denoiser(sde), scale)
     for share in (0.05, 0.5, 1.0):
