@@ -2,8 +2,10 @@
 
 import gzip
 import re
+import zlib
 from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ __all__ = ["idx", "is_idx", "read_idx"]
 
 NAME = re.compile(r"(?P<set>.+)-images[-.]idx\d-ubyte(\.gz)?")
 DTYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+PIECE = 1 << 24
 SPLITS = {"train": "train", "test": "t10k"}
 
 
@@ -32,21 +35,33 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     try:
         with gzip.open(path) if Path(path).suffix == ".gz" else open(path, "rb") as file:
-            content = file.read()
+            # Two zeros, the type of the values, the number of axes, then the length of each and the values, big-endian.
+            begin = file.read(4)
+            if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] not in DTYPES:
+                raise ValueError(f"{path} is no idx file: it begins with {begin.hex(' ')}")
+            dtype = np.dtype(DTYPES[begin[2]])
+            shape = tuple(np.frombuffer(file.read(4 * begin[3]), ">u4").tolist())
+            size = prod(shape) * dtype.itemsize
+            content = _at_most(file, size + 1)
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
-    except (OSError, EOFError) as error:  # a damaged or false .gz
+    except (OSError, EOFError, zlib.error) as error:  # a damaged or false .gz
         raise ValueError(f"{path}: {error}") from error
-    # Two zeros, the type of the values, the number of axes, then the length of each and the values, all big-endian.
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
-        raise ValueError(f"{path} is no idx file: it begins with {content[:4].hex(' ')}")
-    dtype, axes = np.dtype(DTYPES[content[2]]), content[3]
-    start = 4 + 4 * axes
-    shape = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes))
-    if len(content) != start + prod(shape) * dtype.itemsize:
-        raise ValueError(f"{path} has {len(content)} bytes; its header says {shape} values of {dtype.itemsize} bytes")
-    values = np.frombuffer(content, dtype, offset=start).reshape(shape)
-    return values.astype(dtype.newbyteorder("="))
+    if len(shape) != begin[3] or len(content) != size:
+        found = f"has {len(content)}" if len(content) < size else "has more"
+        raise ValueError(f"{path} {found} bytes of values; its header says {shape}, of {dtype.itemsize} bytes each")
+    try:
+        return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    except ValueError as error:  # of too many axes
+        raise ValueError(f"{path}, of {len(shape)} axes: {error}") from error
+
+
+def _at_most(file: IO[bytes], size: int) -> bytearray:
+    """The next bytes, in pieces: a header may lie about their number, and a small .gz expand to anything."""
+    content = bytearray()
+    while piece := file.read(min(PIECE, size - len(content))):
+        content += piece
+    return content
 
 
 def idx(path: str | Path, split: str = "train", scaling: Scaling | None = None) -> Arrays:

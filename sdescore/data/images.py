@@ -17,6 +17,9 @@ from sdescore.data.source import Batch
 __all__ = ["Images", "to_array"]
 
 logger = logging.getLogger(__name__)
+# No others: Pillow hands PostScript, which is a program, to an interpreter.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
+ORIENTATION = 0x0112  # of EXIF
 DEEP = re.compile(r"\b(RGB|RGBA|RGBX|LA|CMYK);16[BLN]")  # Pillow's names of 16-bit pixels in PNG and TIFF files
 
 
@@ -25,7 +28,7 @@ class Images:
 
     Images lie in the folder itself or in sub-folders. Sub-folders with images are classes: their names in sorted order
     are the labels 0, 1, ... All images are expected to have the size and kind of the majority: grey (1 channel) or
-    colour (3 channels; palettes count as colour). Transparency is dropped.
+    colour (3 channels; palettes count as colour). They are turned upright, as EXIF has it. Transparency is dropped.
 
     Args:
         root: The folder.
@@ -86,8 +89,8 @@ class Images:
         from PIL import Image
 
         try:
-            with Image.open(path) as image:
-                return to_array(image.convert(self.mode))
+            with Image.open(path, formats=FORMATS) as image:
+                return to_array(upright(image).convert(self.mode))
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
             raise ValueError(f"{path} is not an image that can be read: {error}") from error
 
@@ -107,17 +110,31 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _header(path: Path) -> tuple[int, int, str] | str:
-    """Width, height and kind of an image, or a message if it cannot be read."""
-    from PIL import Image
+    """Width and height of an image held upright, and its kind, or a message if it cannot be read."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            frames = getattr(image, "n_frames", 1)
+            if frames > 1 and image.format != "MPO":  # whose other frames are previews and depths
+                raise ValueError(f"it has {frames} frames; expected one")
             coded = next((str(part[3]) for part in image.tile if DEEP.search(str(part[3]))), None)
             if coded is not None:  # Pillow would silently keep the upper 8 bits
                 raise ValueError(f"its pixels {coded!r} have more than 8 bits per channel")
-            return *image.size, _kind(image.mode)
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) >= 5  # a quarter or three
+            return (height, width, _kind(image.mode)) if turned else (width, height, _kind(image.mode))
+    except UnidentifiedImageError:
+        return f"{path} is not an image that can be read; expected {', '.join(FORMATS)}"
     except Exception as error:
         return f"{path} is not an image that can be read: {error}"
+
+
+def upright(image: Any) -> Any:
+    """A Pillow image as it is to be seen: a camera notes how it was held, and turns no pixels."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
 
 
 def _kind(mode: str) -> str:
@@ -130,6 +147,7 @@ def _kind(mode: str) -> str:
 
 
 def to_array(image: Any) -> Tensor:
-    """A Pillow image as uint8 (1 or 3, height, width). Raises ValueError for more than 8 bits per channel."""
+    """A Pillow image, upright, as uint8 (1 or 3, height, width). Raises ValueError for more than 8 bits per channel."""
+    image = upright(image)
     pixels = torch.from_numpy(np.array(image.convert(_kind(image.mode))))
     return pixels.reshape(*pixels.shape[:2], -1).movedim(2, 0)

@@ -50,9 +50,11 @@ class MemoryMapped:
         # Other processes map the file themselves: pickled as it is, the whole array would be sent to them.
         return MemoryMapped, (self.path, self.labels_path, self.scaling)
 
-    @staticmethod
-    def _tensor(rows: np.ndarray) -> Tensor:
-        return channels_first(from_array(np.array(rows)))  # a copy, since the mapped file is read-only
+    def _tensor(self, rows: np.ndarray) -> Tensor:
+        try:
+            return channels_first(from_array(np.array(rows)))  # a copy, since the mapped file is read-only
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
     def _range(self) -> Scaling:
         dtype = self.rows.dtype

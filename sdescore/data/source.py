@@ -12,6 +12,7 @@ from sdescore.common.scaling import Scaling
 __all__ = ["Arrays", "Batch", "Source", "channels_first", "checked_labels", "from_array", "signed"]
 
 Batch = tuple[Tensor, Tensor | None]
+MOST_CLASSES = 2**20
 WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
@@ -53,6 +54,9 @@ class Arrays:
     lazy = False
 
     def __init__(self, raw: Tensor, labels: Tensor | None = None, scaling: Scaling | None = None) -> None:
+        for name, given in (("x", raw), ("labels", labels)):
+            if not isinstance(given, Tensor) and (name == "x" or given is not None):
+                raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor")
         if raw.ndim == 0 or raw.numel() == 0:
             raise ValueError(f"x has shape {tuple(raw.shape)}; expected (n, *shape) with at least one sample")
         if raw.is_complex() or raw.dtype == torch.bool:
@@ -86,8 +90,14 @@ def from_array(array: np.ndarray) -> Tensor:
 
 
 def signed(raw: Tensor) -> Tensor:
-    """The same numbers, but unsigned ones of 16 bits or more in a wider signed type: torch can do little with them."""
-    return raw.to(WIDER.get(raw.dtype, raw.dtype))
+    """The same numbers, but unsigned ones of 16 bits or more in a wider signed type: torch can do little with them.
+
+    Raises ValueError for numbers from 2^63 on, for which there is none.
+    """
+    wide = raw.to(WIDER.get(raw.dtype, raw.dtype))
+    if raw.dtype == torch.uint64 and bool((wide < 0).any()):
+        raise ValueError("values from 2^63 on; expected integers below")
+    return wide
 
 
 def _check_finite(raw: Tensor) -> None:
@@ -123,6 +133,7 @@ def checked_labels(labels: Tensor, count: int) -> Tensor:
     if labels.shape != (count,) or labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels have shape {tuple(labels.shape)}, {labels.dtype}; expected {count} integers")
     labels = signed(labels)
-    if labels.min() < 0:
-        raise ValueError(f"labels have {int(labels.min())}; expected integers from 0")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= MOST_CLASSES:  # a net has weights for each number up to the largest
+        raise ValueError(f"labels have {low if low < 0 else high}; expected integers from 0 to {MOST_CLASSES - 1}")
     return labels.long()
