@@ -3,9 +3,10 @@
 import gzip
 import re
 import zlib
+from gzip import GzipFile
+from io import BufferedReader
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}, of {len(shape)} axes: {error}") from error
 
 
-def _at_most(file: IO[bytes], size: int) -> bytearray:
+def _at_most(file: GzipFile | BufferedReader, size: int) -> bytearray:
     """The next bytes, in pieces: a header may lie about their number, and a small .gz expand to anything."""
     content = bytearray()
     while piece := file.read(min(PIECE, size - len(content))):

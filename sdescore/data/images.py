@@ -4,6 +4,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Images:
         from PIL import Image
 
         try:
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(path, formats=_formats()) as image:
                 return to_array(upright(image).convert(self.mode))
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
             raise ValueError(f"{path} is not an image that can be read: {error}") from error
@@ -100,6 +101,15 @@ class Images:
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         raw = torch.stack([self._read(self.files[i]) for i in indices])
         return raw, None if self.labels is None else self.labels[torch.as_tensor(indices)]
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow reads."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -114,7 +124,7 @@ def _header(path: Path) -> tuple[int, int, str] | str:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=_formats()) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # whose other frames are previews and depths
                 raise ValueError(f"it has {frames} frames; expected one")
@@ -125,7 +135,7 @@ def _header(path: Path) -> tuple[int, int, str] | str:
             turned = image.getexif().get(ORIENTATION, 1) >= 5  # a quarter or three
             return (height, width, _kind(image.mode)) if turned else (width, height, _kind(image.mode))
     except UnidentifiedImageError:
-        return f"{path} is not an image that can be read; expected {', '.join(FORMATS)}"
+        return f"{path} is not an image that can be read; expected {', '.join(_formats())}"
     except Exception as error:
         return f"{path} is not an image that can be read: {error}"
 
