@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 from sdescore.sampling import table
 
 ROOT = Path(__file__).parents[1]
-API = ROOT / "build" / "api"
+API = ROOT / os.environ.get("SDESCORE_API", "build/api")
 ELSEWHERE = {  # page of the site: file of the repository
     "tutorial.md": "scripts/TUTORIAL.md",
     "how-to/solver.md": "solvers/PLUGINS.md",
@@ -125,11 +125,11 @@ def table_of_solvers() -> str:
     """One row a name: what is imported under it, its kind, order, calls, use and paper."""
     group = distribution("sdescore").entry_points
     where = {entry.name: entry.attr for entry in group if entry.group == "sdescore.solvers"}
-    lines = ["| name | in `sdescore.solvers` | kind | order | net calls a step | for | paper |", "|---|---|---|---|---|---|---|"]
+    heads = ("name", "in `sdescore.solvers`", "kind", "order", "net calls a step", "for", "paper")
+    rows = [heads, ("---",) * len(heads)]
     for row in table():
         if row.name in where:
-            calls = "as needed" if row.calls is None else row.calls
-            lines.append(
-                f"| `{row.name}` | `{where[row.name]}` | {row.kind} | {row.order} | {calls} | {row.use} | [{row.paper}]({row.link}) |"
-            )
-    return "\n".join(lines)
+            calls = "as needed" if row.calls is None else str(row.calls)
+            paper = f"[{row.paper}]({row.link})"
+            rows.append((f"`{row.name}`", f"`{where[row.name]}`", row.kind, str(row.order), calls, row.use, paper))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

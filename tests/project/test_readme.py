@@ -1,41 +1,25 @@
-"""The README's code runs as it is written."""
+"""The README is short, and shows what the library is and its two commands before anything else."""
 
 import re
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-import torch
 
-HERE = Path(__file__).parents[1]
-README = (HERE.parent / "README.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGE = Path(__file__).parents[2] / "README.md"
+if not PAGE.exists():
+    pytest.skip("no README beside these tests", allow_module_level=True)
+README = PAGE.read_text("utf-8")
 
 
-@pytest.mark.pages
-def test_python_blocks_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "readme"}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    x, nats = names["x"], names["nats"]
-    assert isinstance(x, torch.Tensor) and x.shape == (16, 1, 8, 8)
-    assert isinstance(nats, torch.Tensor) and nats.shape == (64,) and nats.isfinite().all()
+def test_begins_with_what_it_is_a_picture_and_the_commands() -> None:
+    start = README[: README.index("\n## ")]
+    picture, demo, test = (start.index(part) for part in ("![", "\nmake demo ", "\nmake test "))
+    assert len(start[:picture].split()) > 40
+    assert picture < demo < test
+    assert len(README.split()) < 1600
 
 
-def test_plugin_is_the_one_that_is_tested() -> None:
-    source = (HERE / "plugin" / "sdescore_example_plugin.py").read_text("utf-8")
-    code = source[source.index("from torch") :].strip()
-    assert any(block.startswith(code) for block in blocks("python"))
-    (registration,) = blocks("toml")
-    assert registration in (HERE / "plugin" / "pyproject.toml").read_text("utf-8")
-
-
-def test_table_of_solvers_is_complete() -> None:
-    section = README[README.index("## Solvers") : README.index("## Your own solver")]
-    cells = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
-    registered = {entry.name for entry in distribution("sdescore").entry_points if entry.group == "sdescore.solvers"}
-    assert {name.strip("`") for cell in cells for name in cell.split(", ")} == registered
+def test_what_it_links_to_is_there() -> None:
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(targets) > 10
+    assert [target for target in targets if not (PAGE.parent / target).is_file()] == []
