@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import operator
 import os
 import sys
 from difflib import get_close_matches
@@ -57,17 +58,16 @@ def _nearest(group: str, name: str, most: int = 8) -> str:
 
 
 def plugin_name(group: str, cls: type, argument: str) -> str:
-    """The name under which a class is registered: the inverse of find_plugin.
+    """The name under which a class is registered, the inverse of find_plugin; or its module:name.
 
-    Raises ValueError for a class that is not registered, and for a name that two packages claim.
+    Raises ValueError for a name that two packages claim.
     """
     for name, entries in registered(group).items():
         # Only a candidate is loaded: other plug-ins need not be importable.
         if any(entry.attr == cls.__qualname__ and entry.load() is cls for entry in entries):
             find_plugin(group, name, argument)
             return name
-    names = ", ".join(plugin_names(group))
-    raise ValueError(f"{argument} is of type {cls.__name__}, which no package registers in {group}; expected {names}")
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def named_object(name: str, argument: str) -> Any:
@@ -81,7 +81,7 @@ def named_object(name: str, argument: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(1, os.getcwd())
     try:
-        return getattr(importlib.import_module(module_name), attribute)
+        return operator.attrgetter(attribute)(importlib.import_module(module_name))
     except ModuleNotFoundError as error:
         raise ValueError(f"{argument}={name!r}: {error}; expected an installed module or one in this folder") from error
     except AttributeError as error:

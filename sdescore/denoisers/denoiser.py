@@ -196,9 +196,19 @@ class Denoiser(nn.Module):
         folders.save(self, folder)
 
     @classmethod
-    def from_pretrained(cls: type[folders.Loaded], source: str | Path, **hub: Any) -> folders.Loaded:
-        """The denoiser in a folder, or on the Hub by "owner/name". See sdescore.denoisers.folders.load()."""
-        return folders.load(cls, source, **hub)
+    def from_pretrained(
+        cls: type[folders.Loaded],
+        source: str | Path,
+        *,
+        net: nn.Module | None = None,
+        trust_code: bool = False,
+        **hub: Any,
+    ) -> folders.Loaded:
+        """The denoiser in a folder, or on the Hub by "owner/name", into `net` if one is given.
+
+        Code of the folder's own choice is imported with trust_code alone. See sdescore.denoisers.folders.load().
+        """
+        return folders.load(cls, source, net=net, trust_code=trust_code, **hub)
 
     def push_to_hub(self, repo_id: str, **hub: Any) -> str:
         """Save to a repository "owner/name" of the Hub. See sdescore.denoisers.folders.push()."""

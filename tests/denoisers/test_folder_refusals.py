@@ -1,5 +1,6 @@
 """Denoisers that could not be loaded again are not saved, and folders without a denoiser are refused."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_nets import small
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdescore import VPSDE, Denoiser
-
-
-class Unregistered(nn.Module):
-    config: dict[str, Any] = {}  # noqa: RUF012
-
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
-        return x
+from sdescore import VPSDE, Denoiser, LinearSDE
 
 
-class OwnProcess(VPSDE):
-    pass
+class NoDataclass(LinearSDE):
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
 
 
 def not_json() -> Denoiser:
@@ -33,11 +31,8 @@ def not_json() -> Denoiser:
 @pytest.mark.parametrize(
     ("denoiser", "message"),
     [
-        (
-            Denoiser(Unregistered(), VPSDE()),
-            "type Unregistered, which no package registers in sdescore.nets.*MLP",
-        ),
-        (small(OwnProcess()), "sde is of type OwnProcess, which no package registers in sdescore.processes.*VPSDE"),
+        (Denoiser(lambda y, t: y, VPSDE()), "net is a function; expected a module, which has weights to save"),
+        (small(NoDataclass()), "sde is of type .*:NoDataclass; expected a dataclass, whose fields are its arguments"),
         (not_json(), "config.json cannot hold .*: Object of type device is not JSON"),
     ],
 )
@@ -69,10 +64,12 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
     [
         ("format", 1, "format is 1; this version of sdescore reads 2"),
         ("extra", 1, "expected an object of format, net, process"),
-        ("net.name", "ResNet", "net='ResNet' is not installed; expected UNet, .*Distance, MLP$"),
-        ("net.name", "os:system", "net='os:system' is not installed"),
+        ("net.name", "ResNet", "net='ResNet' is not installed; expected UNet, .*MLP"),
+        ("net.name", "os:system", "net='os:system' is no plug-in but someone's own code; expected trust_code=True"),
+        ("net.config", None, "net is a MLP, whose arguments are not known; expected net=, the net itself"),
         ("net.config.width", -1, "width has -1; expected"),
         ("net.config.wide", 8, "unexpected keyword argument 'wide'"),
+        ("process.name", "os:system", "process='os:system' is no plug-in but someone's own code"),
         ("process.name", "OUSDE", "process='OUSDE' is not installed; expected .*VPSDE"),
         ("process.config.beta_min", 30.0, "beta_min=30.0"),
         ("process.config.beta_mid", 1.0, "unexpected keyword argument 'beta_mid'"),
@@ -97,7 +94,7 @@ def test_config_that_describes_no_denoiser(path: str, value: Any, message: str, 
         Denoiser.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[1, 2]", b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("text", [b"", b"{", b"[1, 2]", b"\xff\xfe", b"null", b"[" * 100_000])
 def test_config_that_is_not_the_json_of_one(text: bytes, tmp_path: Path) -> None:
     small().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes(text)
@@ -112,15 +109,25 @@ def test_weights_that_are_corrupt_or_of_another_net(tmp_path: Path) -> None:
     whole, weights = path.read_bytes(), load_file(path)
 
     def refused(message: str) -> None:
-        with pytest.raises(ValueError, match=f"(?s)model.safetensors does not hold the weights.*{message}"):
+        with pytest.raises(ValueError, match=f"(?s)model.safetensors {message}"):
             Denoiser.from_pretrained(tmp_path)
 
-    for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole)):
+    one_bit = bytearray(whole)
+    one_bit[-1] ^= 1
+    for damaged in (b"", whole[: len(whole) // 2], b"x" * len(whole), bytes(one_bit)):
         path.write_bytes(damaged)
-        refused("")
-    save_file({name: tensor for name, tensor in weights.items() if name != "entry.bias"}, path)
-    refused('Missing key.*"entry.bias"')
-    save_file({**weights, "more": torch.ones(1)}, path)
-    refused('Unexpected key.*"more"')
-    save_file({**weights, "entry.bias": torch.ones(9)}, path)
-    refused("size mismatch for entry.bias")
+        refused("is damaged: its SHA-256 is [0-9a-f]{64}; expected [0-9a-f]{64}$")
+
+    def replaced(weights: dict[str, Tensor]) -> None:
+        """As by someone who makes the folder agree with itself."""
+        save_file(weights, path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (tmp_path / "config.json").write_text(json.dumps(config))
+
+    replaced({name: tensor for name, tensor in weights.items() if name != "entry.bias"})
+    refused('does not hold the weights.*Missing key.*"entry.bias"')
+    replaced({**weights, "more": torch.ones(1)})
+    refused('does not hold the weights.*Unexpected key.*"more"')
+    replaced({**weights, "entry.bias": torch.ones(9)})
+    refused("does not hold the weights.*size mismatch for entry.bias")

@@ -200,16 +200,13 @@ class Tied(nn.Module):
 
     def forward(self, x, c_noise):
         return self.two(self.one(x))
-
-class Bare(nn.Linear):
-    pass
 """
 
 
 def test_a_net_from_outside_is_saved_and_found_by_its_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entries = "tied-net = outside_nets:Tied\nBare = outside_nets:Bare"
+    entries = "tied-net = outside_nets:Tied"
     install(monkeypatch, tmp_path, "outside_nets", "sdescore.nets", entries, OUTSIDE)
     import outside_nets  # type: ignore[import-not-found]
 
@@ -219,9 +216,6 @@ def test_a_net_from_outside_is_saved_and_found_by_its_entry_point(
     net: Any = Denoiser.from_pretrained(tmp_path / "saved").net
     assert type(net) is outside_nets.Tied and net.one.weight is net.two.weight
     assert_same_weights(net, denoiser.net)
-
-    with pytest.raises(ValueError, match="net is a Bare without `config`; expected a dict"):
-        Denoiser(outside_nets.Bare(3, 3), VPSDE()).save_pretrained(tmp_path / "other")
 
     install(monkeypatch, tmp_path, "rival_nets", "sdescore.nets", "tied-net = rival_nets:Tied", OUTSIDE)
     for attempt in (

@@ -1,4 +1,4 @@
-"""A net behind a function or a module: found, in evaluation mode, in its own dtype, and never read as something else."""
+"""A net behind a function or a module: found, in evaluation mode, in its own dtype, never read as something else."""
 
 from collections.abc import Callable
 from functools import partial
