@@ -41,16 +41,19 @@ def read_idx(path: str | Path) -> np.ndarray:
             if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] not in DTYPES:
                 raise ValueError(f"{path} is no idx file: it begins with {begin.hex(' ')}")
             dtype = np.dtype(DTYPES[begin[2]])
-            shape = tuple(np.frombuffer(file.read(4 * begin[3]), ">u4").tolist())
+            lengths = file.read(4 * begin[3])
+            if len(lengths) < 4 * begin[3]:
+                raise ValueError(f"{path} ends within its header, of {begin[3]} axes")
+            shape = tuple(np.frombuffer(lengths, ">u4").tolist())
             size = prod(shape) * dtype.itemsize
             content = _at_most(file, size + 1)
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
     except (OSError, EOFError, zlib.error) as error:  # a damaged or false .gz
         raise ValueError(f"{path}: {error}") from error
-    if len(shape) != begin[3] or len(content) != size:
+    if len(content) != size:
         found = f"has {len(content)}" if len(content) < size else "has more"
-        raise ValueError(f"{path} {found} bytes of values; its header says {shape}, of {dtype.itemsize} bytes each")
+        raise ValueError(f"{path} {found} bytes of values; its header says {shape} of {dtype.itemsize} bytes each")
     try:
         return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
     except ValueError as error:  # of too many axes

@@ -132,7 +132,7 @@ def _header(path: Path) -> tuple[int, int, str] | str:
             if coded is not None:  # Pillow would silently keep the upper 8 bits
                 raise ValueError(f"its pixels {coded!r} have more than 8 bits per channel")
             width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5  # a quarter or three
+            turned = _orientation(image) >= 5  # a quarter or three
             return (height, width, _kind(image.mode)) if turned else (width, height, _kind(image.mode))
     except UnidentifiedImageError:
         return f"{path} is not an image that can be read; expected {', '.join(_formats())}"
@@ -140,11 +140,19 @@ def _header(path: Path) -> tuple[int, int, str] | str:
         return f"{path} is not an image that can be read: {error}"
 
 
+def _orientation(image: Any) -> int:
+    """Which way up a camera was held, 1 to 8, as EXIF counts; 1 is upright."""
+    if image.format == "PNG" and "exif" not in image.info:  # getexif() would decode all pixels to look behind them
+        return 1
+    said = image.getexif().get(ORIENTATION, 1)
+    return said if said in range(1, 9) else 1
+
+
 def upright(image: Any) -> Any:
     """A Pillow image as it is to be seen: a camera notes how it was held, and turns no pixels."""
     from PIL import ImageOps
 
-    return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
+    return ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
 
 
 def _kind(mode: str) -> str:
