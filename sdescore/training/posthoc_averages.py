@@ -33,20 +33,31 @@ class Snapshot:
 
 
 def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool = True) -> None:
-    """Write the state of each average after a step to a file of its own, whole or not at all. Raises OSError.
+    """Write the state of each average after a step to a file of its own, whole or not at all.
 
-    Every process must call it, since each may hold a part of the weights; those with `write` write.
+    Every process must call it, since each may hold a part of the weights; those with `write` write. Raises OSError, and
+    FloatingPointError, before anything is written, for weights that are not finite.
     """
-    for rule, model in zip(averages.rules, averages.models, strict=True):
+    states = []
+    for model in averages.models:
         state = whole(model.state_dict(), write)
+        states.append({name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()})
+        bad = _not_finite(states[-1])
+        if write and bad:
+            raise FloatingPointError(f"{bad} is not finite after step {step}, of which no snapshot was written")
+    for rule, model, tensors in zip(averages.rules, averages.models, states, strict=True):
         if not write:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         said = {"average": type(rule).__name__, "args": asdict(cast(Any, rule)), "step": step, "batch": averages.batch}
         said["buffers"] = [name for name, _ in model.named_buffers()]
-        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
         content = save(tensors, {"snapshot": json.dumps(said)})
         replace_file(folder / f"step-{step:06d}.{rule.name}.safetensors", content)
+
+
+def _not_finite(state: dict[str, Tensor]) -> str | None:
+    """The name of a tensor with a value that is not finite."""
+    return next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), None)
 
 
 def snapshots(folder: str | Path) -> list[Snapshot]:
@@ -58,13 +69,25 @@ def snapshots(folder: str | Path) -> list[Snapshot]:
                 said = json.loads(file.metadata()["snapshot"])
             rule = RULES[said["average"]](**said["args"])
             found.append(Snapshot(path, rule, said["step"], said["batch"], tuple(said["buffers"])))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
             raise ValueError(f"{path} is not a snapshot: {error!r}") from error
     if not found:
         raise ValueError(f"there are no snapshots in {folder}; a run writes them if snapshot_every is set")
     if len({each.batch for each in found}) > 1:
         raise ValueError(f"{folder} has snapshots of runs with different batches")
     return found
+
+
+def _sound(path: Path) -> dict[str, Tensor]:
+    """The tensors of a snapshot. Raises ValueError, naming the file, if they are damaged or not finite."""
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    bad = _not_finite(state)
+    if bad:
+        raise ValueError(f"{path}: {bad} is not finite, and would make an average of nothing; remove the file")
+    return state
 
 
 def profile(average: Average, steps: int, batch: int) -> np.ndarray:
@@ -117,7 +140,8 @@ def reconstruct(
     """The state that an average would have after a step (by default the last stored one), and its profile's error.
 
     The state is that of a Denoiser. A snapshot of this average and step is returned as it is, bit for bit. Buffers are
-    those of the last snapshot up to the step. Raises ValueError for a step without snapshots up to it.
+    those of the last snapshot up to the step. Raises ValueError for a step without snapshots up to it, and, naming the
+    file, for a snapshot that is damaged or not finite.
     """
     last = max(each.step for each in stored)
     step = last if step is None else step
@@ -127,13 +151,15 @@ def reconstruct(
         raise ValueError(f"step={step}; expected a step from {steps[0]} to {last}")
     same = [each for each in usable if each.step == step and each.average == average]
     if same:
-        return load_file(same[0].path), 0.0
+        return _sound(same[0].path), 0.0
     coefficients, error = fit([(each.average, each.step) for each in usable], (average, step), usable[0].batch)
     newest = max(usable, key=lambda each: each.step)
-    state = load_file(newest.path)
+    state = _sound(newest.path)
     total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in state if name not in newest.buffers}
     for coefficient, each in zip(coefficients.tolist(), usable, strict=True):
-        with safe_open(each.path, "pt") as file:
-            for name, value in total.items():
-                value.add_(file.get_tensor(name).double(), alpha=coefficient)
+        found = _sound(each.path)
+        if found.keys() != state.keys():
+            raise ValueError(f"{each.path} holds other weights than {newest.path}; expected snapshots of one run")
+        for name, value in total.items():
+            value.add_(found[name].double(), alpha=coefficient)
     return {name: total[name].to(value.dtype) if name in total else value for name, value in state.items()}, error
