@@ -3,8 +3,6 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -15,32 +13,13 @@ from torch import Tensor
 
 from sdescore.cli.outputs import write_whole
 from sdescore.cli.sources import features_of
-from sdescore.data.batches import evenly_spaced
 from sdescore.data.source import Source
+from sdescore.data.statistics import checksum
 from sdescore.evaluation.features import Features
 
-__all__ = ["data_fingerprint", "kept_features"]
+__all__ = ["kept_features"]
 
 logger = logging.getLogger(__name__)
-
-
-def data_fingerprint(source: Source, name: str) -> str:
-    """What tells two data sets apart: number, shape and scaling, and all samples.
-
-    Of data that is read as it is needed, 256 samples, evenly spaced, and the sizes and times of the files of its name.
-    """
-    count = len(source)
-    digest = hashlib.sha256(repr((count, tuple(source.shape), asdict(source.scaling))).encode())
-    chosen: Sequence[int] = range(count)
-    if source.lazy:
-        chosen = evenly_spaced(count, 256)
-        path = Path(name) if Path(name).exists() else Path(name.rpartition(":")[0] or name)
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path] * path.exists():
-            said = file.stat()
-            digest.update(repr((file.relative_to(path).as_posix(), said.st_size, said.st_mtime_ns)).encode())
-    for start in range(0, len(chosen), 256):
-        digest.update(source.__getitems__(chosen[start : start + 256])[0].contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def kept_features(
@@ -52,7 +31,7 @@ def kept_features(
     """
     if folder is None:
         return features_of(features, source, f"features of {name}", batch=batch, accelerator=accelerator)
-    key = hashlib.sha256((data_fingerprint(source, name) + features.identity).encode()).hexdigest()
+    key = hashlib.sha256((checksum(source, name) + features.identity).encode()).hexdigest()
     key = broadcast_object_list([key])[0]  # times of copied files differ between machines
     path, found = Path(folder) / f"{key[:24]}.safetensors", None
     try:

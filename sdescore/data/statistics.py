@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from sdescore.common.files import replace_file
+from sdescore.common.files import read_json, replace_file
 from sdescore.data.batches import evenly_spaced
 from sdescore.data.source import Source
 
@@ -82,7 +83,7 @@ def data_std(source: Source, most: int = 4096) -> float:
 def read_statistics(path: str | Path, source: Source | None = None) -> Statistics:
     """The statistics in a file. Raises ValueError, naming the file, if it holds none, or those of another source."""
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = read_json(path)
         found = Statistics(**content | {"shape": tuple(content["shape"])})
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}; `sdescore measure` makes one") from None
@@ -96,10 +97,23 @@ def read_statistics(path: str | Path, source: Source | None = None) -> Statistic
     return found
 
 
-def checksum(source: Source) -> str:
-    """A checksum of 16 evenly spaced samples and their labels: it tells apart data of equal size, shape and range."""
-    raw, labels = source.__getitems__(evenly_spaced(len(source), 16))
-    digest = hashlib.sha256(raw.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bf16
-    if labels is not None:
-        digest.update(labels.cpu().numpy().tobytes())
+def checksum(source: Source, name: str = "") -> str:
+    """What tells two data sets apart: number, shape and scaling, and all samples and labels.
+
+    Of data that is read as it is needed, 256 samples, evenly spaced, and the sizes and times of the files of its name.
+    """
+    count = len(source)
+    digest = hashlib.sha256(repr((count, tuple(source.shape), asdict(source.scaling))).encode())
+    chosen: Sequence[int] = range(count)
+    if source.lazy:
+        chosen = evenly_spaced(count, 256)
+        path = Path(name) if Path(name).exists() else Path(name.rpartition(":")[0] or name)
+        named = bool(name) and path.exists()
+        for file in sorted(path.rglob("*")) if named and path.is_dir() else [path] * named:
+            said = file.stat()
+            digest.update(repr((file.relative_to(path).as_posix(), said.st_size, said.st_mtime_ns)).encode())
+    for start in range(0, len(chosen), 256):
+        for part in source.__getitems__(chosen[start : start + 256]):
+            if part is not None:
+                digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bf16
     return digest.hexdigest()

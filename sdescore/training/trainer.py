@@ -76,7 +76,7 @@ class Trainer:
         self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
         size = self.share.stop - self.share.start
         self.parts = [share(size, k, config.accumulation) for k in range(config.accumulation)]
-        self.checksum = checksum(source)
+        self.checksum = checksum(source, config.data)
         self._rehearse()
 
     def _optimizer(self) -> torch.optim.Optimizer:
