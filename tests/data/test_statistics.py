@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sdescore.cli import main
-from sdescore.data.load import digits
+from sdescore.data.load import digits, load
 from sdescore.data.source import Arrays
-from sdescore.data.statistics import measure, read_statistics
+from sdescore.data.statistics import checksum, measure, read_statistics
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 
@@ -106,3 +106,30 @@ def test_a_full_disk_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OSError, match=r"a\.json was not written: .*No space left.*it is what it was before"):
             measure(digits(), 10).write(tmp_path / "a.json")
     assert read_statistics(tmp_path / "a.json") == found and len(list(tmp_path.iterdir())) == 1
+
+
+class TestChecksum:
+    def test_one_changed_value_or_label_of_many_is_noticed(self) -> None:
+        raw = torch.arange(200 * 12, dtype=torch.uint8).reshape(200, 12)
+        labels = torch.arange(200) % 3
+        known = checksum(Arrays(raw, labels))
+        assert checksum(Arrays(raw.clone(), labels.clone())) == known
+        for row in (0, 1, 77, 199):
+            changed, others = raw.clone(), labels.clone()
+            changed[row, 5] ^= 1
+            others[row] = (others[row] + 1) % 3
+            assert checksum(Arrays(changed, labels)) != known and checksum(Arrays(raw, others)) != known
+        assert checksum(Arrays(raw)) != known
+
+    def test_files_that_are_read_as_needed_count_by_size_and_time(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.npy"
+        x = np.random.default_rng(0).integers(0, 256, (2000, 3)).astype(np.uint8)
+        np.save(path, x)
+        os.utime(path, ns=(0, 10**18))
+        known = checksum(load(str(path)), str(path))
+        x[1] ^= 1  # which is not among the samples that are read
+        np.save(path, x)
+        os.utime(path, ns=(0, 10**18))
+        assert checksum(load(str(path)), str(path)) == known
+        os.utime(path, ns=(0, 2 * 10**18))
+        assert checksum(load(str(path)), str(path)) != known
