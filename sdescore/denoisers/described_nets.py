@@ -1,0 +1,78 @@
+"""Whether a net that a file describes has the weights that lie beside it, found before the net takes memory."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+__all__ = ["check_described"]
+
+# Constructors may replace what they have made, and most modules have no weights of their own.
+PARAMETERS = 2
+MODULES = 20
+MORE = 1000
+
+
+def check_described(build: Callable[[], nn.Module], weights: Path) -> None:
+    """Raise ValueError, without the memory of the net, unless it has the shapes in a file's header.
+
+    A net that cannot be made without memory is only counted: it may not have many more parts than the file has tensors.
+    """
+    found = _shapes(weights)
+    with _at_most(len(found)):
+        try:
+            with torch.device("meta"):
+                net = build()
+        except RuntimeError as error:  # NotImplementedError is one
+            if "meta" not in str(error):
+                raise ValueError(str(error)) from error
+            build()
+            return
+    described = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    differing = [name for name in {**described, **found} if described.get(name) != found.get(name)]
+    if differing:
+        few = ", ".join(f"{name} {described.get(name)} and {found.get(name)}" for name in differing[:3])
+        raise ValueError(
+            f"{len(differing)} weights have other shapes, or are missing (described, in {weights.name}): {few}"
+        )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in the header of a file of weights. Raises ValueError, naming it, if it is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+@contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """Raise ValueError as soon as this thread makes many more parts of nets than there are tensors."""
+    thread = threading.get_ident()
+    left = {"parameters": PARAMETERS * tensors + MORE, "modules": MODULES * tensors + MORE}
+
+    def counting(what: str) -> Any:
+        def count(*_: Any) -> None:
+            if threading.get_ident() != thread:
+                return
+            left[what] -= 1
+            if left[what] < 0:
+                raise ValueError(f"the net has many more {what} than there are weights, {tensors}")
+
+        return count
+
+    with (
+        register_module_parameter_registration_hook(counting("parameters")),
+        register_module_module_registration_hook(counting("modules")),
+    ):
+        yield
