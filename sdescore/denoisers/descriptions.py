@@ -127,6 +127,11 @@ def _fields(content: Any, names: str, where: str) -> list[Any]:
     return [content[name] for name in names.split()]
 
 
+def _check_arguments(argument: str, config: Any) -> None:
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{argument} has config={config!r}; expected an object of its arguments")
+
+
 def find_class(group: str, name: Any, argument: str, trust_code: bool) -> Any:
     """The class of a registered name, or of module:name if such code may be imported. Raises ValueError for others."""
     if ":" not in str(name):
@@ -147,6 +152,7 @@ def build_net(
     Each net also gets the arguments in `known` that it takes. Raises ValueError for arguments that do not fit.
     """
     cls = find_class(NETS, name, "net", trust_code)
+    _check_arguments("net", config)
     takes = inspect.signature(cls)
     known = known or {}
 
@@ -171,6 +177,7 @@ def build_net(
 def build_process(name: str, config: Mapping[str, Any], argument: str = "sde", trust_code: bool = False) -> LinearSDE:
     """A process by its name and arguments. Raises ValueError for an unknown name, and TypeError for other arguments."""
     cls = find_class(PROCESSES, name, argument, trust_code)
+    _check_arguments(argument, config)
     # JSON has no tuples, and a process is hashable.
     sde: LinearSDE = cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in config.items()})
     return sde

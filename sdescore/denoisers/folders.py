@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -10,13 +9,15 @@ from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sdescore.common.files import read_json
+from sdescore.denoisers.described_nets import check_described
 from sdescore.denoisers.descriptions import (
     NETS,
     PROCESSES,
@@ -104,14 +105,16 @@ def load(
         if not (folder / name).is_file():
             found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
             raise FileNotFoundError(f"{folder} has no {name}; it holds {found}; expected {CONFIG} and {WEIGHTS}")
+    content = read_json(folder / CONFIG)
+    checksum = _checksum(folder / WEIGHTS)
+    if checksum != content.get("sha256", checksum):
+        raise ValueError(f"{folder / WEIGHTS} is damaged: its SHA-256 is {checksum}; expected {content['sha256']}")
     try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if net is None:
+            check_described(lambda: cast(nn.Module, rebuild(content, None, trust_code)["net"]), folder / WEIGHTS)
         denoiser = cls(**rebuild(content, net, trust_code))
-    except (TypeError, ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
+    except Exception as error:  # a net's constructor may raise anything of arguments that it was not meant for
         raise ValueError(f"{folder / CONFIG} does not describe a denoiser: {error}") from error
-    found = _checksum(folder / WEIGHTS)
-    if found != content["sha256"]:
-        raise ValueError(f"{folder / WEIGHTS} is damaged: its SHA-256 is {found}; expected {content['sha256']}")
     try:
         _load_weights(denoiser.get_submodule("net"), folder / WEIGHTS)
     except (SafetensorError, RuntimeError) as error:
