@@ -48,8 +48,8 @@ class Adams:
         bh: What the slope through two targets weighs, doubled, instead of its exact integral (Zhao et al. 2023, eq.
             11): "bh1" for B(h) = h, the measure's density at the end of the step times h; "bh2" for B(h) = e^h - 1,
             the whole measure, as in DPM-Solver++ 2M.
-        end: Number of last data predictions that are extrapolated, in rho^2, to the data at rho = 0. With 1 the error
-            of the last step is of order rho^2 and does not fall with the steps.
+        end: Number of last data predictions that are extrapolated, in rho^2, to the process's own end, t_min, where the
+            flow ends. With 1 the grid has to lead there itself.
         grid: The times by default.
         about: What it says of itself in the table of solvers.
     """
@@ -154,9 +154,10 @@ class Adams:
         return found
 
     def _ending(self, sde: LinearSDE, times: Tensor) -> list[float]:
-        """The weights of the states at given times, and then of the targets, in the data at rho = 0."""
-        rho, lam, zero = sde.rho(times) ** 2, sde.lam(times), torch.zeros(1, 1, dtype=times.dtype)
-        share = lagrange(zero, rho[None])[0, :, 0]
+        """The weights of the states at given times, and then of the targets, in the data prediction at t_min."""
+        lam = sde.lam(times)
+        end = sde.rho(torch.tensor([[sde.t_min]], dtype=times.dtype)) ** 2
+        share = lagrange(end, sde.rho(times)[None] ** 2)[0, :, 0]
         p, q = (torch.as_tensor(c, dtype=times.dtype) for c in self.target.pair(lam))
         alpha, sigma = sde.alpha(times), sde.sigma(times)
         determinant = alpha * q - sigma * p  # x0 = (q x - sigma m) / determinant

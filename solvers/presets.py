@@ -31,7 +31,7 @@ DPMPP_PAPER = "https://arxiv.org/abs/2211.01095"
 UNIPC_PAPER = "https://arxiv.org/abs/2302.04867"
 
 ADAMS = Adams(
-    order=4,
+    order=3,
     target=DATA,
     coordinate=CUBE_ROOT_RHO,
     corrector=True,
@@ -39,8 +39,8 @@ ADAMS = Adams(
     grid=approaching(),
     about=About(
         "ODE",
-        5,
-        "ours: exponential Adams in rho^(1/3) whose last step extrapolates to rho = 0",
+        4,
+        "ours: exponential Adams in rho^(1/3) whose last data predictions are extrapolated to t_min",
         "https://arxiv.org/abs/2302.04867",
         "the default: nearest to the exact flow from 5 calls on (scripts/bench)",
     ),

@@ -82,6 +82,11 @@ class LinearSDE(SDE):
     Kingma et al. 2021, section 3).
     """
 
+    @property
+    def start(self) -> float:
+        """Where sampling begins by default: T, or earlier where no noise is missing from what T adds."""
+        return self.T
+
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Scale of the data in x_t."""

@@ -14,6 +14,8 @@ from sdescore.processes.base import VariancePreserving
 
 __all__ = ["DiscreteSDE"]
 
+RHO_START = 1000.0
+
 
 @dataclass(frozen=True)
 class DiscreteSDE(VariancePreserving):
@@ -57,6 +59,13 @@ class DiscreteSDE(VariancePreserving):
     @property
     def t_min(self) -> float:
         return 0.0
+
+    @property
+    def start(self) -> float:
+        """The last entry whose rho is at most RHO_START, if there is one: beyond, tables leap to a rho of 1e4 in a few
+        entries, between which no net was trained. N(0, sigma^2) is there within |x0| / RHO_START of a std."""
+        allowed = [i for i, lam in enumerate(self.lambdas) if lam >= -math.log(RHO_START)]
+        return float(allowed[-1]) if len(allowed) > 1 else self.T
 
     def _piece(self, t: Tensor) -> tuple[Tensor, ...]:
         t = t if t.is_floating_point() else t.to(torch.get_default_dtype())

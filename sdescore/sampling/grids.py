@@ -1,14 +1,14 @@
 """Time grids: which times a solver visits. A grid is a function (sde, steps) -> decreasing float64 times (steps,).
 
-Those below are frozen dataclasses: karras() is a grid, karras(power=5) another. Each leads from T to t_min, or to where
-the noise-to-signal ratio is rho_min if that is earlier. The last net call removes the noise that is left there, with
-an error of order rho_min^2.
+Those below are frozen dataclasses: karras() is a grid, karras(power=5) another. Each leads from the process's start to
+t_min, or to where the noise-to-signal ratio is rho_min if that is earlier. The last net call removes the noise that is
+left there, with an error of order rho_min^2.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -61,9 +61,9 @@ class EqualSteps(ABC):
 
     def ends(self, sde: LinearSDE) -> Tensor:
         """The first and the last time (2,)."""
-        ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64)
+        ends = torch.tensor([sde.start, sde.t_min], dtype=torch.float64)
         high, low = sde.rho(ends).tolist()
-        expected = f"expected on {type(sde).__name__} positive numbers below {high:.6g}, its rho at T"
+        expected = f"expected on {type(sde).__name__} positive numbers below {high:.6g}, its rho where sampling begins"
         require(self.rho_min < high, f"rho_min={self.rho_min}; {expected}")
         if low < self.rho_min:
             ends[1] = sde.time(-torch.tensor(self.rho_min, dtype=torch.float64).log()).clamp(sde.t_min, sde.T)
@@ -120,21 +120,32 @@ class uniform_asinh(EqualSteps):
 class approaching:
     """uniform_asinh to a rho that falls with the steps, as 0.38 / steps between rho_max and rho_min.
 
-    Short grids spend no step on the last details. For solvers that extrapolate to the data.
+    Short grids spend no step on the last details. For solvers that extrapolate to the data. The scale may grow with
+    the steps, as scale + growth steps^2: see suited().
     """
 
-    scale: float = 10.0
+    scale: float = 5.0
+    growth: float = 0.0
     rho_max: float = 0.038
     rho_min: float = 0.002
 
+    def suited(self, predicts: str) -> "approaching":
+        """The same for a net that predicts this: nets of the noise or the score get a scale that grows.
+
+        Their data prediction errs in proportion to rho, so that their flow bends at high noise, where that of others
+        is straight; the more steps there are, the more that bend weighs against the rest.
+        """
+        return replace(self, growth=1.6) if predicts in ("noise", "score") else self
+
     def __post_init__(self) -> None:
         _check_positive("scale", self.scale)
+        require(0 <= self.growth < math.inf, f"growth={self.growth}; expected numbers from 0 on")
         _check_positive("rho_max", self.rho_max)
         _check_positive("rho_min", self.rho_min, self.rho_max)
 
     def __call__(self, sde: LinearSDE, steps: int) -> Tensor:
         rho_min = min(self.rho_max, max(self.rho_min, 0.38 / max(steps, 1)))
-        return uniform_asinh(self.scale, rho_min=rho_min)(sde, steps)
+        return uniform_asinh(self.scale + self.growth * steps**2, rho_min=rho_min)(sde, steps)
 
 
 @dataclass(frozen=True)
@@ -193,8 +204,8 @@ class beta_quantile(EqualSteps):
         super().__post_init__()
 
     def variable(self, sde: LinearSDE, t: Tensor) -> Tensor:
-        # Equal steps in probability, which is 1 at T and 0 at the other end.
-        return (t == sde.T).to(t)
+        # Equal steps in probability, which is 1 at the start and 0 at the other end.
+        return (t == sde.start).to(t)
 
     def time(self, sde: LinearSDE, q: Tensor) -> Tensor:
         first, last = self.ends(sde).tolist()

@@ -1,6 +1,7 @@
 """The times of one run: from a number of steps, a budget of net calls, a grid, or as they are given."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,8 +28,9 @@ def time_grid(
 ) -> Tensor:
     """The decreasing float64 times that a solver visits, on the CPU.
 
-    At most one of steps and nfe is given; times is a tensor of times, which decides alone, or a grid. The net calls of
-    nfe are those of the denoiser, which may make several for a prediction.
+    At most one of steps and nfe is given; times is a tensor of times, which decides alone, or a grid. With a denoiser,
+    a grid stays inside the noise levels of its process, and suits what its net predicts if the grid has suited(); the
+    net calls of nfe are the denoiser's, which may make several for a prediction.
     Raises TypeError or ValueError if they are something else, contradict each other or leave [t_min, T].
     """
     _check(steps, nfe, times)
@@ -36,12 +38,62 @@ def time_grid(
         grid = times.detach().to("cpu", torch.float64)
     else:
         make = times or grid_of(solver)
+        if denoiser is not None:
+            make = _for_net(make, denoiser)
         if steps is None:
             steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, sde, solver, make, denoiser)
         grid = check_tensor("times(sde, steps)", make(sde, steps), "of decreasing times")
     if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of strictly decreasing times")
     sde.check_times(grid, "times")
+    return grid
+
+
+@dataclass(frozen=True)
+class _Part(LinearSDE):
+    """A process between two of its times."""
+
+    whole: LinearSDE
+    first: float
+    last: float
+
+    @property
+    def T(self) -> float:
+        return self.first
+
+    @property
+    def t_min(self) -> float:
+        return self.last
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.whole.alpha(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.whole.sigma(t)
+
+    def lam(self, t: Tensor) -> Tensor:
+        return self.whole.lam(t)
+
+    def time(self, lam: Tensor) -> Tensor:
+        return self.whole.time(lam)
+
+
+def _for_net(make: Grid, denoiser: Denoiser) -> Grid:
+    """A grid as it suits what the net predicts, inside the noise levels of the net's own process."""
+    suited: Grid = make.suited(denoiser.predicts) if hasattr(make, "suited") else make
+    own = denoiser.sde
+    low, high = own.lam(torch.tensor([own.start, own.t_min], dtype=torch.float64)).tolist()
+
+    def grid(sde: LinearSDE, steps: int) -> Tensor:
+        first, last = sde.lam(torch.tensor([sde.start, sde.t_min], dtype=torch.float64)).tolist()
+        if first >= low and last <= high:
+            return suited(sde, steps)
+        limits = torch.tensor([max(first, low), min(last, high)], dtype=torch.float64)
+        if limits[0] >= limits[1]:
+            return suited(sde, steps)  # which check_range() refuses
+        first, last = sde.time(limits).clamp(sde.t_min, sde.start).tolist()
+        return suited(_Part(sde, first, last), steps)
+
     return grid
 
 

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import SIX, name_of
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdescore import (
     VPSDE,
+    Denoiser,
+    DiscreteSDE,
     GaussianMixture,
     KarrasSDE,
     LinearSDE,
@@ -30,6 +33,7 @@ from sdescore.sampling import (
 )
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.solver import total_nfe
+from sdescore.sampling.times import time_grid
 from sdescore.solvers import ADAMS, HEUN
 from sdescore.testing import exact_flow
 
@@ -120,7 +124,7 @@ STOP = float(VPSDE().lam(torch.tensor(1e-3, dtype=torch.float64)))
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Of each process, states at T, where the exact flow takes them at rho = 1e-7, and denoised states at STOP.
+    """Of each process, states at T, denoised states of their exact flow at t_min, and at STOP.
 
     The flow is the same on every process: one integration takes up their states where each of them begins.
     """
@@ -132,12 +136,19 @@ def runs() -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         starts.append(ORACLE.at(sde, sde.T).sample(16))
         states = torch.cat([states, starts[i] / sde.alpha(last[sde])])
         states = exact_flow(wide, ORACLE, states, lams[i : i + 2])[1]
-    ends = exact_flow(wide, ORACLE, states, torch.tensor([STOP, math.log(1e7)], dtype=torch.float64))[1]
-    stopped = ORACLE.denoiser(wide)(states, wide.time(lams[-1]))
-    return dict(zip(map(name_of, order), zip(starts, ends.split(16), stopped.split(16), strict=True), strict=True))
+    data = ORACLE.denoiser(wide)
+    ends = [sde.lam(torch.tensor(sde.t_min, dtype=torch.float64)) for sde in order]
+    later = torch.stack([torch.tensor(STOP, dtype=torch.float64), *sorted(ends)])
+    flows = dict(zip(later.tolist(), exact_flow(wide, ORACLE, states, later), strict=True))
+    exact = [
+        data(flows[float(lam)], wide.time(lam)).split(16)[i]  # the data prediction at the process's own end
+        for i, lam in enumerate(ends)
+    ]
+    stopped = data(states, wide.time(lams[-1])).split(16)
+    return dict(zip(map(name_of, order), zip(starts, exact, stopped, strict=True), strict=True))
 
 
-@pytest.mark.parametrize("sde", SIX, ids=name_of)
+@pytest.mark.parametrize("sde", [sde for sde in SIX if name_of(sde) != "VESDE"], ids=name_of)
 def test_no_floor_from_stopping_at_a_thousandth(sde: LinearSDE, runs: dict[str, tuple[Tensor, Tensor, Tensor]]) -> None:
     """Who stops at VP's t = 1e-3 keeps an error that no number of steps lowers; the grids' own end leaves none."""
     x, exact, stopped = runs[name_of(sde)]
@@ -145,7 +156,9 @@ def test_no_floor_from_stopping_at_a_thousandth(sde: LinearSDE, runs: dict[str, 
     assert floor > 1e-4
 
     def error(steps: int) -> float:
-        found = sample(sde, ORACLE.denoiser(sde), x=x, solver=ADAMS, steps=steps, times=uniform_lambda())
+        found = sample(
+            sde, ORACLE.denoiser(sde), x=x, solver=replace(ADAMS, order=4), steps=steps, times=uniform_lambda()
+        )
         return float((found - exact).square().mean().sqrt())
 
     assert error(240) < error(120) / 8
@@ -212,7 +225,48 @@ def test_approaching_ends_nearer_to_the_data_the_more_steps_there_are() -> None:
     sde = KarrasSDE(1e-4)
     ends = {steps: float(sde.rho(approaching()(sde, steps)[-1])) for steps in (5, 10, 76, 190, 500)}
     assert ends == pytest.approx({5: 0.038, 10: 0.038, 76: 0.005, 190: 0.002, 500: 0.002}, rel=1e-9)
-    torch.testing.assert_close(approaching()(sde, 76), uniform_asinh(10.0, rho_min=0.005)(sde, 76))
+    torch.testing.assert_close(approaching()(sde, 76), uniform_asinh(5.0, rho_min=0.005)(sde, 76))
+
+
+@pytest.mark.parametrize("predicts", ["noise", "score", "data", "edm", "v", "velocity"])
+def test_the_default_grid_takes_high_noise_in_smaller_steps_for_nets_of_the_noise(predicts: str) -> None:
+    """Where x0 errs in proportion to rho; the more so the more steps there are, as far as equal steps in lam."""
+    sde = KarrasSDE()
+    net = Denoiser(nn.Identity(), sde, predicts)
+    above = {n: int((sde.rho(time_grid(sde, ADAMS, n, denoiser=net)) > 5).sum()) / n for n in (5, 10, 40, 300)}
+    if predicts in ("noise", "score"):
+        torch.testing.assert_close(
+            time_grid(sde, ADAMS, 300, denoiser=net), uniform_lambda()(sde, 300), rtol=1e-5, atol=0
+        )
+        assert above[5] == 0.4 and above[10] == 0.4 and above[40] == 0.3 and 0.25 < above[300] < 0.3
+    else:
+        assert above[5] == 0.2 and above[10] <= 0.2 and above[40] <= 0.125 and above[300] < 0.1
+
+
+def test_default_grids_of_tables_begin_where_entries_are_dense() -> None:
+    """A cosine table ends with a leap of rho from 128 to 4,058, and no net has seen what is between."""
+    share = torch.arange(201, dtype=torch.float64) / 200
+    alpha = torch.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
+    cosine = DiscreteSDE.from_betas((1 - alpha[1:] / alpha[:-1]).clamp(max=0.999))
+    linear = DiscreteSDE.from_betas(torch.linspace(1e-4, 0.02, 1000))
+    assert (cosine.T, cosine.start, linear.start) == (199.0, 198.0, linear.T)
+    ends = cosine.rho(torch.tensor([198.0, 199.0], dtype=torch.float64)).tolist()
+    assert ends == pytest.approx([128, 4058], rel=0.01)
+    assert float(karras()(cosine, 5)[0]) == 198.0
+    net = GaussianMixture([[0.3]], 0.5).denoiser(cosine)
+    drawn = sample(cosine, net, (4096, 1), nfe=8)
+    assert float(drawn.mean()) == pytest.approx(0.3, abs=0.04) and float(drawn.std()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_default_grids_stay_inside_the_noise_levels_of_the_net(oracle2: GaussianMixture) -> None:
+    """A net of KarrasSDE, rho from 0.002 to 80, samples on VPSDE, whose rho reaches 152; given times are refused."""
+    net, sde = oracle2.denoiser(KarrasSDE()), VPSDE()
+    for grid in (karras(), uniform_t(), beta_quantile(), None):
+        rho = sde.rho(time_grid(sde, ADAMS, 10, times=grid, denoiser=net))
+        assert 79.9 < float(rho[0]) < 80.0001 and float(rho[-1]) > 0.00199
+        assert bool(sample(sde, net, (2, 2), steps=10, times=grid).isfinite().all())
+    with pytest.raises(ValueError, match="the net was trained on KarrasSDE"):
+        sample(sde, net, (2, 2), times=karras()(sde, 10))
 
 
 def test_asinh_is_lam_below_its_scale_and_the_inverse_of_rho_above() -> None:

@@ -11,6 +11,7 @@ from small_nets import ConvNet
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, ReverseProcess, Solver, find_solver, sample, trajectory
+from sdescore.sampling import karras
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.solver import denoises, total_nfe
 from sdescore.sampling.times import time_grid
@@ -181,7 +182,8 @@ def test_condition_goes_with_its_sample(name: str) -> None:
 def test_bare_callables(oracle2: GaussianMixture) -> None:
     """A function of (x, t) is a score, or what `predicts` says: its own attribute or the argument."""
     sde, denoiser = VPSDE(), oracle2.denoiser(VPSDE())
-    expected = sample(sde, denoiser, (6, 2), steps=6)
+    grid = karras()  # the default grid depends on what is predicted
+    expected = sample(sde, denoiser, (6, 2), steps=6, times=grid)
 
     def noise(x: Tensor, t: Tensor) -> Tensor:
         assert t.shape == (len(x),)
@@ -200,9 +202,9 @@ def test_bare_callables(oracle2: GaussianMixture) -> None:
         (lambda x, t: denoiser(x, t), "data"),
     ]
     for net, predicts in calls:
-        value = sample(sde, net, (6, 2), steps=6, predicts=predicts, dtype=torch.float64)
+        value = sample(sde, net, (6, 2), steps=6, times=grid, predicts=predicts, dtype=torch.float64)
         assert float((value - expected).abs().max()) < 1e-9
-    wrong = sample(sde, Velocity(), (6, 2), steps=6, predicts="score", dtype=torch.float64)
+    wrong = sample(sde, Velocity(), (6, 2), steps=6, times=grid, predicts="score", dtype=torch.float64)
     assert float((wrong - expected).abs().max()) > 0.1
 
 
