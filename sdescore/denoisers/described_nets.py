@@ -14,7 +14,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-__all__ = ["check_described"]
+__all__ = ["OtherWeights", "check_described"]
 
 # Constructors may replace what they have made, and most modules have no weights of their own.
 PARAMETERS = 2
@@ -22,10 +22,15 @@ MODULES = 20
 MORE = 1000
 
 
+class OtherWeights(ValueError):
+    """A file of weights is damaged, or those of another net."""
+
+
 def check_described(build: Callable[[], nn.Module], weights: Path) -> None:
-    """Raise ValueError, without the memory of the net, unless it has the shapes in a file's header.
+    """Raise OtherWeights, without the memory of the net, unless it has the shapes in a file's header.
 
     A net that cannot be made without memory is only counted: it may not have many more parts than the file has tensors.
+    Raises ValueError for a net that has, and for one that cannot be made.
     """
     found = _shapes(weights)
     with _at_most(len(found)):
@@ -38,21 +43,23 @@ def check_described(build: Callable[[], nn.Module], weights: Path) -> None:
             build()
             return
     described = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    differing = [name for name in {**described, **found} if described.get(name) != found.get(name)]
+    differing = [
+        f"{name} is {described.get(name, 'absent')} in the net, {found.get(name, 'absent')} in the file"
+        for name in {**described, **found}
+        if described.get(name) != found.get(name)
+    ]
     if differing:
-        few = ", ".join(f"{name} {described.get(name)} and {found.get(name)}" for name in differing[:3])
-        raise ValueError(
-            f"{len(differing)} weights have other shapes, or are missing (described, in {weights.name}): {few}"
-        )
+        more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise OtherWeights(", ".join(differing[:3]) + more)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes in the header of a file of weights. Raises ValueError, naming it, if it is damaged."""
+    """The shapes in the header of a file of weights. Raises OtherWeights if it is damaged."""
     try:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise OtherWeights(str(error)) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sdescore.common.files import read_json
-from sdescore.denoisers.described_nets import check_described
+from sdescore.denoisers.described_nets import OtherWeights, check_described
 from sdescore.denoisers.descriptions import (
     NETS,
     PROCESSES,
@@ -105,7 +105,10 @@ def load(
         if not (folder / name).is_file():
             found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
             raise FileNotFoundError(f"{folder} has no {name}; it holds {found}; expected {CONFIG} and {WEIGHTS}")
-    content = read_json(folder / CONFIG)
+    try:
+        content = read_json(folder / CONFIG)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} does not describe a denoiser: {error}") from error
     checksum = _checksum(folder / WEIGHTS)
     if checksum != content.get("sha256", checksum):
         raise ValueError(f"{folder / WEIGHTS} is damaged: its SHA-256 is {checksum}; expected {content['sha256']}")
@@ -113,6 +116,8 @@ def load(
         if net is None:
             check_described(lambda: cast(nn.Module, rebuild(content, None, trust_code)["net"]), folder / WEIGHTS)
         denoiser = cls(**rebuild(content, net, trust_code))
+    except OtherWeights as error:
+        raise ValueError(f"{folder / WEIGHTS} does not hold the weights of the net in {CONFIG}: {error}") from error
     except Exception as error:  # a net's constructor may raise anything of arguments that it was not meant for
         raise ValueError(f"{folder / CONFIG} does not describe a denoiser: {error}") from error
     try:
