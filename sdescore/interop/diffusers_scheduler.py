@@ -117,7 +117,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             own_steps = None if isinstance(self.times, Tensor) else steps
             self._grid = time_grid(self.schedule.process, self.solver, own_steps, times=self.times)
             net_times = self.schedule.net_time(self._grid)
-        self._calls = planned_calls(self.solver, self.schedule.process, self._grid)
+        self._calls = self._plan(self._grid)
         same = self._grid[:, None] == self._calls.times
         found = self.schedule.net_time(self._calls.times)
         found = torch.where(same.any(0), net_times.double()[same.double().argmax(0)], found)
@@ -126,6 +126,9 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._listed = self.timesteps.tolist()
         self.num_inference_steps = len(self._grid)
         self._forget()
+
+    def _plan(self, grid: Tensor) -> Calls:
+        return planned_calls(self.solver, self.schedule.process, grid, repr(self.config["solver"]))
 
     def _forget(self) -> None:
         """Be as before the first step."""
@@ -228,7 +231,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if index == 0:
             return self._grid, self._calls
         for k in (self._grid == self._calls.times[index]).nonzero().flatten().tolist():
-            calls = planned_calls(self.solver, self.schedule.process, self._grid[k:])
+            calls = self._plan(self._grid[k:])
             if torch.equal(calls.times, self._calls.times[index:]):
                 return self._grid[k:], calls
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdescore.interop.schedules import Schedule
+from sdescore.interop.schedules import NAMED, Schedule
 from sdescore.processes import DiscreteSDE, FlowSDE
 
 __all__ = ["inverse_time", "own_scheduler", "pipeline_times"]
@@ -47,7 +47,8 @@ def scheduler_name(config: Mapping[str, Any]) -> str:
             return str(config[key])
     defaulted = set(config.get("_use_default_values", ()))  # options of that class for sure
     names = [name for name in dir(diffusers) if name.endswith("Scheduler")]
-    fitting = [name for name in names if defaulted <= _options(name) <= set(config)]
+    known = [name for name in names if name in NAMED or "beta_schedule" in _options(name)]
+    fitting = [name for name in known if defaulted <= _options(name) <= set(config)]
     if not fitting:
         raise ValueError(f"config has {sorted(config)}; expected all options of one of diffusers' schedulers")
     return max(fitting, key=lambda name: (len(_options(name)), -len(name)))
