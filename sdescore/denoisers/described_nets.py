@@ -13,6 +13,7 @@ from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 __all__ = ["OtherWeights", "check_described"]
 
@@ -20,6 +21,7 @@ __all__ = ["OtherWeights", "check_described"]
 PARAMETERS = 2
 MODULES = 20
 MORE = 1000
+RANDOM = ("normal_", "uniform_", "random_", "bernoulli_")
 
 
 class OtherWeights(ValueError):
@@ -35,7 +37,7 @@ def check_described(build: Callable[[], nn.Module], weights: Path) -> None:
     found = _shapes(weights)
     with _at_most(len(found)):
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _Uninitialised():
                 net = build()
         except RuntimeError as error:  # NotImplementedError is one
             if "meta" not in str(error):
@@ -51,6 +53,15 @@ def check_described(build: Callable[[], nn.Module], weights: Path) -> None:
     if differing:
         more = f", and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise OtherWeights(", ".join(differing[:3]) + more)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Leaves weights as they are made: random numbers without memory would load torch's compiler, for seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init" or getattr(func, "__name__", None) in RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,8 @@
 """Folders that describe nets of any size are refused at the cost of their files, and whatever else a config says."""
 
 import json
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -67,6 +69,20 @@ def test_configs_of_other_kinds_are_refused_by_the_file_s_name(
     changed(tmp_path, change)
     with pytest.raises(ValueError, match=r"config\.json does not describe a denoiser"):
         Denoiser.from_pretrained(tmp_path)
+
+
+LOAD = """
+import sys
+from sdescore import Denoiser
+Denoiser.from_pretrained(sys.argv[1])
+assert not [name for name in sys.modules if name.startswith(("torch._dynamo", "sympy"))]
+"""
+
+
+def test_looking_at_a_net_loads_no_compiler(tmp_path: Path) -> None:
+    net = UNet(1, 8, base_width=8, multipliers=(1, 2), blocks=1, classes=3)
+    Denoiser(net, VPSDE(), shape=(1, 8, 8)).save_pretrained(tmp_path)
+    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], check=True)
 
 
 def test_nets_of_the_right_size_come_back(tmp_path: Path) -> None:
