@@ -79,6 +79,7 @@ assert not [name for name in sys.modules if name.startswith(("torch._dynamo", "s
 """
 
 
+@pytest.mark.slow
 def test_looking_at_a_net_loads_no_compiler(tmp_path: Path) -> None:
     net = UNet(1, 8, base_width=8, multipliers=(1, 2), blocks=1, classes=3)
     Denoiser(net, VPSDE(), shape=(1, 8, 8)).save_pretrained(tmp_path)
