@@ -5,22 +5,36 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
+from jsonargparse._loaders_dumpers import yaml_load
 
 __all__ = ["construct", "parse", "parser_of", "run", "run_with_settings"]
 
 Config = TypeVar("Config")
+DEEPEST = 30  # levels of settings
 
 
 class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Leaves the lines of the description as they are."""
 
 
+def load_yaml(text: str) -> Any:
+    """What YAML says. Raises YAMLError for aliases, whose expansion may never end, and for text that is nested deeply."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+            raise yaml.YAMLError(f"settings have no aliases, and at most {DEEPEST} levels")
+    return yaml_load(text)
+
+
 def parser_of(cls: type, program: str, description: str | None) -> ArgumentParser:
     """A parser of the settings of a dataclass, whose docstring makes --help, and of --config, a file of them."""
+    set_loader("yaml", load_yaml)
     parser = ArgumentParser(prog=program, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--config", action="config", help="File of settings, YAML or JSON; flags after it count more.")
     parser.add_class_arguments(cls)
@@ -31,7 +45,7 @@ def construct(cls: type[Config], parser: ArgumentParser, given: Namespace) -> Co
     """The settings as an object. What it refuses ends the program as a wrong flag does."""
     try:
         return cls(**{each.name: given[each.name] for each in fields(cls)})  # type: ignore[arg-type]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         parser.error(str(error))
 
 

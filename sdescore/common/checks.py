@@ -6,8 +6,9 @@ A value of another kind raises TypeError, one out of range ValueError; both name
 import math
 import operator
 from collections.abc import Callable, Mapping
+from functools import cache
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, SupportsIndex, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 __all__ = [
     "check_count",
     "check_dtype",
+    "check_fields",
     "check_finite",
     "check_flag",
     "check_integer",
@@ -92,6 +94,30 @@ def check_dtype(name: str, value: Any) -> torch.dtype:
     if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise TypeError(f"{name}={value}; expected a floating-point dtype of torch, such as torch.float32")
     return value
+
+
+# What a field of settings of this annotation may hold, and how errors call it.
+FIELDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+    int: ("an integer", lambda value: isinstance(value, SupportsIndex) and not isinstance(value, bool | Tensor)),
+    float: ("a number", lambda value: isinstance(value, Real) and not isinstance(value, bool)),
+    str: ("a text", lambda value: isinstance(value, str)),
+}
+
+
+def check_fields(settings: Any) -> None:
+    """Raise TypeError for a field of a dataclass that is annotated as a flag, number or text, and holds another kind."""
+    for name, hint in _hints(type(settings)).items():
+        kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
+        value = getattr(settings, name)
+        if len(kinds) != 1 or kinds[0] not in FIELDS or (value is None and type(None) in get_args(hint)):
+            continue
+        expected, holds = FIELDS[kinds[0]]
+        if not holds(value):
+            raise TypeError(f"{name}={value!r}; expected {expected}")
+
+
+_hints = cache(get_type_hints)
 
 
 def check_tensor(name: str, value: Any, shape: str, hint: str = "") -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sdescore.common.checks import check_fields
 from sdescore.common.plugins import check_arguments, find_plugin
 from sdescore.common.scaling import Scaling
 from sdescore.data.load import load
@@ -165,6 +166,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("betas", "ema_halflives", "ema_widths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_fields(self)
         for name, choices in CHOICES.items():
             self._check(name, getattr(self, name) in choices, ", ".join(map(repr, choices)))
         for name in AT_LEAST_ONE:
