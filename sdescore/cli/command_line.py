@@ -23,7 +23,7 @@ class HelpFormatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 def load_yaml(text: str) -> Any:
-    """What YAML says. Raises YAMLError for aliases, whose expansion may never end, and for text that is nested deeply."""
+    """What YAML says. Raises YAMLError for aliases, whose expansion may never end, and for what is nested deeply."""
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

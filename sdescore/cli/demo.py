@@ -22,6 +22,7 @@ from sdescore.cli.models import counted
 from sdescore.cli.outputs import write_json, write_whole
 from sdescore.cli.sources import all_values
 from sdescore.cli.tables import markdown, mean_and_error
+from sdescore.common.checks import check_fields
 from sdescore.common.files import locked
 from sdescore.data.load import digits
 from sdescore.denoisers import Denoiser
@@ -72,6 +73,7 @@ class DemoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("steps", 1), ("training_minutes", 0.01), ("count", 100)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)}; expected numbers of at least {least}")

@@ -16,6 +16,7 @@ from typing import Any
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.outputs import make_folder
 from sdescore.cli.tables import markdown
+from sdescore.common.checks import check_fields
 from sdescore.data.statistics import measure
 from sdescore.training.config import TrainConfig
 
@@ -49,6 +50,7 @@ class MeasureConfig:
     corrupt: str = "stop"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.count is not None and self.count < 1:
             raise ValueError(f"count={self.count}; expected integers of at least 1")
         if Path(self.out).exists():

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
+from sdescore.common.checks import check_fields
 from sdescore.common.files import read_json
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import Denoiser, guided
@@ -96,6 +97,7 @@ class SampleConfig:
     batch_size: int = 256
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")

@@ -106,7 +106,7 @@ FIELDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 
 def check_fields(settings: Any) -> None:
-    """Raise TypeError for a field of a dataclass that is annotated as a flag, number or text, and holds another kind."""
+    """Raise TypeError for a field of a dataclass that is annotated as a flag, number or text and holds another kind."""
     for name, hint in _hints(type(settings)).items():
         kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
         value = getattr(settings, name)
