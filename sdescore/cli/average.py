@@ -15,6 +15,7 @@ from pathlib import Path
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import training_of
 from sdescore.cli.outputs import claim
+from sdescore.common.checks import check_fields
 from sdescore.common.files import is_empty
 from sdescore.denoisers import Denoiser
 from sdescore.training.averages import Average, HalfLife, PowerFunction
@@ -42,6 +43,7 @@ class AverageConfig:
     limit: float = 0.1
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.width is None) == (self.halflife is None):
             raise ValueError(f"width={self.width}, halflife={self.halflife}; expected one of them")
         if Path(self.out).exists() and not (Path(self.out).is_dir() and is_empty(Path(self.out))):

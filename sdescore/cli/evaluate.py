@@ -32,6 +32,7 @@ from sdescore.cli.kept_features import kept_features
 from sdescore.cli.outputs import claim, write_json, write_whole
 from sdescore.cli.sources import all_values, features_of
 from sdescore.cli.tables import markdown
+from sdescore.common.checks import check_fields
 from sdescore.common.files import is_empty, read_json
 from sdescore.common.plugins import named_object
 from sdescore.common.scaling import Scaling
@@ -103,6 +104,7 @@ class EvaluateConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}; expected numbers between 0 and 1")
         for name in ("neighbours", "batch_size", "projections"):

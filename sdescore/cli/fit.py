@@ -18,6 +18,7 @@ from torch import Tensor
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, load_model
 from sdescore.cli.outputs import make_folder, write_json
+from sdescore.common.checks import check_fields
 from sdescore.evaluation.features import fingerprint
 from sdescore.evaluation.figures import panels, save_figure
 from sdescore.processes import LinearSDE
@@ -53,6 +54,7 @@ class FitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("pilots", "runs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")

@@ -31,6 +31,7 @@ from sdescore.cli.models import load_model
 from sdescore.cli.outputs import claim, write_json
 from sdescore.cli.sources import model_values
 from sdescore.cli.tables import markdown
+from sdescore.common.checks import check_fields
 from sdescore.common.scaling import level_width
 from sdescore.data.load import load
 from sdescore.denoisers import Denoiser
@@ -81,6 +82,7 @@ class LikelihoodConfig:
     batch_size: int = 100
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.count is not None and self.count < 1:
             raise ValueError(f"count={self.count}; expected integers of at least 1")
         for name, least in (("probes", 1), ("draws", 1), ("bound", 0), ("batch_size", 1)):

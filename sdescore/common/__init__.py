@@ -3,6 +3,7 @@
 from sdescore.common.checks import (
     check_count,
     check_dtype,
+    check_fields,
     check_finite,
     check_flag,
     check_integer,
@@ -31,6 +32,7 @@ __all__ = [
     "check_arguments",
     "check_count",
     "check_dtype",
+    "check_fields",
     "check_finite",
     "check_flag",
     "check_integer",
