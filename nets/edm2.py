@@ -19,7 +19,7 @@ EPS = 1e-4
 def unit(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """x over its root mean square along the axes (eq. 26)."""
     norm = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-    size = math.prod(x.shape[axis] for axis in axes)
+    size = math.prod([x.shape[axis] for axis in axes])
     return x / (EPS + norm / math.sqrt(size)).to(x.dtype)
 
 

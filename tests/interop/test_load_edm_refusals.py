@@ -140,7 +140,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_truncated_storage_is_refused(tmp_path: Path) -> None:
-    storage = torch.ones(9).__reduce_ex__(4)[1][0]  # type: ignore[no-untyped-call]
+    storage = torch.ones(9).__reduce_ex__(4)[1][0]
     function, (content,) = storage.__reduce__()
     assert torch.equal(read_pickle(written(tmp_path, Call(function, content))), torch.ones(9))
     with pytest.raises(ValueError, match="a tensor's storage has 35 bytes; expected 36"):
@@ -148,7 +148,7 @@ def test_a_truncated_storage_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_reaches_past_its_storage_is_refused(tmp_path: Path) -> None:
-    build, (storage, _, _, *rest) = torch.ones(4).__reduce_ex__(4)  # type: ignore[no-untyped-call]
+    build, (storage, _, _, *rest) = torch.ones(4).__reduce_ex__(4)
     assert torch.equal(read_pickle(written(tmp_path, Call(build, storage, 1, (3,), *rest))), torch.ones(3))
     with pytest.raises(ValueError, match="out of bounds"):
         read_pickle(written(tmp_path, Call(build, storage, 2, (3,), *rest)))

@@ -72,6 +72,14 @@ def test_bfloat16_is_near_float32(make: Callable[..., nn.Module]) -> None:
     assert 1e-4 < (low.float() - y).norm() / y.norm() < 0.1
 
 
+@pytest.mark.slow
+@nets
+def test_compiled_as_one_graph(make: Callable[..., nn.Module]) -> None:
+    net = filled(make(classes=3)).eval()
+    given = (*inputs(net), torch.tensor([0, 3, 2]))
+    assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(*given), net(*given))
+
+
 @nets
 def test_config_rebuilds_the_net(make: Callable[..., Any]) -> None:
     net = filled(make(classes=2)).eval()
@@ -187,7 +195,7 @@ class TestMagnitudes:
         torch.manual_seed(0)
         layer = Weight(64, 128, 3, 3)
         with torch.no_grad():
-            layer.weight *= 7.0
+            layer.weight.mul_(7.0)
         y = layer(self.noise(2, 64, 16, 16))[..., 1:-1, 1:-1]
         assert self.magnitude(y) == pytest.approx(1, abs=0.02)
         assert self.magnitude(silu(self.noise(100_000))) == pytest.approx(1, abs=0.01)
