@@ -5,7 +5,7 @@ A value of another kind raises TypeError, one out of range ValueError; both name
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from numbers import Real
 from typing import Any, SupportsIndex, TypeVar, get_args, get_type_hints
@@ -117,7 +117,9 @@ def check_fields(settings: Any) -> None:
             raise TypeError(f"{name}={value!r}; expected {expected}")
 
 
-_hints = cache(get_type_hints)
+@cache
+def _hints(settings: Hashable) -> dict[str, Any]:
+    return get_type_hints(settings)
 
 
 def check_tensor(name: str, value: Any, shape: str, hint: str = "") -> Tensor:

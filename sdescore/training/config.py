@@ -183,6 +183,8 @@ class TrainConfig:
         self._check("label_drop", 0 <= self.label_drop < 1, "a number in [0, 1)")
         self._check("accumulation", self.accumulation <= self.batch_size, f"at most batch_size={self.batch_size}")
         find_plugin(PROCESSES, self.sde, "sde")
+        if self.net is not None:
+            find_plugin(NETS, self.net, "net")
         find_solver(self.sample_solver)
 
     def _check(self, name: str, good: bool, expected: str) -> None:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.files import refused, replace_file
+from sdescore.common.files import parse_json, refused, replace_file
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.evaluation.pictures import is_image, save_grid
 from sdescore.sampling.sample import sample
@@ -26,21 +26,29 @@ logger = logging.getLogger(__name__)
 
 
 def read_log(out: str | Path) -> list[dict[str, float]]:
-    """The lines of a run's log.jsonl: step, loss, grad_norm, lr and images_per_second, since the line before."""
+    """The lines of a run's log.jsonl: step, loss, grad_norm, lr and images_per_second, since the line before.
+
+    Raises ValueError, naming the file and the line, for a damaged one.
+    """
     path = Path(out) / "log.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    found = [parse_json(line, f"{path}, line {number},") for number, line in enumerate(lines, 1)]
+    wrong = [number for number, line in enumerate(found, 1) if not isinstance(line, dict)]
+    if wrong:
+        raise ValueError(f"{path}, line {wrong[0]}, holds {found[wrong[0] - 1]!r}; expected an object")
+    return found
 
 
-def _whole_lines(path: Path, step: int) -> str:
-    """The lines of a log up to a step, without an incomplete last one."""
+def _whole_lines(path: Path, step: int) -> bytes:
+    """The lines of a log up to a step, without those that are damaged and an incomplete last one."""
     kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
+            if line.endswith(b"\n") and parse_json(line, path)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             continue
-    return "".join(kept)
+    return b"".join(kept)
 
 
 class RunLog:
