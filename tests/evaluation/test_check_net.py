@@ -20,7 +20,7 @@ def mixture() -> GaussianMixture:
 
 @pytest.fixture(scope="module")
 def data(mixture: GaussianMixture) -> Tensor:
-    return mixture.sample(256, seed=0)
+    return mixture.sample(128, seed=0)
 
 
 def indexed(mixture: GaussianMixture, kind: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -102,10 +102,45 @@ def test_another_range_of_the_data_is_named(
     assert (report.low, report.high) == (float(moved(data).min()), float(moved(data).max()))
 
 
+def test_the_other_direction_of_time_is_named(mixture: GaussianMixture, data: Tensor) -> None:
+    """A net of flow matching with the noise at time 0, which returns what moves noise to data."""
+    exact = mixture.denoiser(FlowSDE())
+
+    def net(x: Tensor, s: Tensor) -> Tensor:
+        return -exact.velocity(x, (1 - s).clamp(1e-5, 0.999))
+
+    report = check_net(Denoiser(net, FlowSDE(), terms="flow"), data)
+    assert report.advice[0].startswith(
+        "terms=NetTerms('state', 't', -1, time_shift=1, predicts='velocity', output_scale=-1)"
+    )
+    terms = NetTerms("state", "t", -1.0, time_shift=1.0, predicts="velocity", output_scale=-1.0)
+    assert check_net(Denoiser(net, FlowSDE(), terms=terms), data).fits
+
+
+def test_a_right_net_may_fail_at_one_end(mixture: GaussianMixture, data: Tensor) -> None:
+    """One of the data, off by .3: that is more than all of the noise where there is little."""
+    exact = mixture.denoiser(VPSDE())
+    report = check_net(
+        Denoiser(lambda x, t: exact(x, t) + 0.3 * (t < 0.05)[:, None], VPSDE(), "data", terms=NetTerms("state", "t")),
+        data,
+    )
+    assert report.ratio > 2 and report.fits
+    assert str(report).startswith(f"fits (but is worse than linear at rho {report.rho[0]:.2g}")
+
+
+def test_a_net_with_a_table_of_times_is_never_given_others(mixture: GaussianMixture, data: Tensor) -> None:
+    """Its IndexError for a time that check_net tries is no answer, nor an end."""
+    rows = torch.arange(1000.0)
+    exact = mixture.denoiser(DDPM)
+    net = Denoiser(lambda x, index: exact.score(x, rows[index.long()]), DDPM)
+    report = check_net(net, data)
+    assert not report.fits and report.advice[0].startswith("terms=NetTerms('state', 'index', 1, predicts='score')")
+
+
 def test_an_untrained_net_does_not_fit_whatever_it_is_given(data: Tensor) -> None:
     report = check_net(Denoiser(lambda x, t: torch.sin(9 * x + 5), FlowSDE(), terms="flow"), data)
     assert not report.fits and report.advice == ()
-    assert "nor does any other convention that was tried" in str(report)
+    assert "nor does anything else that was tried" in str(report)
 
 
 def test_the_condition_reaches_the_net(mixture: GaussianMixture) -> None:
