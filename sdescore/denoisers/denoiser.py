@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sdescore.common.checks import check_number, check_tensor
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, nonzero, scale
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import folders
@@ -104,8 +105,7 @@ class Denoiser(nn.Module):
             raise TypeError(f"sde is a {type(sde).__name__}; a Denoiser needs a LinearSDE, whose kernel is known")
         if not callable(net):
             raise TypeError(f"net is a {type(net).__name__}; expected a module or a function")
-        if not data_std > 0:
-            raise ValueError(f"data_std={data_std}; expected positive numbers")
+        check_number("data_std", data_std, above=0)
         self.net: Any = net
         if not isinstance(net, nn.Module):
             self.used = nn.ModuleList(modules_within(net))  # so that they are moved, and put in evaluation mode
@@ -156,7 +156,13 @@ class Denoiser(nn.Module):
         return combine(self.summands(self.coefficients(t, p, q), x, **condition))
 
     def check(self, x: Tensor, t: Tensor) -> None:
-        """Raise ValueError for a time or a shape that does not fit; times on a GPU are not read, as that would wait."""
+        """Raise ValueError for a time or a shape that does not fit, and TypeError for what is no tensor.
+
+        Times on a GPU are not read, as that would wait.
+        """
+        check_tensor("x", x, "(batch, *shape)")
+        if not isinstance(t, Tensor):
+            raise TypeError(f"t is a {type(t).__name__}; expected a tensor () or (batch,)")
         if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
             raise ValueError(f"t has shape {tuple(t.shape)}; expected () and ({len(x)},)")
         if self.shape is not None and tuple(x.shape[1:]) != self.shape:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from sdescore.sampling.reverse import ReverseProcess
 from sdescore.sampling.run import check_condition
 from sdescore.sampling.times import check_range
 
-__all__ = ["Batches", "check_tolerance", "warn_out_of_range"]
+__all__ = ["Batches", "check_deterministic", "check_tolerance", "warn_out_of_range"]
 
 # Rounding alone makes errors of this size in a step, whatever its length.
 FINEST = 1e-13
@@ -48,6 +48,20 @@ def warn_out_of_range(sde: LinearSDE, denoiser: Denoiser, x: Tensor, index_offse
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def check_deterministic(given: "Batches") -> None:
+    """Raise ValueError for a net that answers otherwise when it is asked again, whose flow has no likelihood.
+
+    Two net calls for one sample, in the middle of the process.
+    """
+    alone = replace(given, x=given.x[:1], condition={name: value[:1] for name, value in given.condition.items()})
+    t = torch.tensor((given.sde.t_min + given.sde.T) / 2, dtype=torch.float64)
+    with torch.no_grad(), tqdm(disable=True) as bar:
+        ((_, state, reverse, _),) = alone.through(bar)
+        one, other = (reverse.noise(state, t) for _ in range(2))
+    if bool(((one - other).abs() > 1e-2 * one.abs().amax()).any()):  # more than the order of sums on a GPU
+        raise ValueError("net answers otherwise when it is asked again; expected one that draws no random numbers")
 
 
 @dataclass(frozen=True)

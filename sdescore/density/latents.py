@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_finite, check_number, check_states
-from sdescore.density.batches import Batches, check_tolerance
+from sdescore.density.batches import Batches, check_deterministic, check_tolerance
 from sdescore.density.flow import transport
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.run import evaluating
@@ -37,6 +37,7 @@ def _carry(
     given = Batches.of(sde, net, x, condition, predicts, batch_size)
     parts = []
     with evaluating(given.denoiser), torch.no_grad(), tqdm(total=len(x), disable=not progress, desc="flow") as bar:
+        check_deterministic(given)
         for start, state, reverse, advance in given.through(bar):
             done = transport(reverse, state, *ends, rtol, atol, advance)
             for row in done.failed.nonzero().flatten().tolist():

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_returned_numbers, check_seed, choose
 from sdescore.density.adams import integrate_adams
-from sdescore.density.batches import Batches, check_tolerance, warn_out_of_range
+from sdescore.density.batches import Batches, check_deterministic, check_tolerance, warn_out_of_range
 from sdescore.density.flow import ProbabilityFlowODE
 from sdescore.density.gaussian_fit import GaussianFit
 from sdescore.density.traces import DERIVATIVES, Function, Product, Trace, find_trace, quadratic
@@ -207,7 +207,7 @@ def likelihood(
         progress: Show a progress bar.
 
     Raises:
-        TypeError, ValueError: For bad arguments, before any net call.
+        TypeError, ValueError: For bad arguments, before any net call; for a net that draws random numbers.
         RuntimeError: Under torch.inference_mode(), where there is no reverse derivative.
 
     A RuntimeWarning names each sample that failed, with the time at which it did, and another one the samples beyond
@@ -230,6 +230,7 @@ def likelihood(
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
     parts = []
     with evaluating(denoiser), frozen(denoiser), tqdm(total=len(x), disable=not progress, desc="likelihood") as bar:
+        check_deterministic(given)
         for start, state, reverse, advance in given.through(bar):
             first = index_offset + start
             vectors = chosen.vectors(seed, first, state, probes)

@@ -76,7 +76,7 @@ def test_incomplete_folder(missing: str, tmp_path: Path) -> None:
         ("terms.predicts", "noises", "predicts='noises'; expected"),
         ("terms.time", "index", "an index into a table, and a VPSDE has none"),
         ("terms.times", "index", "unexpected keyword argument 'times'"),
-        ("data_std", "wide", "not supported between"),
+        ("data_std", "wide", "data_std='wide'; expected a positive number"),
         ("shape", ["a"], "cannot be interpreted as an integer"),
         ("scaling", {"low": 1, "high": 0}, "high=0; expected a finite number above 1"),
     ],

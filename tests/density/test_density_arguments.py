@@ -11,8 +11,11 @@ from sdescore import VPSDE, GaussianMixture, Scaling
 from sdescore.density import (
     GaussianFit,
     bits_per_dim,
+    decode,
     dequantize,
     elbo,
+    encode,
+    likelihood,
     quantised_likelihood,
     scale_temperature,
     slerp,
@@ -52,6 +55,15 @@ NAN = torch.full((3, 2), math.nan)
 def test_refusals(call: Callable[[], object], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         call()
+
+
+@pytest.mark.parametrize("how", [likelihood, encode, decode])
+def test_a_net_that_draws_random_numbers_is_noticed(how: Callable[..., object]) -> None:
+    def noisy(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return -x * (1 + 0.1 * torch.randn_like(x))
+
+    with pytest.raises(ValueError, match="net answers otherwise when it is asked again"):
+        how(SDE, noisy, X)
 
 
 def test_samples_beyond_32_bits_of_their_number_are_others() -> None:

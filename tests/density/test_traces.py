@@ -210,7 +210,7 @@ def test_nfe_counts_what_the_net_is_called_for() -> None:
     for derivative, each in (("reverse", 1), ("forward", 3)):
         calls.clear()
         found = likelihood(VPSDE(), net, torch.zeros(1, 2), probes=3, derivative=derivative, rtol=1e-3, atol=1e-3)
-        assert len(calls) == each * int(found.nfe)
+        assert len(calls) == each * int(found.nfe) + 2  # to see whether the net is deterministic
 
 
 @pytest.mark.parametrize("trace", [orthogonal, hutch_plus_plus])
