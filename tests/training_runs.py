@@ -18,6 +18,7 @@ import torch
 import training_worker
 
 from sdescore.data.batches import order
+from sdescore.data.source import read
 from sdescore.training import checkpoints
 from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
@@ -39,9 +40,9 @@ def make_trainer(config: TrainConfig) -> Trainer:
     return Trainer(config, config.build_source(), accelerator)
 
 
-def next_batch(own: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
+def next_batch(own: Trainer) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     config, source = own.config, own.source
-    return source.__getitems__(order(config.seed, len(source), own.step, config.batch_size).tolist())
+    return read(source, order(config.seed, len(source), own.step, config.batch_size).tolist())
 
 
 def outcome(out: str | Path) -> dict[str, torch.Tensor]:

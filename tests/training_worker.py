@@ -87,11 +87,11 @@ def train_split(dtype: str, runs: Sequence[Run]) -> None:
         shares = [sum(local(t).numel() for t in each) / sum(t.numel() for t in each) for each in held]
         Path(f"shares-{self.accelerator.process_index}.json").write_text(json.dumps(shares))
 
-    def exact(self: UNet, x: torch.Tensor, c_noise: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+    def exact(self: UNet, x: torch.Tensor, c_noise: torch.Tensor, label: Any = None, **conditions: Any) -> torch.Tensor:
         # Neither samples nor noise levels are rounded on their way into the net.
         assert x.dtype == c_noise.dtype == torch.get_default_dtype()
         assert torch.is_autocast_enabled("cpu") == (Accelerator().mixed_precision == "bf16") or not self.training
-        return forward(self, x, c_noise, label)
+        return forward(self, x, c_noise, label, **conditions)
 
     Accelerator.__init__ = split
     Trainer.save = weighed  # type: ignore

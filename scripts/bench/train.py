@@ -122,6 +122,7 @@ def stepper(build: Callable[[], nn.Module], setting: Setting, device: torch.devi
 def whole_step(net_args: dict[str, Any], batch: int, setting: Setting) -> Callable[[], None]:
     """The library's own training step with a net, with all that belongs to it."""
     config = TrainConfig(
+        net="UNet",
         net_args=net_args,
         batch_size=batch,
         tracker="none",
@@ -135,7 +136,7 @@ def whole_step(net_args: dict[str, Any], batch: int, setting: Setting) -> Callab
     raw = images[:batch].pin_memory() if torch.cuda.is_available() else images[:batch]  # as training reads them
 
     def step() -> None:
-        learner.update(raw, None)
+        learner.update(raw, {})
 
     return step
 

@@ -2,6 +2,7 @@
 
     sdescore sample --model runs/digits/model --out runs/digits/heun --count 1500
     sdescore sample --model ... --out ... --solver dpm++ --nfe 20
+    sdescore sample --model ... --out ... --label boot --guidance 3         of a class folder's name
     sdescore sample --model ... --out ... --solver torchdiffeq --solver_args.method bosh3
     accelerate launch -m sdescore.cli sample ...                            the GPUs of this machine share the set
     torchrun --standalone --nproc_per_node 2 -m sdescore.cli sample ...     two processes share it, on CPUs too
@@ -11,9 +12,10 @@ processes together) and, for images, images/000000.png ... and grid.png.
 The same command goes on after an interruption; samples of other settings are never overwritten.
 """
 
+import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
 from sdescore.common.checks import check_fields
 from sdescore.common.files import read_json
 from sdescore.common.scaling import Scaling
+from sdescore.data.source import from_array
 from sdescore.denoisers import Denoiser, guided
 from sdescore.evaluation.features import fingerprint
 from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
@@ -75,9 +78,12 @@ class SampleConfig:
         grid: How the times of the steps are spaced: karras, uniform-lambda, uniform-angle, uniform-asinh, approaching,
             uniform-t, polynomial-t or beta-quantile; by default as the solver has it.
         times: File of `sdescore fit`, instead of steps, nfe and grid.
-        label: Class of all samples; -1 for every class in turn. Without it a model with classes draws any.
-        guidance: How far to go beyond the label's own prediction, away from that without a label; 1 is the label's
-            own, and more costs two net calls instead of one. See sdescore.guided.
+        label: Class of all samples, by its number or its name; -1 for every class in turn. Without it a model with
+            classes draws any.
+        condition: A .npz file of what else the model is given, by name, in the units of the data that it was trained
+            on: row i is for sample i.
+        guidance: How far to go beyond the prediction for the label and the conditions, away from that without them; 1
+            is their own, and more costs two net calls instead of one. See sdescore.guided.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.
     """
@@ -91,7 +97,8 @@ class SampleConfig:
     nfe: int | None = None
     grid: str | None = None
     times: str | None = None
-    label: int | None = None
+    label: int | str | None = None
+    condition: str | None = None
     guidance: float = 1.0
     seed: int = 0
     batch_size: int = 256
@@ -105,8 +112,8 @@ class SampleConfig:
             raise ValueError(f"grid={self.grid!r}; expected {', '.join(GRIDS)}")
         if self.times is not None and self.grid is not None:
             raise ValueError(f"times={self.times!r} and grid={self.grid!r} are both given; expected one of them")
-        if self.guidance != 1 and self.label is None:
-            raise ValueError(f"guidance={self.guidance:g} needs a label; expected label from 0, or -1 for all in turn")
+        if self.guidance != 1 and self.label is None and self.condition is None:
+            raise ValueError(f"guidance={self.guidance:g} needs a label or a condition; expected one of them")
 
     def spacing(self, weights: str) -> Tensor | Grid | None:
         """What sample() takes for its times."""
@@ -114,15 +121,44 @@ class SampleConfig:
             return None if self.grid is None else GRIDS[self.grid]
         return read_times(self.times, self.solver, self.solver_args, weights)
 
-    def labels(self, denoiser: Denoiser, first: int, count: int) -> Tensor | None:
-        """The labels of some samples, None where none are asked for."""
-        if self.label is None:
-            return None
-        classes = getattr(denoiser.net, "config", {}).get("classes")
-        if classes is None or not -1 <= self.label < classes:
-            expected = "none, since the model has no classes" if classes is None else f"-1 to {classes - 1}"
-            raise ValueError(f"label={self.label}; expected {expected}")
-        return torch.arange(first, first + count) % classes if self.label == -1 else torch.full((count,), self.label)
+    def given(self, denoiser: Denoiser) -> dict[str, Tensor]:
+        """What the model is given, a row for each sample: its label, and the conditions of the file.
+
+        Raises ValueError for a label or a condition that the model does not know, and for fewer rows than samples.
+        """
+        config = getattr(denoiser.net, "config", {})
+        known = {} if self.label is None else {"label": labels(self.label, config, self.count)}
+        for name, rows in read_arrays(self.condition).items():
+            if name not in config.get("conditions", {}):
+                expected = ", ".join(config.get("conditions", {})) or "none"
+                raise ValueError(f"condition={self.condition!r} has {name}; expected {expected}: what the model knows")
+            if len(rows) < self.count:
+                raise ValueError(f"condition={self.condition!r}: {name} has {len(rows)} rows; expected {self.count}")
+            known[name] = from_array(rows[: self.count])
+        return known
+
+
+def read_arrays(path: str | None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file; none without one. Raises ValueError, naming the file, if it cannot be read."""
+    if path is None:
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
+        raise ValueError(f"condition={path!r} is no .npz file that can be read: {error}") from error
+
+
+def labels(label: int | str, config: Mapping[str, Any], count: int) -> Tensor:
+    """The labels (count,) that a number or a name stands for, by the arguments of a net. Raises ValueError."""
+    classes, names = config.get("classes"), config.get("class_names") or []
+    number = names.index(str(label)) if str(label) in names else label
+    if classes is None or not isinstance(number, int) or not -1 <= number < classes:
+        expected = "none, since the model has no classes"
+        if classes is not None:
+            expected = ", ".join([*map(repr, names), f"-1 to {classes - 1}"])
+        raise ValueError(f"label={label!r}; expected {expected}")
+    return torch.arange(count) % classes if number == -1 else torch.full((count,), number)
 
 
 def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
@@ -154,9 +190,11 @@ def draw(config: SampleConfig) -> None:
     settings["weights"] = weights
     if isinstance(times, Tensor):
         settings["times"] = times.tolist()  # the file may change
-    config.labels(denoiser, 0, 1)
+    given = config.given(denoiser)
+    if config.condition is not None:
+        settings["condition"] = hashlib.sha256(Path(config.condition).read_bytes()).hexdigest()  # the file may change
     with claim(out, settings):
-        draw_batches(config, denoiser, shape, solver, times, settings)
+        draw_batches(config, denoiser, shape, solver, times, given, settings)
 
 
 def draw_batches(
@@ -165,6 +203,7 @@ def draw_batches(
     shape: tuple[int, ...],
     solver: Solver,
     times: Tensor | Grid | None,
+    given: Mapping[str, Tensor],
     settings: dict[str, Any],
 ) -> None:
     """Write the batches that are not there yet, in the folder of these settings, and what they make together."""
@@ -190,7 +229,7 @@ def draw_batches(
     show = accelerator.is_main_process
     for start in tqdm(left, disable=not (show and several), desc="batches"):
         count = min(config.batch_size, config.count - start)
-        label = config.labels(denoiser, start, count)
+        condition = {name: rows[start : start + count] for name, rows in given.items()}
         since = time.perf_counter()
         with counted(denoiser) as called:
             x = sample(
@@ -203,13 +242,13 @@ def draw_batches(
                 times=times,
                 seed=config.seed,
                 index_offset=start,
-                condition=None if label is None else {"label": label},
+                condition=condition,
                 batch_size=config.batch_size,
                 progress=show and not several,
             )
         raw = raw_array(denoiser, x)  # on the CPU, so that the device is done
         cost = {"samples": count, "nfe": len(called), "seconds": time.perf_counter() - since}
-        arrays = {"x": raw} | ({} if label is None else {"y": label.numpy()})
+        arrays = {"x": raw} | ({"y": condition["label"].numpy()} if "label" in condition else {})
         if is_image(shape):
             write_images(out / "images", start, arrays["x"], scaling)
         write_json(parts / f"{start:09d}.json", cost)

@@ -5,10 +5,14 @@
     torchrun --standalone --nproc_per_node 2 -m sdescore.cli train ...            two processes, on CPUs too
     sdescore train --config runs/digits/config.json --resume                      go on after an interruption
 
-Afterwards runs/digits/model is all that sampling needs. The result does not depend on the number of processes,
+Afterwards runs/digits/model is all that sampling needs. Ctrl-C, SIGTERM and SIGHUP leave a checkpoint, and end it with
+the status 130, 143 or 129. The result does not depend on the number of processes,
 but for dropout.
 """
 
+import os
+import signal
+import sys
 from collections.abc import Sequence
 
 from sdescore.cli.command_line import construct, parser_of, run
@@ -26,7 +30,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[TrainConfig, bool]:
 
 def train_as_told(arguments: Sequence[str] | None) -> None:
     config, resume = parse(arguments)
-    train(config, resume=resume)
+    try:
+        train(config, resume=resume)
+    except KeyboardInterrupt as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"sdescore train: {str(error) or 'interrupted'}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Sources of samples: arrays, files, folders and map-style data sets; their order and statistics."""
 
 from sdescore.data.batches import batches
+from sdescore.data.conditions import Conditioned
 from sdescore.data.idx import idx
 from sdescore.data.images import Images
 from sdescore.data.load import digits, load, npz
@@ -12,6 +13,7 @@ from sdescore.data.unreadable import SkipUnreadable
 
 __all__ = [
     "Arrays",
+    "Conditioned",
     "Images",
     "MapStyle",
     "MemoryMapped",

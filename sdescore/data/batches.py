@@ -1,6 +1,7 @@
 """Which samples of a source each step takes, and the share of each process."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sdescore.common.random import generator
-from sdescore.data.source import Batch, Source
+from sdescore.data.source import Source, read
 
 __all__ = ["batches", "evenly_spaced", "order", "share"]
 
@@ -56,17 +57,18 @@ def batches(
     processes: int = 1,
     workers: int = 0,
     pin: bool = False,
-) -> Iterator[Batch]:
-    """This process's share of the batch of each step, in page-locked memory if `pin`.
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """This process's share of the batch of each step, and what is known of it by name; in page-locked memory if `pin`.
 
     If the source is lazy, `workers` processes read ahead. Raises ValueError for a sample that cannot be read.
     """
     mine = share(batch, rank, processes)
     chosen = (order(seed, len(source), step, batch)[mine].tolist() for step in steps)
     loader = DataLoader(
-        cast(Any, source),
+        cast(Any, _Reading(source)),
         batch_sampler=chosen,
         collate_fn=_unchanged,
+        worker_init_fn=_unmoved,
         num_workers=workers if source.lazy else 0,
         pin_memory=pin,
         generator=torch.Generator(),  # its own: workers are seeded from it, and the global one must not be drawn from
@@ -75,6 +77,26 @@ def batches(
         yield from loader
     except ValueError as error:  # a worker's error carries its traceback in the message
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+
+
+class _Reading:
+    """What torch's DataLoader reads a source by."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        return read(self.source, indices)
+
+
+def _unmoved(_: int) -> None:
+    """Leave to the process that trains what to do about Ctrl-C and a closed terminal, which signal all processes."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -83,6 +83,7 @@ class Images:
         self.files = [file for file, _ in listed if file not in problems]
         self.labels = torch.tensor([label for file, label in listed if file not in problems]) if nested else None
         self.classes = len(nested) or None
+        self.class_names = [folder.name for folder in nested] or None
         width, height, self.mode = most[0][0]
         self.shape: tuple[int, ...] = (len(self.mode), height, width)
 

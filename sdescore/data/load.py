@@ -1,6 +1,6 @@
 """Sources by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 from sdescore.common.plugins import check_arguments, named_object
 from sdescore.common.scaling import Scaling
+from sdescore.data.conditions import Conditioned, MappedRows
 from sdescore.data.idx import idx, is_idx
 from sdescore.data.images import Images
 from sdescore.data.map_style import MapStyle, is_saved_dataset, saved_dataset
@@ -39,18 +40,27 @@ def digits(split: str = "train") -> Arrays:
     return Arrays(images, torch.from_numpy(bunch.target[index]), Scaling(0, 16, 17))
 
 
-def npz(path: str | Path, key: str = "x", label_key: str = "y", scaling: Scaling | None = None) -> Arrays:
-    """The array `key` of a .npz file, with the labels `label_key` if the file has them.
+def npz(
+    path: str | Path,
+    key: str = "x",
+    label_key: str = "y",
+    scaling: Scaling | None = None,
+    conditions: Sequence[str] = (),
+) -> Source:
+    """The array `key` of a .npz file, with the labels `label_key` if the file has them, and conditions by their names.
 
     See Arrays for values and range; images may be channels-first or channels-last, see channels_first. Raises
     ValueError, naming the file, if it is missing, damaged or without the array.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            if key not in file:
-                raise ValueError(f"no array {key!r}; it holds {', '.join(map(repr, file)) or 'nothing'}")
+            for name in (key, *conditions):
+                if name not in file:
+                    raise ValueError(f"no array {name!r}; it holds {', '.join(map(repr, file)) or 'nothing'}")
             x, y = file[key], file.get(label_key)
-        return Arrays(channels_first(from_array(x)), None if y is None else from_array(y), scaling)
+            known = {name: from_array(file[name]) for name in conditions}
+        source = Arrays(channels_first(from_array(x)), None if y is None else from_array(y), scaling)
+        return Conditioned(source, known) if known else source
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
     except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
@@ -65,6 +75,7 @@ def load(
     scaling: Scaling | None = None,
     args: Mapping[str, Any] | None = None,
     skip: bool = False,
+    conditions: Sequence[str] = (),
 ) -> Source:
     """The source of a name.
 
@@ -81,14 +92,21 @@ def load(
         scaling: Range of the values; ignored by the digits and by images, which have their own.
         args: Arguments of the function or class.
         skip: Replace or leave out samples that cannot be read, with a warning, instead of raising.
+        conditions: What is known of each sample besides, by name: arrays of the same .npz file, columns of a Hugging
+            Face data set, NAME.CONDITION.npy beside other files and folders, NAME.test.CONDITION.npy where ":test"
+            chooses; "module:name" has to give them itself, see Conditioned.
 
     Raises ValueError for another name, and for data that the source refuses.
     """
+    if conditions and skip:
+        raise ValueError(
+            f"conditions={list(conditions)} with corrupt='skip'; expected corrupt='stop' beside conditions"
+        )
     stem, colon, split = name.rpartition(":")
     if name == "digits" or stem == "digits":
         if split not in ("digits", "train", "test"):
             raise ValueError(f"data={name!r}; expected 'digits', 'digits:train' or 'digits:test'")
-        return digits("train" if split == "digits" else split)
+        return _with_rows(digits("train" if split == "digits" else split), name, None, conditions)
     path = Path(name)
     part: str | None = None
     if colon and not path.exists() and Path(stem).exists():
@@ -98,13 +116,13 @@ def load(
     if args and not is_object:
         raise ValueError(f"data_args={dict(args)}, but data={name!r}; expected data='module:name' with arguments")
     if is_object:
-        source = _from_object(name, dict(args or {}), scaling)
+        source = _with_rows(_from_object(name, dict(args or {}), scaling), name, None, conditions)
     elif is_idx(path):
         source = idx(path, part or "train", scaling)
     elif is_saved_dataset(path):
-        source = saved_dataset(path, part, key, label_key, scaling)
+        return saved_dataset(path, part, key, label_key, scaling, conditions)
     elif part is None and path.suffix == ".npz":
-        source = npz(path, key, label_key, scaling)
+        return npz(path, key, label_key, scaling, conditions)
     elif part is None and path.suffix == ".npy":
         labels = path.with_name(f"{path.stem}.{label_key}.npy")
         source = MemoryMapped(path, labels if labels.exists() else None, scaling)
@@ -115,7 +133,21 @@ def load(
             f"data={name!r}; expected 'digits', a .npz or .npy file, idx files, a folder of images or one written by "
             "Hugging Face's save_to_disk, or 'module:name'; where there are splits, ':test' after the name chooses one"
         )
-    return SkipUnreadable(source) if skip else source
+    if skip:
+        return SkipUnreadable(source)
+    begin = path.with_suffix("") if path.is_file() else path
+    return _with_rows(source, name, Path(f"{begin}.{part}") if part else begin, conditions)
+
+
+def _with_rows(source: Source, name: str, path: Path | None, conditions: Sequence[str]) -> Source:
+    """The source with the conditions that lie beside its path, unless it has them itself."""
+    has = set(source.conditions(range(1))) if hasattr(source, "conditions") else set()
+    missing = [each for each in conditions if each not in has]
+    if not missing:
+        return source
+    if path is None or has:
+        raise ValueError(f"conditions={list(conditions)}, but data={name!r} has {sorted(has) or 'none'}")
+    return Conditioned(source, {each: MappedRows(f"{path}.{each}.npy") for each in missing})
 
 
 def _from_object(name: str, args: dict[str, Any], scaling: Scaling | None) -> Source:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sdescore.common.scaling import Scaling
+from sdescore.data.conditions import Conditioned
 from sdescore.data.images import to_array
-from sdescore.data.source import Batch, channels_first, signed
+from sdescore.data.source import Batch, Source, channels_first, signed
 
 __all__ = ["Columns", "MapStyle", "is_saved_dataset", "saved_dataset"]
 
@@ -43,6 +44,7 @@ class MapStyle:
         scaling: Range of the raw values; by default 0 to 255 for uint8, while others need one.
         classes: Number of labels; by default the length of items.classes, or no labels if it has none.
         columns: Which entries of an item are the sample and its label.
+        class_names: Names of the labels; by default items.classes, where these are names.
 
     Raises ValueError, naming the index, for an item that cannot be read or has another shape than the first.
     """
@@ -50,7 +52,12 @@ class MapStyle:
     lazy = True
 
     def __init__(
-        self, items: Any, scaling: Scaling | None = None, classes: int | None = None, columns: Columns | None = None
+        self,
+        items: Any,
+        scaling: Scaling | None = None,
+        classes: int | None = None,
+        columns: Columns | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         if not hasattr(items, "__len__") or not hasattr(items, "__getitem__"):
             raise TypeError(f"items is a {type(items).__name__}; expected an object with __len__ and __getitem__")
@@ -60,6 +67,8 @@ class MapStyle:
         self.columns = columns or Columns()
         declared = getattr(items, "classes", None)
         self.classes = classes or (None if declared is None else len(declared))
+        names = class_names or (None if classes or declared is None else list(declared))
+        self.class_names = names if names and all(isinstance(name, str) for name in names) else None
         first, label = self._read(0, items[0])
         if first.dtype != torch.uint8 and scaling is None:
             raise ValueError(
@@ -71,6 +80,7 @@ class MapStyle:
         self.scaling = scaling or Scaling()
         if label is None:
             self.classes = None
+            self.class_names = None
 
     def _read(self, index: int, item: Any) -> tuple[Tensor, int | None]:
         sample, label = self.columns(item)
@@ -114,9 +124,29 @@ def is_saved_dataset(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
+class ColumnRows:
+    """The rows of a column of a Hugging Face data set."""
+
+    def __init__(self, found: Any, name: str) -> None:
+        self.found = found.with_format("numpy")
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        rows: np.ndarray = np.stack(self.found[indices.tolist()][self.name])
+        return rows
+
+
 def saved_dataset(
-    path: str | Path, split: str | None, key: str, label_key: str, scaling: Scaling | None = None
-) -> MapStyle:
+    path: str | Path,
+    split: str | None,
+    key: str,
+    label_key: str,
+    scaling: Scaling | None = None,
+    conditions: Sequence[str] = (),
+) -> Source:
     """A Hugging Face data set on disk, memory-mapped by Arrow: a row is read when a batch takes it.
 
     Args:
@@ -125,6 +155,7 @@ def saved_dataset(
         key: Column of the samples: images or arrays of numbers.
         label_key: Column of the labels; without such a column there are none.
         scaling: Range of the values; by default 0 to 255 for uint8, while others need one.
+        conditions: Columns of numbers that are known of each sample besides.
 
     Raises ValueError for a missing column or split, and if the package datasets is not installed.
     """
@@ -144,13 +175,22 @@ def saved_dataset(
         names = ", ".join(map(repr, found.features))
         raise ValueError(f"{path} has no column {key!r}; expected data_key to be one of {names}")
     label = found.features.get(label_key)
+    whole = found
     found = found.select_columns([key] if label is None else [key, label_key])
     if not isinstance(found.features[key], datasets.Image):
         found = found.with_format("numpy")  # lists of Python numbers would lose their type
+    class_names = None
     if label is None:
         classes = None
     elif isinstance(label, datasets.ClassLabel):
         classes = label.num_classes
+        class_names = label.names
     else:
         classes = int(max(found[label_key])) + 1
-    return MapStyle(found, scaling, classes, Columns(key, None if label is None else label_key))
+    source = MapStyle(found, scaling, classes, Columns(key, None if label is None else label_key), class_names)
+    if not conditions:
+        return source
+    missing = [each for each in conditions if each not in whole.features]
+    if missing:
+        raise ValueError(f"{path} has no column {missing[0]!r}; expected one of {', '.join(map(repr, whole.features))}")
+    return Conditioned(source, {each: ColumnRows(whole.select_columns([each]), each) for each in conditions})

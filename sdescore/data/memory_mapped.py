@@ -12,7 +12,7 @@ from torch import Tensor
 from sdescore.common.scaling import Scaling
 from sdescore.data.source import Batch, channels_first, checked_labels, from_array
 
-__all__ = ["MemoryMapped"]
+__all__ = ["MemoryMapped", "open_array"]
 
 logger = logging.getLogger(__name__)
 CHUNK = 1 << 24  # bytes read at a time to find the range of a file
@@ -36,14 +36,14 @@ class MemoryMapped:
     def __init__(self, path: str | Path, labels: str | Path | None = None, scaling: Scaling | None = None) -> None:
         self.path = Path(path)
         self.labels_path = labels
-        self.rows = _opened(self.path, "r")
+        self.rows = open_array(self.path, "r")
         if self.rows.ndim == 0 or self.rows.size == 0:
             raise ValueError(f"{path} has shape {self.rows.shape}; expected (n, *shape) with at least one sample")
         if self.rows.dtype.kind not in "uif" or self.rows.dtype.itemsize > 8:
             raise ValueError(f"{path} has dtype {self.rows.dtype}; expected integers or floating point")
         self.shape = tuple(self._tensor(self.rows[:1]).shape[1:])
         self.scaling = scaling or self._range()
-        self.labels = None if labels is None else checked_labels(from_array(_opened(labels)), len(self.rows))
+        self.labels = None if labels is None else checked_labels(from_array(open_array(labels)), len(self.rows))
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
 
     def __reduce__(self) -> tuple[Callable[..., "MemoryMapped"], tuple[Any, ...]]:
@@ -98,7 +98,7 @@ class MemoryMapped:
         return self._tensor(rows), None if self.labels is None else self.labels[torch.as_tensor(indices)]
 
 
-def _opened(path: str | Path, mode: Any = None) -> np.ndarray:
+def open_array(path: str | Path, mode: Any = None) -> np.ndarray:
     """The array of a .npy file. Raises ValueError, naming it, if it is missing, damaged or holds Python objects."""
     try:
         array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)

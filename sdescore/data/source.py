@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdescore.common.scaling import Scaling
 
-__all__ = ["Arrays", "Batch", "Source", "channels_first", "checked_labels", "from_array", "signed"]
+__all__ = ["Arrays", "Batch", "Source", "channels_first", "checked_labels", "from_array", "read", "signed"]
 
 Batch = tuple[Tensor, Tensor | None]
 MOST_CLASSES = 2**20
@@ -25,6 +25,8 @@ class Source(Protocol):
         scaling: Between raw values and [-1, 1].
         classes: Number of labels; None without labels.
         lazy: Whether reading takes long enough to be worth worker processes.
+
+    A source may also have `class_names`, a list of the labels' names, and `conditions(indices)`: see Conditioned.
     """
 
     shape: tuple[int, ...]
@@ -82,6 +84,14 @@ class Arrays:
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         index = torch.as_tensor(indices)
         return self.raw[index], None if self.labels is None else self.labels[index]
+
+
+def read(source: Source, indices: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Raw samples (n, *shape), and what is known of them by name: "label" (n,), and the source's conditions."""
+    raw, labels = source.__getitems__(indices)
+    conditions = getattr(source, "conditions", None)
+    known = {} if conditions is None else conditions(indices)
+    return raw, known if labels is None else {"label": labels, **known}
 
 
 def from_array(array: np.ndarray) -> Tensor:

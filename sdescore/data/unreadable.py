@@ -27,6 +27,7 @@ class SkipUnreadable:
         self.shape = source.shape
         self.scaling = source.scaling
         self.classes = source.classes
+        self.class_names = getattr(source, "class_names", None)
         self.lazy = source.lazy
         self.skipped: set[int] = set()
 

@@ -16,10 +16,12 @@ from sdescore.common.files import parse_json, read_json, refused, write_through
 
 __all__ = [
     "CorruptCheckpoint",
+    "join_optimizer",
     "load",
     "newest",
     "prune",
     "save_checkpoint",
+    "split_optimizer",
     "steps",
     "verify",
 ]
@@ -186,3 +188,18 @@ def load(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     state: dict[str, Any] = read_json(folder / STATE)
     names = sorted(Path(name) for name in _manifest(folder) if name.endswith(".safetensors"))
     return {path.stem: load_file(folder / path) for path in names}, state
+
+
+def split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The tensors of an optimiser's state, named "parameter.what", and the settings of its groups."""
+    moments = {f"{i}.{name}": value for i, each in state["state"].items() for name, value in each.items()}
+    return moments, state["param_groups"]
+
+
+def join_optimizer(moments: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
+    """The inverse of split_optimizer."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": [{**group, "betas": tuple(group["betas"])} for group in groups]}

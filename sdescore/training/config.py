@@ -3,8 +3,8 @@
 import inspect
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, cast
 
 from torch import nn
 
@@ -21,6 +21,9 @@ from sdescore.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.solver import find_solver
 from sdescore.training.averages import Average, HalfLife, PowerFunction
+from sdescore.training.conditions import KINDS, state_conditions
+from sdescore.training.default_net import default_net
+from sdescore.training.learning_rate import DECAYS
 
 __all__ = ["TrainConfig"]
 
@@ -30,6 +33,7 @@ CHOICES = {
     "weighting": tuple(WEIGHTINGS),
     "time_distribution": tuple(TIME_DISTRIBUTIONS),
     "optimizer": ("adamw", "adam"),
+    "decay": tuple(DECAYS),
     "mixed_precision": ("auto", "no", "bf16", "fp16"),
     "tracker": ("tensorboard", "none"),
 }
@@ -41,7 +45,7 @@ AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_d
 FREE = {
     *("data", "data_args", "statistics", "workers"),
     *("steps", "minutes", "accumulation", "channels_last", "compile"),
-    *("out", "save_every", "keep", "log_every", "tracker", "progress", "snapshot_every"),
+    *("out", "save_every", "save_minutes", "keep", "log_every", "tracker", "progress", "snapshot_every"),
     *("sample_every", "sample_count", "sample_solver", "sample_steps"),
 }
 
@@ -67,9 +71,12 @@ class TrainConfig:
         dequantize: Add uniform noise of one level's width to quantised data: needed for a good likelihood.
         workers: Processes, for each training process, that read ahead data that is not in memory.
         conditional: Give the labels to the net.
-        label_drop: Share of the labels that are withheld, for classifier-free guidance.
-        net: Name of the net: UNet (images), MLP (vectors), or a plug-in's.
-        net_args: Arguments of the net, such as base_width; channels, sizes and classes follow from the data.
+        conditions: What else to give to the net: names in the data, or CONDITION of NAME.CONDITION.npy beside it, each
+            with its kind: vector, image (channels beside the sample) or tokens (a sequence).
+        drop: Share of the samples from which a condition, or the label, is withheld, so that the net can be guided: a
+            number, or one for each name. Half of them lose all conditions together.
+        net: Name of the net: UNet, DiT, MLP (vectors), or a plug-in's; by default one for the data and the device.
+        net_args: Arguments of the net, such as base_width; those that the data decides follow from it.
         sde: Name of the process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE, or a plug-in's.
         sde_args: Arguments of the process, such as beta_max.
         predicts: What the net outputs: score, noise, data, v, velocity, edm.
@@ -77,35 +84,36 @@ class TrainConfig:
         weighting: Weight of the loss over time: simple, likelihood, edm, min-snr.
         time_distribution: How times are drawn: uniform, importance, log-normal, low-discrepancy.
         steps: Total number of updates of the weights.
-        minutes: Stop after this time with a checkpoint, from which the run can be resumed; none for no limit.
+        minutes: Most time for the run, with previews and what it took before it was resumed; none for no limit.
         batch_size: Samples per update over all processes together; the result does not depend on their number.
-        accumulation: Number of parts in which each process computes its share of a batch, to save memory.
+        accumulation: Number of parts in which each process computes its share of a batch.
         optimizer: adamw or adam.
-        lr: Learning rate.
+        lr: Learning rate, at its highest.
         betas: Adam's decay rates of the gradient's first and second moment.
         weight_decay: Of the optimiser.
         warmup: Steps over which the learning rate rises from 0.
+        decay: How it falls until the end of steps or minutes: cosine, linear, none, or inverse-root, whatever the end.
         grad_clip: Largest norm of the gradient; none for no clipping.
-        ema_halflives: Half-lives, in images, of exponential averages of the weights; the first average is saved as the
-            model.
+        ema_halflives: Half-lives, in images, of exponential averages of the weights, of which the first is the model.
         ema_warmup: Largest half-life as a share of the images seen so far; 0 for no limit.
         ema_widths: Widths of power-function averages, as shares of the training so far; from snapshots of 0.05 and 0.1
             any other can be made afterwards (`sdescore average`).
         snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
-        mixed_precision: Precision of the net's inner computations: no, bf16, fp16 (GPU only), or auto: what accelerate
-            launch was asked for, else bf16 on a GPU that supports it.
+        mixed_precision: Precision inside the net: no, bf16, fp16 (GPU only), or auto: what accelerate launch was asked
+            for, else bf16 on a GPU that supports it.
         channels_last: Whether an image net has its channels last in memory; by default where that is faster: on a GPU,
             and on a CPU in full precision.
         compile: Compile the net: slow to start, then faster.
         seed: Of the weights, the data's order and all noise.
         out: Folder of the run: config.json, log.jsonl, checkpoints/, samples/, model/.
         save_every: Steps between checkpoints.
+        save_minutes: Minutes between checkpoints, whatever the steps; the first comes after one minute at most.
         keep: How many checkpoints to keep.
-        log_every: Steps between lines of the log, whose losses are means over these steps.
+        log_every: Steps between lines of the log, whose losses are means over these steps; there is one every 30 s too.
         tracker: tensorboard or none.
         progress: Show a progress bar.
-        sample_every: Steps between grids of samples; 0 for none.
-        sample_count: Number of samples in a grid.
+        sample_every: Steps between grids of samples, of which there is one in the first minute; 0 for none.
+        sample_count: Number of samples in a grid, or as many as are drawn in 15 seconds.
         sample_solver: Name of the solver that draws the grids.
         sample_steps: Number of its steps.
 
@@ -125,28 +133,30 @@ class TrainConfig:
     dequantize: bool = False
     workers: int = 2
     conditional: bool = False
-    label_drop: float = 0.1
-    net: str = "UNet"
+    conditions: dict[str, str] = field(default_factory=dict)
+    drop: float | dict[str, float] = 0.1
+    net: str | None = None
     net_args: dict[str, Any] = field(default_factory=dict)
-    sde: str = "VPSDE"
+    sde: str = "KarrasSDE"
     sde_args: dict[str, Any] = field(default_factory=dict)
-    predicts: str = "noise"
+    predicts: str = "edm"
     data_std: float | None = None
-    weighting: str = "simple"
-    time_distribution: str = "low-discrepancy"
+    weighting: str = "edm"
+    time_distribution: str = "log-normal"
     steps: int = 10_000
     minutes: float | None = None
     batch_size: int = 128
     accumulation: int = 1
     optimizer: str = "adamw"
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    warmup: int = 500
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup: int = 100
+    decay: str = "cosine"
     grad_clip: float | None = 1.0
-    ema_halflives: tuple[float, ...] = (100_000,)
+    ema_halflives: float | tuple[float, ...] = (100_000,)
     ema_warmup: float = 0.05
-    ema_widths: tuple[float, ...] = ()
+    ema_widths: float | tuple[float, ...] = ()
     snapshot_every: int = 0
     mixed_precision: str = "auto"
     channels_last: bool | None = None
@@ -154,6 +164,7 @@ class TrainConfig:
     seed: int = 0
     out: str = "runs/train"
     save_every: int = 1000
+    save_minutes: float = 10.0
     keep: int = 3
     log_every: int = 50
     tracker: str = "tensorboard"
@@ -165,7 +176,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("betas", "ema_halflives", "ema_widths"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, int | float) else tuple(value))
         check_fields(self)
         for name, choices in CHOICES.items():
             self._check(name, getattr(self, name) in choices, ", ".join(map(repr, choices)))
@@ -173,14 +185,18 @@ class TrainConfig:
             self._check(name, getattr(self, name) >= 1, "an integer of at least 1")
         for name in AT_LEAST_ZERO:
             self._check(name, getattr(self, name) >= 0, "a number of at least 0")
-        for name in ("lr", "minutes", "grad_clip", "data_std"):
+        for name in ("lr", "minutes", "save_minutes", "grad_clip", "data_std"):
             value = getattr(self, name)
             self._check(name, value is None or (value > 0 and math.isfinite(value)), "a positive number")
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        self._check("ema_halflives", len(self.ema_halflives) > 0, "a list of at least one number")
+        self._check("ema_halflives", self.ema_halflives != (), "a list of at least one number")
         names = [average.name for average in self.averages()]
         self._check("ema_halflives", len(set(names)) == len(names), "a list without repetitions")
-        self._check("label_drop", 0 <= self.label_drop < 1, "a number in [0, 1)")
+        kinds = set(self.conditions.values()) <= set(KINDS) and "label" not in self.conditions
+        self._check("conditions", kinds, f"names, label not among them, and for each {', '.join(KINDS)}")
+        self._check("drop", all(0 <= share < 1 for share in self.drops().values()), "numbers in [0, 1)")
+        known = not isinstance(self.drop, dict) or set(self.drop) <= set(self.drops())
+        self._check("drop", known, f"at most {', '.join(self.drops()) or 'none'}: what is given to the net")
         self._check("accumulation", self.accumulation <= self.batch_size, f"at most batch_size={self.batch_size}")
         find_plugin(PROCESSES, self.sde, "sde")
         if self.net is not None:
@@ -205,8 +221,14 @@ class TrainConfig:
 
     def averages(self) -> list[Average]:
         """The rules of the averages of the weights; the first gives the model."""
-        lives = [HalfLife(images, self.ema_warmup) for images in self.ema_halflives]
-        return [*lives, *(PowerFunction(width) for width in self.ema_widths)]
+        lives = [HalfLife(images, self.ema_warmup) for images in cast(tuple[float, ...], self.ema_halflives)]
+        return [*lives, *(PowerFunction(width) for width in cast(tuple[float, ...], self.ema_widths))]
+
+    def drops(self) -> dict[str, float]:
+        """The names of all that is given to the net, and how often each is withheld."""
+        names = [*(["label"] if self.conditional else []), *self.conditions]
+        shares = self.drop if isinstance(self.drop, dict) else dict.fromkeys(names, self.drop)
+        return {name: shares.get(name, 0.1) for name in names}
 
     def build_source(self) -> Source:
         """The data. Raises ValueError for data that does not fit the settings."""
@@ -223,6 +245,7 @@ class TrainConfig:
             scaling=scaling,
             args=self.data_args,
             skip=self.corrupt == "skip",
+            conditions=list(self.conditions),
         )
         if scaling and source.scaling != scaling:
             raise ValueError(f"data_low and data_high are given, but data={self.data!r} has a range of its own")
@@ -233,20 +256,31 @@ class TrainConfig:
         check_arguments(find_plugin(PROCESSES, self.sde, "sde"), self.sde_args, "sde_args")
         return build_process(self.sde, self.sde_args)
 
-    def build_net(self, shape: tuple[int, ...], classes: int | None) -> nn.Module:
+    def build_net(
+        self, shape: tuple[int, ...], classes: int | None, names: list[str] | None = None, given: Any = None
+    ) -> nn.Module:
         """The net for samples of a shape, initialised from torch's global generator.
 
-        Besides net_args it gets those of channels, image_size, dims, features and classes that its constructor takes. A
-        net among net_args is written as in the config.json of a saved folder. Raises ValueError for other arguments.
+        Besides net_args it gets those of channels, image_size, dims, features, classes, class_names and conditions that
+        its constructor takes. A net among net_args is written as in a saved config.json. Raises ValueError for others.
         """
-        cls = find_plugin(NETS, self.net, "net")
+        cls = find_plugin(NETS, str(self.net), "net")
         takes = inspect.signature(cls).parameters
         check_arguments(cls, self.net_args, "net_args")
         if classes is not None and "classes" not in takes:
             raise ValueError(f"conditional=True, but net={self.net!r} takes no classes")
+        if given and "conditions" not in takes:
+            raise ValueError(f"conditions={self.conditions}, but net={self.net!r} takes no conditions")
         known: dict[str, Any] = {"channels": shape[0], "image_size": list(shape[1:]), "dims": len(shape) - 1}
-        known |= {"features": shape[0], "classes": classes}
-        return build_net(self.net, self.net_args, known)
+        known |= {"features": shape[0], "classes": classes, "class_names": names, "conditions": given}
+        return build_net(str(self.net), self.net_args, known)
+
+    def resolved(self, source: Source, device: str) -> "TrainConfig":
+        """The settings with a net, of a size for the data and the kind of device, where none is named."""
+        if self.net is not None:
+            return self
+        name, sizes = default_net(tuple(source.shape), len(source), device)
+        return replace(self, net=name, net_args={**sizes, **self.net_args})
 
     def build_denoiser(self, source: Source, std: float | None = None) -> Denoiser:
         """The untrained denoiser for a source. Raises ValueError where the settings do not fit it.
@@ -260,5 +294,7 @@ class TrainConfig:
         if self.dequantize and source.scaling.levels is None:
             raise ValueError(f"dequantize=True, but data={self.data!r} has no levels")
         std = self.data_std or std or data_std(source)
-        net = self.build_net(source.shape, source.classes if self.conditional else None)
+        classes, names = source.classes, getattr(source, "class_names", None)
+        labels = (classes, names) if self.conditional else (None, None)
+        net = self.build_net(source.shape, *labels, state_conditions(self.conditions, source))
         return Denoiser(net, self.build_process(), self.predicts, std, shape=source.shape, scaling=source.scaling)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +24,8 @@ from sdescore.training.config import TrainConfig
 __all__ = ["RunLog", "picture", "read_log"]
 
 logger = logging.getLogger(__name__)
+PICTURE_SECONDS = 15.0
+AT_A_TIME = 16
 
 
 def read_log(out: str | Path) -> list[dict[str, float]]:
@@ -120,18 +123,26 @@ class RunLog:
                 raise refused(error, f"{self.path} was not written: {error}; checkpoints are untouched") from error
 
 
-def picture(config: TrainConfig, denoiser: Denoiser, step: int, classes: int | None) -> None:
-    """Write samples to samples/step-...: images as .png, others as .npz; labels, if there are classes, in turn."""
+def picture(config: TrainConfig, denoiser: Denoiser, step: int, condition: Mapping[str, Tensor]) -> None:
+    """Write samples to samples/step-...: images as .png, others as .npz.
+
+    A preview must not take the training's time: those of sample_count that are begun within PICTURE_SECONDS are drawn.
+    """
     assert denoiser.shape is not None and denoiser.scaling is not None
-    shape = (config.sample_count, *denoiser.shape)
-    label = None if classes is None else {"label": torch.arange(config.sample_count) % classes}
-    solver, steps = config.sample_solver, config.sample_steps
+    options: dict[str, Any] = {"solver": config.sample_solver, "steps": config.sample_steps, "seed": config.seed}
+    since, drawn = time.monotonic(), []
     try:
-        x = sample(denoiser.sde, denoiser, shape, solver=solver, steps=steps, seed=config.seed, condition=label)
+        for start in range(0, config.sample_count, AT_A_TIME):
+            stop = min(start + AT_A_TIME, config.sample_count)
+            part = {name: rows[start:stop] for name, rows in condition.items()}
+            shape = (stop - start, *denoiser.shape)
+            drawn.append(sample(denoiser.sde, denoiser, shape, index_offset=start, condition=part, **options))
+            if time.monotonic() - since > PICTURE_SECONDS:
+                break
     except FloatingPointError as error:  # no reason to end a run that may recover
         logger.warning("no samples at step %d: %s", step, error)
         return
-    raw = denoiser.scaling.to_data(x).cpu()
+    raw = denoiser.scaling.to_data(torch.cat(drawn)).cpu()
     path = Path(config.out) / "samples" / f"step-{step:06d}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

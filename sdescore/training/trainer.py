@@ -2,21 +2,21 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import convert_outputs_to_fp32
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from sdescore.common.files import refused
 from sdescore.common.random import generator
 from sdescore.common.scaling import level_width
 from sdescore.data.batches import share
-from sdescore.data.source import Source
+from sdescore.data.source import Source, read
 from sdescore.data.statistics import checksum
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.folders import STAGING
@@ -24,8 +24,10 @@ from sdescore.objectives.denoising import denoising_score_matching
 from sdescore.training import checkpoints
 from sdescore.training import posthoc_averages as posthoc
 from sdescore.training.averages import Averages
+from sdescore.training.conditions import state_conditions
 from sdescore.training.config import TrainConfig
-from sdescore.training.draws import Draws, draw
+from sdescore.training.draws import Draws, draw, in_training
+from sdescore.training.learning_rate import learning_rate
 from sdescore.training.sharding import full, parts, placed, whole
 
 __all__ = ["Trainer"]
@@ -34,9 +36,11 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer:
-    """All that changes in a run: the net, its averages, the optimiser with its schedule, and the step.
+    """All that changes in a run: the net, its averages, the optimiser, the step, and the time that it took.
 
-    Raises ValueError for settings that do not fit the source, the net or the number of processes.
+    `seconds` is what the run took so far, over all times that it was resumed: the same in all processes, since the
+    learning rate of a run with `minutes` follows it. Raises ValueError for settings that do not fit the source, the net
+    or the number of processes.
     """
 
     def __init__(self, config: TrainConfig, source: Source, accelerator: Accelerator, std: float | None = None) -> None:
@@ -45,10 +49,12 @@ class Trainer:
                 f"batch_size={config.batch_size} is less than {accelerator.num_processes} processes with "
                 f"accumulation={config.accumulation} parts each"
             )
+        config = config.resolved(source, accelerator.device.type)
         self.config = config
         self.source = source
         self.accelerator = accelerator
         self.step = 0
+        self.seconds = 0.0
         torch.manual_seed(generator("train init", config.seed).initial_seed())
         self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
         split = accelerator.is_fsdp2
@@ -68,7 +74,6 @@ class Trainer:
             net.forward = torch.compile(net.forward)
         if split and accelerator.mixed_precision != "no":
             net.forward = convert_outputs_to_fp32(accelerator.autocast()(net.forward))  # as accelerate does elsewhere
-        self.schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(config.warmup, 1)))
         self.net, self.optimizer = accelerator.prepare(net, optimizer)
         self.averages.split_like(self.denoiser)
         # The same net inside accelerate's wrapper, for several processes and mixed precision.
@@ -97,15 +102,29 @@ class Trainer:
         first step of a resumed run would be summed in another order than the same step of an unbroken run.
         """
         before = {name: value.clone() for name, value in self.denoiser.state_dict().items()}
-        raw, labels = self.source.__getitems__([0])
+        raw, known = read(self.source, [0])
         draws = draw(self.config, 0, self.source.shape, self.accelerator.device)
         count = self.parts[0].stop - self.parts[0].start
-        labels = None if labels is None else labels.expand(count)
-        self._backward(raw.expand(count, *self.source.shape), labels, draws.select(slice(0, count)))
+        known = {name: rows.expand(count, *rows.shape[1:]) for name, rows in known.items()}
+        self._backward(raw.expand(count, *self.source.shape), known, draws.select(slice(0, count)))
         self.optimizer.zero_grad()
         self.denoiser.load_state_dict(before)
 
-    def _backward(self, raw: Tensor, labels: Tensor | None, draws: Draws) -> Tensor:
+    def given(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of what is known of samples, what the net is given, on the device."""
+        found = {name: known[name].to(self.accelerator.device, non_blocking=True) for name in self.config.drops()}
+        wide = torch.get_default_dtype()
+        return {name: rows if name == "label" else rows.to(wide) for name, rows in found.items()}
+
+    def shown(self) -> dict[str, Tensor]:
+        """What the net is given for a picture: labels in turn, and conditions of evenly spaced samples of the data."""
+        count = self.config.sample_count
+        known = {"label": torch.arange(count) % (self.classes or 1)}
+        if self.config.conditions:
+            known = {**read(self.source, [k * len(self.source) // count for k in range(count)])[1], **known}
+        return self.given(known)
+
+    def _backward(self, raw: Tensor, known: Mapping[str, Tensor], draws: Draws) -> Tensor:
         """Add the gradient of a part of the batch to this process's; returns its part of the loss.
 
         The loss is the mean over a sample's elements and over the batch. Accelerate averages sums over the processes:
@@ -119,10 +138,6 @@ class Trainer:
             x0 = torch.where(draws.flip.reshape(-1, 1, 1, 1), x0.flip(-1), x0)
         if config.dequantize:
             x0 = x0 + level_width(self.source.scaling) * draws.shift
-        condition = {}
-        if self.classes is not None:
-            labels = cast(Tensor, labels).to(device, non_blocking=True)
-            condition["label"] = torch.where(draws.drop, self.classes, labels)
         losses = denoising_score_matching(
             self.parallel,
             x0,
@@ -130,14 +145,32 @@ class Trainer:
             time_distribution=config.time_distribution,
             u=draws.u,
             eps=draws.eps,
-            condition=condition,
+            condition=in_training(self.given(known), draws, config, self.classes),
         )
         loss = losses.sum() * (2 / x0[0].numel() * self.accelerator.num_processes / config.batch_size)
         self.accelerator.backward(loss)
         return loss.detach()
 
-    def update(self, raw: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """One step on this process's share of the batch: raw (share, *shape), labels (share,).
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        config = self.config
+        share = self.step / config.steps if config.steps else 1.0
+        if config.minutes is not None:
+            share = max(share, self.seconds / (60 * config.minutes))
+        return learning_rate(config.lr, config.decay, config.warmup, self.step, share)
+
+    @property
+    def finished(self) -> str:
+        """What is used up, the steps or the minutes; empty if there is more to do."""
+        config = self.config
+        if self.step >= config.steps:
+            return f"steps={config.steps}"
+        over = config.minutes is not None and self.seconds >= 60 * config.minutes
+        return f"minutes={config.minutes:g}" if over else ""
+
+    def update(self, raw: Tensor, known: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """One step on this process's share of the batch: raw (share, *shape), and what is known of it by name.
 
         Returns, both (), its part of the loss, whose mean over the processes is the batch's, and the gradient's norm.
         """
@@ -148,11 +181,12 @@ class Trainer:
         losses = []
         for part in self.parts:
             with nullcontext() if part is self.parts[-1] else accelerator.no_sync(self.net):
-                some_labels = None if labels is None else labels[part]
-                losses.append(self._backward(raw[part], some_labels, draws.select(part)))
+                some = {name: rows[part] for name, rows in known.items()}
+                losses.append(self._backward(raw[part], some, draws.select(part)))
         norm = accelerator.clip_grad_norm_(self.net.parameters(), config.grad_clip or float("inf"))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
         self.optimizer.step()
-        self.schedule.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.averages.update(self.denoiser, self.step)
@@ -201,10 +235,12 @@ class Trainer:
         source = self.source
         scaling = source.scaling
         known = {"samples": len(source), "shape": list(source.shape), "data_std": self.denoiser.data_std}
-        return known | {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
+        known |= {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
+        given = self.config.conditions
+        return known | {"conditions": state_conditions(given, source)} if given else known
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-        moments, groups = split_optimizer(self.optimizer.state_dict())
+        moments, groups = checkpoints.split_optimizer(self.optimizer.state_dict())
         held = {"net": self.denoiser.state_dict(), "optimizer": moments, **self.averages.state_dicts()}
         tensors = {name: whole(group, self.accelerator.is_main_process) for name, group in held.items()}
         scaler = self.accelerator.scaler
@@ -216,7 +252,7 @@ class Trainer:
             "processes": self.accelerator.num_processes,
             "mixed_precision": self.accelerator.mixed_precision,
             "optimizer": groups,
-            "schedule": self.schedule.state_dict(),
+            "seconds": self.seconds,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         return tensors, state
@@ -229,17 +265,17 @@ class Trainer:
             raise ValueError(f"{folder} was made with data {state['data']}; now it is {data}")
         self.denoiser.load_state_dict(parts(tensors["net"], self.denoiser.state_dict()))
         self.averages.load_state_dicts(tensors)
-        saved = join_optimizer(tensors["optimizer"], state["optimizer"])
+        saved = checkpoints.join_optimizer(tensors["optimizer"], state["optimizer"])
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         for i, moments in saved["state"].items():
             for name, value in moments.items():
                 if value.shape == weights[i].shape:  # fused kernels assume the same memory layout
                     moments[name] = placed(value, weights[i])
         self.optimizer.load_state_dict(saved)
-        self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
+        self.seconds = state["seconds"]
         if state.get("checksum", self.checksum) != self.checksum:
             logger.warning("%s was made with other samples, of the same number, shape and range", folder)
         precision = self.accelerator.mixed_precision
@@ -257,18 +293,3 @@ class Trainer:
         now = {name: getattr(self.config, name) for name in then}
         if then != now:
             logger.warning("%s was written with %s and goes on with %s: dropout may differ", folder, then, now)
-
-
-def split_optimizer(state: dict[str, Any]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The tensors of an optimiser's state, named "parameter.what", and the settings of its groups."""
-    moments = {f"{i}.{name}": value for i, each in state["state"].items() for name, value in each.items()}
-    return moments, state["param_groups"]
-
-
-def join_optimizer(moments: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The inverse of split_optimizer."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": [{**group, "betas": tuple(group["betas"])} for group in groups]}

@@ -163,7 +163,7 @@ class TestSample:
             (["--grid", "square"], "grid='square'; expected karras, uniform-lambda, uniform-angle"),
             (["--count", "0"], "count=0; expected"),
             (["--label", "1"], "the model has no classes"),
-            (["--guidance", "3"], "guidance=3 needs a label"),
+            (["--guidance", "3"], "guidance=3 needs a label or a condition"),
             (["--model", "nothing/here/either"], "no folder"),
         ],
     )

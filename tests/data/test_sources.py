@@ -58,7 +58,7 @@ class TestOrder:
         for step, two in enumerate(zip(*shares, strict=True)):
             wanted = order(5, 20, step + 2, 7)
             assert torch.cat([raw for raw, _ in two]).flatten().equal(wanted.to(torch.uint8))
-            assert torch.cat([labels for _, labels in two if labels is not None]).equal(wanted)
+            assert torch.cat([known["label"] for _, known in two]).equal(wanted)
 
 
 class TestDigits:

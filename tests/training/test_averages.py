@@ -186,6 +186,7 @@ def test_command_makes_models_of_a_run(tmp_path: Path, capsys: pytest.CaptureFix
         batch_size=10,
         lr=1e-2,
         warmup=0,
+        decay="none",  # which goes on where it was with more steps
         ema_warmup=0.3,
         ema_widths=(0.05, 0.1),
         snapshot_every=5,

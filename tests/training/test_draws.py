@@ -14,12 +14,12 @@ from sdescore.training.draws import draw
 class TestDraws:
     def test_each_setting_draws_for_itself(self, config: TrainConfig) -> None:
         a = draw(config, 3, (1, 8, 8))
-        b = draw(replace(config, flips=False, label_drop=0.0, dequantize=True), 3, (1, 8, 8))
+        b = draw(replace(config, flips=False, drop=0.0, dequantize=True), 3, (1, 8, 8))
         assert a.u.equal(b.u) and a.eps.equal(b.eps) and not b.flip.any() and not b.drop.any()
         assert not a.shift.any() and b.shift.all()
 
     def test_nothing_drawn_tells_of_anything_else(self, config: TrainConfig) -> None:
-        config = replace(config, batch_size=4000, time_distribution="uniform", label_drop=0.5, dequantize=True)
+        config = replace(config, batch_size=4000, time_distribution="uniform", drop=0.5, dequantize=True)
         draws = draw(config, 0, (1,))
         assert (
             torch.corrcoef(torch.stack([each.flatten().double() for each in draws])).sub_(torch.eye(5)).abs().max()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sdescore import VPSDE, Denoiser, trajectory
+from sdescore.data.source import read
 from sdescore.nets import UNet
 from sdescore.training import checkpoints
 from sdescore.training.accelerator import build_accelerator
@@ -39,12 +40,12 @@ def test_no_step_waits_for_the_device(config: TrainConfig) -> None:
     own = make_trainer(config)
     raw, labels = own.source.__getitems__(range(config.batch_size))
     assert labels is not None
-    raw, labels = raw.pin_memory(), labels.pin_memory()
-    own.update(raw, labels)  # kernels are chosen and loaded in the first
+    raw, known = raw.pin_memory(), {"label": labels.pin_memory()}
+    own.update(raw, known)  # kernels are chosen and loaded in the first
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(3):
-            own.update(raw, labels)
+            own.update(raw, known)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -92,9 +93,9 @@ def test_resumed_bit_for_bit_with_deterministic_algorithms(config: TrainConfig, 
 
 @pytest.mark.slow
 def test_compiled_learns_like_eager(config: TrainConfig) -> None:
-    raw, labels = config.build_source().__getitems__(range(config.batch_size))
+    raw, known = read(config.build_source(), range(config.batch_size))
     losses = []
     for compile in (False, True):
         own = make_trainer(replace(config, compile=compile, net_args={**config.net_args, "dropout": 0.0}))
-        losses.append(torch.stack([own.update(raw, labels)[0] for _ in range(5)]))
+        losses.append(torch.stack([own.update(raw, known)[0] for _ in range(5)]))
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)

@@ -59,11 +59,36 @@ class TestResume:
         caplog.set_level(logging.INFO)
         short = replace(config, minutes=1e-9)
         train(short)
-        assert "stopped at step 3 of 6: minutes=1e-09 are over" in caplog.text
-        assert checkpoints.steps(Path(short.out) / "checkpoints") == [2, 3]
+        assert "stopped at step 1 of 6: minutes=1e-09 are over" in caplog.text
+        assert checkpoints.steps(Path(short.out) / "checkpoints") == [1]
         assert Denoiser.from_pretrained(Path(short.out) / "model").shape == (1, 8, 8)
+        train(short, resume=True)
+        assert f"nothing to do: {short.out} is finished, minutes=1e-09" in caplog.text
         train(replace(short, minutes=60.0), resume=True)
         assert_same_bits(finished(config), short.out)
+        train(short, resume=True)
+        assert f"nothing to do: {short.out} is finished, steps=6" in caplog.text
+
+    @pytest.mark.parametrize("decay", ["cosine", "linear", "inverse-root"])
+    def test_the_rate_goes_on_where_it_was(self, plain: TrainConfig, tmp_path: Path, decay: str) -> None:
+        class Killed(BaseException):
+            pass
+
+        def killed(self: Trainer, *batch: Any) -> Any:
+            if self.step == 5:
+                raise Killed
+            return update(self, *batch)
+
+        config, update = replace(plain, decay=decay), Trainer.update
+        unbroken = replace(config, out=str(tmp_path / "unbroken"))
+        train(unbroken)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Trainer, "update", killed)
+            train(config)
+        train(config, resume=True)
+        assert_same_bits(unbroken.out, config.out)
+        rates = [line["lr"] for line in read_log(config.out)]
+        assert rates == [line["lr"] for line in read_log(unbroken.out)] and rates[-1] < rates[-2]
 
     def test_leaves_the_global_generator_alone(self, config: TrainConfig) -> None:
         torch.manual_seed(5)

@@ -33,7 +33,7 @@ class TestGradient:
         x = sde.alpha(t) * (raw.double() / 8 - 1) + sde.sigma(t) * draws.eps
         wanted_loss = (own.denoiser.noise(x, t.flatten()) - draws.eps).square().mean()
         wanted = torch.autograd.grad(wanted_loss, list(own.denoiser.parameters()))
-        loss, norm = own.update(raw, None)
+        loss, norm = own.update(raw, {})
         torch.testing.assert_close(loss, wanted_loss.detach(), rtol=1e-12, atol=0)
         moments = [own.optimizer.state[p]["exp_avg"] / 0.1 for p in own.denoiser.parameters()]
         torch.testing.assert_close(moments, list(wanted), rtol=1e-10, atol=1e-14)
@@ -53,7 +53,7 @@ class TestGradient:
         x0 = raw.double() / 8 - 1
         error = own.denoiser(x0 + sigma * draws.eps, sigma.flatten()) - x0
         wanted = ((sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error**2).mean()
-        torch.testing.assert_close(own.update(raw, None)[0], wanted.detach(), rtol=1e-9, atol=0)
+        torch.testing.assert_close(own.update(raw, {})[0], wanted.detach(), rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize("parts", [2, 3])
     def test_accumulated_in_parts(self, plain: TrainConfig, float64: None, parts: int) -> None:
@@ -103,8 +103,8 @@ class TestGradient:
         # The exponent of width 0.1, by its definition.
         gamma = brentq(lambda g: (g + 1) / ((g + 2) ** 2 * (g + 3)) - 0.1**2, 0, 100)
         for k in range(6):
-            rates.append(own.optimizer.param_groups[0]["lr"])
             own.update(*next_batch(own))
+            rates.append(own.optimizer.param_groups[0]["lr"])
             weights = torch.cat([p.detach().flatten() for p in own.denoiser.parameters()])
             decay = 0.5 ** (10 / min(60, 0.5 * 10 * k)) if k else 0.0  # 10 images a step
             average = decay * average + (1 - decay) * weights
@@ -123,17 +123,17 @@ class TestGradient:
             return x * next(own.denoiser.parameters()).mean()
 
         own.net.forward = record
-        raw, labels = next_batch(own)
-        own.update(raw, labels)
+        raw, known = next_batch(own)
+        own.update(raw, known)
         draws, (y, label) = draw(config, 0, (1, 8, 8)), seen[-1]
-        assert labels is not None
-        assert label.equal(torch.where(draws.drop, 10, labels))
+        dropped = draws.drop[:, 0]
+        assert label.equal(torch.where(dropped, 10, known["label"]))
         # y is a multiple of alpha x0 + sigma eps: what is left of it after eps says which way round x0 is.
         x0 = raw.float() / 8 - 1
         gaps = torch.stack([_distance_to_line(y, draws.eps, each) for each in (x0, x0.flip(-1))])
         assert gaps.argmin(0).bool().equal(draws.flip)
         assert draws.flip.float().mean() == pytest.approx(0.5, abs=0.1)
-        assert draws.drop.float().mean() == pytest.approx(0.3, abs=0.09)
+        assert dropped.float().mean() == pytest.approx(0.3, abs=0.09)
 
     def test_dequantised_data_fills_the_width_of_a_level(self, config: TrainConfig) -> None:
         config = replace(config, batch_size=200, accumulation=1, conditional=False, flips=False, dequantize=True)
@@ -145,7 +145,7 @@ class TestGradient:
 
         own.net.forward = record
         raw, _ = next_batch(own)
-        own.update(raw, None)
+        own.update(raw, {})
         draws, y = draw(config, 0, (1, 8, 8)), seen[-1]
         assert draws.shift.min() < -0.49 and draws.shift.max() > 0.49 and abs(float(draws.shift.mean())) < 0.01
         # Raw levels are 1 apart, model values in steps of 1/8.
@@ -179,6 +179,7 @@ class TestOutcome:
             accumulation=1,
             lr=4e-3,
             warmup=30,
+            decay="cosine",
             ema_halflives=(12_000,),
             save_every=400,
             log_every=100,
