@@ -132,6 +132,8 @@ def _denoiser(content: Any) -> Denoiser:
         found = record.name if isinstance(record, Record) else ", ".join(map(str, content))
         raise ValueError(f"found {found}; expected {', '.join(PRECONDITIONINGS)} under the name ema")
     takes, terms_of, weights = PRECONDITIONINGS[record.name]
+    if len(record.args) > len(takes):
+        raise ValueError(f"{record.name} has {len(record.args)} arguments by position; expected at most {len(takes)}")
     given = {**takes, **dict(zip(takes, record.args, strict=False)), **record.kwargs}
     sde, terms = terms_of(given, record)
     channels = given["img_channels"]

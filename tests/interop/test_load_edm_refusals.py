@@ -180,6 +180,7 @@ def test_names_may_stand_in_a_file_where_the_caller_says_so_and_are_never_called
         ({"net": torch.ones(2)}, "found net; expected EDMPrecond"),
         ([1, 2], r"found ema; expected"),
         ({"ema": Persistent("Precond", {}, "")}, "holds no denoiser of EDM"),
+        ({"ema": Persistent("Precond", {"_init_args": (8,) * 7}, "")}, "7 arguments by position; expected at most 6"),
     ],
 )
 def test_other_objects_are_named(content: Any, message: str, tmp_path: Path) -> None:
