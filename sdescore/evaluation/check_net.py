@@ -233,7 +233,7 @@ def _advice(stated: _Trial) -> list[str]:
 
 
 def _other_inputs(stated: _Trial) -> Iterator[tuple[list[float], str]]:
-    """What else the net could be given, each with the reading of its output that fits best."""
+    """What else the net could be given, with every reading of its output."""
     denoiser, sde = stated.denoiser, stated.denoiser.sde
     if type(denoiser) is not Denoiser or denoiser.terms.rounded or stated.x0.device.type != "cpu":
         return
@@ -249,6 +249,6 @@ def _other_inputs(stated: _Trial) -> Iterator[tuple[list[float], str]]:
             seen.add(key)
             with suppress(IndexError, RuntimeError, ValueError):  # of a net that has no such time
                 other = Denoiser(denoiser.net, sde, data_std=denoiser.data_std, terms=terms)
-                logs, reading = min(stated.part(denoiser=other).readings(), key=lambda found: sum(found[0]))
                 shifted = f", time_shift={shift:g}" if shift else ""
-                yield logs, f"terms=NetTerms({x!r}, {time!r}, {scale:g}{shifted}, {reading})"
+                for logs, reading in stated.part(denoiser=other).readings():
+                    yield logs, f"terms=NetTerms({x!r}, {time!r}, {scale:g}{shifted}, {reading})"
