@@ -89,7 +89,7 @@ def posterior(
             function of a Measured. For Gaussian priors and linear operators "mmps" is exact with as many iterations as
             there are measurements, "tmpd" where elements are independent, "pigdm" where they have one variance.
         scale: Factor of the likelihood score, 1 in theory.
-        iterations: Most conjugate gradients; each costs "mmps" a product with the Jacobian.
+        iterations: Most products for a linear system; each costs "mmps" one with the Jacobian.
 
     Raises TypeError or ValueError for other arguments; when called, for a measurement that is missing or does not fit.
     """

@@ -14,10 +14,13 @@ from torch import Tensor
 from sdescore.common.checks import check_count
 from sdescore.common.conjugate_gradients import conjugate_gradients
 from sdescore.common.linear_combinations import Coefficient, expand
+from sdescore.common.minimal_residuals import minimal_residuals
 from sdescore.common.random import generator
 from sdescore.operators import Derivative, Nonlinear, Operator, linearised
 
 __all__ = ["LGD", "METHODS", "Measured", "Method"]
+
+Solve = Callable[[Callable[[Tensor], Tensor], Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -77,17 +80,17 @@ class Measured:
         (found,) = torch.autograd.grad(value, self.x, v, retain_graph=True, create_graph=self.graph)
         return found
 
-    def pull(self, covariance: Callable[[Tensor], Tensor]) -> Tensor:
+    def pull(self, covariance: Callable[[Tensor], Tensor], solve: Solve = conjugate_gradients) -> Tensor:
         """J^T A^T (noise_std^2 + A C A^T)^-1 (y - A(x0)) for the covariance C of x0 given x_t.
 
-        By at most `iterations` conjugate gradients of each sample.
+        The inverse is by at most `iterations` products for each sample.
         """
         linear = self.linear
 
         def apply(u: Tensor) -> Tensor:
             return self.noise_std**2 * u + linear.A(covariance(linear.A_adjoint(u)))
 
-        return self.back(linear.A_adjoint(conjugate_gradients(apply, self.residual, self.iterations)))
+        return self.back(linear.A_adjoint(solve(apply, self.residual, self.iterations)))
 
 
 Method = Callable[[Measured], Tensor]
@@ -136,8 +139,11 @@ def tmpd(at: Measured) -> Tensor:
 
 
 def mmps(at: Measured) -> Tensor:
-    """C = Tweedie's covariance sigma^2 / alpha J, by a product with J an iteration (Rozet et al. 2024, eq. 20)."""
-    return at.pull(lambda v: at.tweedie * at.back(v))
+    """C = Tweedie's covariance sigma^2 / alpha J, by a product with J an iteration (Rozet et al. 2024, eq. 20).
+
+    A net's J is neither symmetric nor positive, so that residuals are minimised: conjugate gradients may diverge.
+    """
+    return at.pull(lambda v: at.tweedie * at.back(v), minimal_residuals)
 
 
 def ddnm(at: Measured) -> Tensor:
