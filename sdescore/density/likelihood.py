@@ -189,7 +189,8 @@ def likelihood(
 
     Args:
         sde: The process to integrate on; the net may have been trained on another.
-        net: A Denoiser, or any callable net(x, t, **condition).
+        net: A Denoiser, or any callable net(x, t, **condition). check_net() tells whether one from elsewhere is called
+            as in its training: a wrong one has a likelihood, too.
         x: Points, in the scale that the net was trained on.
         trace: "exact" (as many products with the Jacobian as a sample has elements); or unbiased, from random vectors:
             "hutchinson" (signs), "gaussian", "orthogonal", "hutch++"; or a Trace.

@@ -90,7 +90,8 @@ def sample(
 
     Args:
         sde: The process to sample on; the net may have been trained on another.
-        net: A Denoiser, or any callable net(x, t, **condition) with t (batch,) in the time of `sde`.
+        net: A Denoiser, or any callable net(x, t, **condition) with t (batch,) in the time of `sde`. check_net() tells
+            whether one from elsewhere is called as in its training: a wrong one is sampled without an error.
         shape: (n, *sample_shape).
         solver: A name of the entry-point group sdescore.solvers, or a Solver.
         steps: Number of times: steps - 1 intervals, and the last denoising. 50 by default.
