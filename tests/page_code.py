@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sdescore.cli import main
-from sdescore.cli.demo import DemoConfig
-from sdescore.training import train
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -63,6 +61,9 @@ def run_command(words: list[str]) -> None:
         words = ["sdescore", *words[words.index("sdescore.cli") + 1 :]]
     program, *rest = words
     if program == "sdescore" and rest[0] == "demo":  # its samples and scores, a minute, are for `make wheel-test`
+        from sdescore.cli.demo import DemoConfig
+        from sdescore.training import train
+
         train(replace(DemoConfig(out=rest[rest.index("--out") + 1], steps=2).training(), progress=False))
     elif program == "sdescore":
         main([*rest, *LITTLE.get(rest[0], "").split(), *(["--steps", "3"] if "--resume" in rest else [])])

@@ -1,5 +1,7 @@
 """The code of the README and of the site's pages runs as it is written."""
 
+import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,11 @@ DOCS = ROOT / "docs"
 if not DOCS.exists():
     pytest.skip("no pages beside these tests", allow_module_level=True)
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+# Names of the rooms of methods that stand for no paper: interfaces, tables, and what is the library's own.
+OWN = {
+    *("SDE", "VariancePreserving", "check_linear", "TimeDistribution", "Weighting", "TIME_DISTRIBUTIONS"),
+    *("WEIGHTINGS", "GaussianFit"),
+}
 LANGUAGES = {"python", "sh", "yaml", "toml", "text"}
 
 
@@ -35,3 +42,16 @@ def test_no_block_of_a_page_is_left_out(page: Path) -> None:
     assert text.count("```") == 2 * len(found)
     assert {block.language for block in found} <= LANGUAGES
     assert all(block.title for block in found if block.language == "yaml")
+
+
+@pytest.mark.parametrize("room", ["processes", "objectives", "density", "mcmc"])
+def test_every_method_has_its_paper_in_the_reference(room: str) -> None:
+    """It is named where the site shows it: with the name, or in the header of the file that it stands under."""
+    index = import_module(f"sdescore.{room}")
+    missing = []
+    for name in set(index.__all__) - OWN:
+        found = getattr(index, name)
+        text = f"{found.__doc__} {import_module(found.__module__).__doc__}"
+        if not re.search(r"https?://|et al\.|[A-Z]\w+ (19|20)\d\d", text):
+            missing.append(name)
+    assert missing == []
