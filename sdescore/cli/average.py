@@ -33,6 +33,7 @@ class AverageConfig:
         halflife: Images after which it has half forgotten a step, instead of width.
         step: Step after which it is taken; by default the last that has a snapshot.
         limit: Largest distance from the wanted profile, as a share of its norm.
+        trust_code: Import the net's class where the run names one of someone's own, as module:name.
     """
 
     run: str
@@ -41,6 +42,7 @@ class AverageConfig:
     halflife: float | None = None
     step: int | None = None
     limit: float = 0.1
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,7 +67,7 @@ def make(config: AverageConfig) -> None:
 
 def make_claimed(config: AverageConfig) -> None:
     average, stored = config.average(), snapshots(Path(config.run) / "snapshots")
-    denoiser = Denoiser.from_pretrained(Path(config.run) / "model")
+    denoiser = Denoiser.from_pretrained(Path(config.run) / "model", trust_code=config.trust_code)
     state, error = reconstruct(stored, average, config.step)
     if error > config.limit:
         kept = ", ".join(sorted({each.average.name for each in stored}))

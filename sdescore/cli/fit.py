@@ -41,6 +41,7 @@ class FitConfig:
         pilots: Samples that the times are fitted to; as many others judge them.
         runs: How often the solver runs on the pilots.
         seed: Of the pilots and of the search.
+        trust_code: Import the net's class where the model names one of someone's own, as module:name.
     """
 
     model: str
@@ -52,6 +53,7 @@ class FitConfig:
     pilots: int = 32
     runs: int = 300
     seed: int = 0
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,7 +75,7 @@ def draw(path: Path, sde: LinearSDE, before: Tensor, after: Tensor) -> None:
 
 
 def fit(config: FitConfig) -> None:
-    denoiser, shape = load_model(config.model)
+    denoiser, shape = load_model(config.model, config.trust_code)
     solver = build_solver(config.solver, config.solver_args)
     out, sde, count = Path(config.out), denoiser.sde, config.pilots
     make_folder(out.parent)

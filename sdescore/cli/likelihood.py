@@ -64,6 +64,7 @@ class LikelihoodConfig:
         rtol: Relative tolerance of the ODE.
         atol: Absolute tolerance of the ODE.
         batch_size: Samples at a time in each process.
+        trust_code: Import the net's class where the model names one of someone's own, as module:name.
     """
 
     model: str
@@ -80,6 +81,7 @@ class LikelihoodConfig:
     rtol: float = 1e-3
     atol: float = 1e-3
     batch_size: int = 100
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -155,7 +157,7 @@ def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -
 
 def compute(config: LikelihoodConfig) -> None:
     """Measure this process's batches; the main process then puts them together."""
-    denoiser, shape = load_model(config.model)
+    denoiser, shape = load_model(config.model, config.trust_code)
     x, labels = read(config, denoiser, shape)
     if config.out is None:
         measure_batches(config, denoiser, x, labels, None, {})

@@ -19,9 +19,9 @@ from sdescore.training.config import TrainConfig
 __all__ = ["build_solver", "counted", "load_model", "read_times", "training_of"]
 
 
-def load_model(name: str) -> tuple[Denoiser, tuple[int, ...]]:
+def load_model(name: str, trust_code: bool = False) -> tuple[Denoiser, tuple[int, ...]]:
     """A saved denoiser and the shape of its samples. Raises ValueError if it does not know that."""
-    denoiser = Denoiser.from_pretrained(name)
+    denoiser = Denoiser.from_pretrained(name, trust_code=trust_code)
     if denoiser.shape is None:
         raise ValueError(f"model={name!r} does not say the shape of its samples; save it with shape=")
     return denoiser, denoiser.shape

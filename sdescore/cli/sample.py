@@ -86,6 +86,7 @@ class SampleConfig:
             is their own, and more costs two net calls instead of one. See sdescore.guided.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.
+        trust_code: Import the net's class where the model names one of someone's own, as module:name.
     """
 
     model: str
@@ -102,6 +103,7 @@ class SampleConfig:
     guidance: float = 1.0
     seed: int = 0
     batch_size: int = 256
+    trust_code: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -181,7 +183,7 @@ def write_images(folder: Path, first: int, raw: np.ndarray, scaling: Scaling) ->
 
 def draw(config: SampleConfig) -> None:
     """Draw this process's batches of the set; the main process then puts them together."""
-    denoiser, shape = load_model(config.model)
+    denoiser, shape = load_model(config.model, config.trust_code)
     out = Path(config.out)
     weights = fingerprint(denoiser)
     solver = build_solver(config.solver, config.solver_args)

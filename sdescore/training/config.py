@@ -16,7 +16,7 @@ from sdescore.data.source import Source
 from sdescore.data.statistics import data_std
 from sdescore.denoisers.conversions import PREDICTIONS
 from sdescore.denoisers.denoiser import Denoiser
-from sdescore.denoisers.folders import NETS, PROCESSES, build_net, build_process
+from sdescore.denoisers.descriptions import NETS, PROCESSES, build_net, build_process, find_class
 from sdescore.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.solver import find_solver
@@ -75,7 +75,7 @@ class TrainConfig:
             with its kind: vector, image (channels beside the sample) or tokens (a sequence).
         drop: Share of the samples from which a condition, or the label, is withheld, so that the net can be guided: a
             number, or one for each name. Half of them lose all conditions together.
-        net: Name of the net: UNet, DiT, MLP (vectors), or a plug-in's; by default one for the data and the device.
+        net: Name of the net: UNet, DiT, MLP, a plug-in's, or module:name of your own; by default one for the data.
         net_args: Arguments of the net, such as base_width; those that the data decides follow from it.
         sde: Name of the process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE, or a plug-in's.
         sde_args: Arguments of the process, such as beta_max.
@@ -199,7 +199,7 @@ class TrainConfig:
         self._check("drop", known, f"at most {', '.join(self.drops()) or 'none'}: what is given to the net")
         self._check("accumulation", self.accumulation <= self.batch_size, f"at most batch_size={self.batch_size}")
         find_plugin(PROCESSES, self.sde, "sde")
-        if self.net is not None:
+        if self.net is not None and ":" not in self.net:  # code is imported where the net is built
             find_plugin(NETS, self.net, "net")
         find_solver(self.sample_solver)
 
@@ -264,7 +264,7 @@ class TrainConfig:
         Besides net_args it gets those of channels, image_size, dims, features, classes, class_names and conditions that
         its constructor takes. A net among net_args is written as in a saved config.json. Raises ValueError for others.
         """
-        cls = find_plugin(NETS, str(self.net), "net")
+        cls = find_class(NETS, self.net, "net", trust_code=True)
         takes = inspect.signature(cls).parameters
         check_arguments(cls, self.net_args, "net_args")
         if classes is not None and "classes" not in takes:
@@ -273,7 +273,7 @@ class TrainConfig:
             raise ValueError(f"conditions={self.conditions}, but net={self.net!r} takes no conditions")
         known: dict[str, Any] = {"channels": shape[0], "image_size": list(shape[1:]), "dims": len(shape) - 1}
         known |= {"features": shape[0], "classes": classes, "class_names": names, "conditions": given}
-        return build_net(str(self.net), self.net_args, known)
+        return build_net(str(self.net), self.net_args, known, trust_code=True)
 
     def resolved(self, source: Source, device: str) -> "TrainConfig":
         """The settings with a net, of a size for the data and the kind of device, where none is named."""
