@@ -10,7 +10,6 @@ from peer_pairs import k_diffusion_sampling
 from torch import Tensor, nn
 
 from sdescore import GaussianMixture, KarrasSDE, sample
-from sdescore.common.plugins import plugin_names
 from sdescore.interop import from_k_diffusion, k_diffusion_sampler
 
 MIXTURE = GaussianMixture(torch.randn(5, 3, generator=torch.Generator().manual_seed(11), dtype=torch.float64), 0.3)
@@ -108,17 +107,15 @@ def test_every_step_is_told_once_with_the_call_at_its_start(name: str, last: flo
         assert report["sigma"] <= report["sigma_hat"] <= 1.5 * report["sigma"]
 
 
-def test_every_name_gives_what_sample_gives() -> None:
-    """Pulled by the same loop on the same times and seeds."""
-    sigmas = torch.cat([torch.logspace(1.5, -1.5, 12, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
+@pytest.mark.parametrize("name", ["adams", "sa", "churn", "restart", "sde-dpm++3s", "predictor-corrector", "dpm-fast"])
+def test_samples_are_those_of_sample(name: str) -> None:
+    """On the same times and seeds."""
+    sigmas = torch.cat([torch.logspace(1.5, -1.5, 8, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)])
     sde = KarrasSDE(float(sigmas[-2]) / 1000, float(sigmas[0]))
     x = 30 * START / 40
-    for name in plugin_names("sdescore.solvers"):
-        if name in ("torchode", "torchdiffeq", "torchsde", "adaptive-sde", "bosh3", "dopri5", "tsit5"):
-            continue
-        ours = k_diffusion_sampler(name, seed=3)(model, x, sigmas, disable=True)
-        theirs = sample(sde, MIXTURE.denoiser(sde), x=x, times=sigmas[:-1], solver=name, seed=3)
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9, msg=name)
+    ours = k_diffusion_sampler(name, seed=3)(model, x, sigmas, disable=True)
+    theirs = sample(sde, MIXTURE.denoiser(sde), x=x, times=sigmas[:-1], solver=name, seed=3)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_a_model_of_k_diffusion_is_a_denoiser(k: Any, sigmas: Tensor) -> None:
