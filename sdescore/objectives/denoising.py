@@ -41,9 +41,10 @@ def denoising_score_matching(
 
     Its minimiser is the score of the noised data (Vincent 2011). Without a kernel, the model is a Denoiser, q its
     process's kernel at a random time of each sample, and the loss is computed from the noise, as
-    weight / 2 ||eps_hat - eps||^2 with lambda = weight sigma^2, which keeps its digits where sigma is small. With a
-    kernel, the model is any score(x), such as an Energy, and the kernel's score comes by autograd:
-    `lambda x0: Laplace(x0, 0.1)`, or `lambda x0: Normal(x0, sigma[:, None])` at many levels.
+    weight / 2 ||eps_hat - eps||^2 with lambda = weight sigma^2, which keeps its digits where sigma is small; train()
+    logs 2 / d of it, the weighted mean square of the d elements. With a kernel, the model is any score(x), such as an
+    Energy, and the kernel's score comes by autograd: `lambda x0: Laplace(x0, 0.1)`, or
+    `lambda x0: Normal(x0, sigma[:, None])` at many levels.
 
     Args:
         model: The Denoiser to train, or with a kernel a function score(x, **condition).
