@@ -138,7 +138,7 @@ def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
             FailsForDigit(digit), KarrasSDE(), data_std=1.0, shape=(1, 8, 8), scaling=Scaling(0, 16, 17)
         )
         monkeypatch.setattr(
-            sdescore.cli.likelihood, "load_model", lambda name, denoiser=denoiser: (denoiser, (1, 8, 8))
+            sdescore.cli.likelihood, "load_model", lambda *_, denoiser=denoiser: (denoiser, (1, 8, 8))
         )
         given = ["--model", "none", "--count", "7", "--conditional", "true", "--bound", "2", "--batch_size", "1"]
         main(["likelihood", *given, "--out", str(tmp_path / f"{digit}.json")])

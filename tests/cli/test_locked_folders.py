@@ -135,7 +135,7 @@ def test_likelihoods_of_other_data_of_the_same_name_are_not_joined(
     scaled = (x / 8 - 1).astype(np.float32)
     np.savez(data, x=scaled)
     arguments = [*commands(model, out)["likelihood"], "--data", str(data), "--batch_size", "1"]
-    monkeypatch.setattr("sdescore.cli.likelihood.load_model", lambda name: unscaled(name))
+    monkeypatch.setattr("sdescore.cli.likelihood.load_model", lambda name, trust_code: unscaled(name))
     with monkeypatch.context() as patch:
         patch.setattr(sdescore.cli.likelihood, "report", interrupt)
         assert "interrupted" in refusal("likelihood", *arguments)
