@@ -10,7 +10,7 @@ from sdescore import GaussianMixture
 from sdescore.denoisers import convert
 from sdescore.interop import read_schedule
 
-__all__ = ["MIXTURE", "loop", "made", "net", "start"]
+__all__ = ["MIXTURE", "begun", "go_on", "loop", "made", "net", "start"]
 
 MIXTURE = GaussianMixture(0.4 * torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64), 0.3)
 
@@ -49,3 +49,18 @@ def loop(scheduler: Any, x: Tensor, skip: int = 0, **options: Any) -> Tensor:
         known = {name: value for name, value in options.items() if name in signature(scheduler.step).parameters}
         x = scheduler.step(output, timestep, x, **known).prev_sample
     return x
+
+
+def begun(solver: Any = "dpm++", **options: Any) -> tuple[Any, Tensor]:
+    """A scheduler after two steps of eight, and the state."""
+    scheduler, x = made(solver, **options), start()
+    scheduler.set_timesteps(8)
+    for timestep in scheduler.timesteps[:2]:
+        x = scheduler.step(net(scheduler, x, timestep), timestep, x).prev_sample
+    return scheduler, x
+
+
+def go_on(scheduler: Any, x: Tensor, timestep: Any = None) -> Any:
+    """The third step."""
+    timestep = scheduler.timesteps[2] if timestep is None else timestep
+    return scheduler.step(net(scheduler, x, scheduler.timesteps[2]), timestep, x)

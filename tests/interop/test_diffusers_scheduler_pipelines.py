@@ -206,7 +206,5 @@ def test_every_solver_makes_of_the_net_s_outputs_what_sample_makes(
 
 @pytest.mark.parametrize("name", PIPELINES)
 def test_solvers_that_size_their_steps_are_refused(folder: Path, name: str) -> None:
-    with pytest.raises(
-        ValueError, match="'bosh3' chooses its steps as the samples need them; expected a solver"
-    ):
+    with pytest.raises(ValueError, match="'bosh3' chooses its steps as the samples need them; expected a solver"):
         generate(name, folder, DiffusersScheduler.from_config(own(name).config, solver="bosh3"))
