@@ -8,6 +8,9 @@ import pytest
 import torch
 from page_code import ROOT, blocks, run_page
 
+from sdescore import LinearSDE
+from sdescore.sampling import table
+
 DOCS = ROOT / "docs"
 if not DOCS.exists():
     pytest.skip("no pages beside these tests", allow_module_level=True)
@@ -17,6 +20,7 @@ OWN = {
     *("SDE", "VariancePreserving", "check_linear", "TimeDistribution", "Weighting", "TIME_DISTRIBUTIONS"),
     *("WEIGHTINGS", "GaussianFit"),
 }
+ELSEWHERE = "interop.md"  # which test_interop_page.py runs, with what it needs
 LANGUAGES = {"python", "sh", "yaml", "toml", "text"}
 
 
@@ -25,7 +29,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.pages
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != ELSEWHERE], ids=name_of)
 def test_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -55,3 +59,20 @@ def test_every_method_has_its_paper_in_the_reference(room: str) -> None:
         if not re.search(r"https?://|et al\.|[A-Z]\w+ (19|20)\d\d", text):
             missing.append(name)
     assert missing == []
+
+
+@pytest.mark.parametrize("heading", ["score_sde", "Nets"])
+def test_names_for_those_of_other_libraries_are_here(heading: str) -> None:
+    section = (DOCS / "names.md").read_text("utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rooms = ("", *(f".{room}" for room in ("solvers", "sampling", "operators", "interop")))
+    known = {name for room in rooms for name in dir(import_module(f"sdescore{room}"))}
+    solvers = {row.name for row in table()}
+    cells = [row.split("|")[2] for row in section.splitlines() if row.startswith("|")][2:]
+    assert len(cells) >= 6
+    for code in (code for cell in cells for code in re.findall("`([^`]+)`", cell)):
+        if code.startswith('"'):
+            assert code.strip('"') in solvers
+        elif code.startswith("sde."):
+            assert hasattr(LinearSDE, code.removeprefix("sde."))
+        elif not code.startswith("sdescore "):
+            assert re.findall(r"[A-Za-z_]\w*(?=[(.]|$)", code)[0] in known, code
