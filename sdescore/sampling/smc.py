@@ -114,7 +114,8 @@ def smc(
         particles: In each run.
         steps: Number of times, which is also the number of net calls for each particle.
         method: "tds", twisted kernels (Wu et al. 2023, https://arxiv.org/abs/2306.17775), or "mcgdiff", kernels bridged
-            to y (Cardoso et al. 2024, https://arxiv.org/abs/2308.07983), without a derivative of the net.
+            to y (Cardoso et al. 2024, https://arxiv.org/abs/2308.07983), without a derivative of the net. The latter's
+            particles are narrower than the posterior at high noise, so that its log_evidence has heavy tails.
         twist: What "tds" takes for p(y | x_t): "mmps", a Gaussian with Tweedie's covariance, at a product with the
             Jacobian for each measurement; "pigdm", with one variance, at one product; or a function of a Measured.
         solver: A LinearOneStep with noise, whose kernels are reweighted.
@@ -137,7 +138,7 @@ def smc(
         raise ValueError("noise_std=0; expected a positive number, or method='mcgdiff'")
     check_tensor("y", y, "(*measured,), one measurement")
     denoiser = as_denoiser(net, sde, predicts)
-    shape = denoiser.shape or tuple(known.A_adjoint(y[None]).shape[1:])  # type: ignore[union-attr]
+    shape = denoiser.shape or _shape(known, y)
     expected = tuple(known.A(torch.zeros(1, *shape, dtype=y.dtype, device=y.device)).shape[1:])
     if tuple(y.shape) != expected:
         raise ValueError(f"y is {described(y)}; the operator measures {expected} of a sample {shape}")
@@ -170,3 +171,13 @@ def smc(
 
 def _fixed(times: Tensor) -> Grid:
     return lambda sde, steps: times
+
+
+def _shape(operator: Operator | Nonlinear, y: Tensor) -> tuple[int, ...]:
+    """That of a sample, for nets that do not say it."""
+    if isinstance(operator, Nonlinear):
+        raise ValueError("net says no shape of its samples; expected a Denoiser with shape= for a nonlinear operator")
+    try:
+        return tuple(operator.A_adjoint(y[None]).shape[1:])
+    except RuntimeError as error:
+        raise ValueError(f"y is {described(y)}; expected the shape of what {operator!r} measures") from error

@@ -24,7 +24,7 @@ Twist = Callable[[Measured], tuple[Tensor, Tensor]]
 
 
 def gaussian_twist(at: Measured) -> tuple[Tensor, Tensor]:
-    """psi = N(y; A x0, noise_std^2 + r^2 A A^T), with the r of data of one variance (Wu et al. 2023, section 3.3)."""
+    """psi = N(y; A x0, noise_std^2 + r^2 A A^T), with the r of data of one variance (Song et al. 2023a, eq. 7)."""
     linear, variance, residual = at.linear, float(at.variance), at.residual
 
     def covariance(u: Tensor) -> Tensor:
@@ -37,20 +37,29 @@ def gaussian_twist(at: Measured) -> tuple[Tensor, Tensor]:
 def moment_twist(at: Measured) -> tuple[Tensor, Tensor]:
     """psi = N(y; A x0, noise_std^2 + A C A^T), with Tweedie's covariance C = sigma^2 / alpha J.
 
-    Boys et al. 2024, section 3. A product with the Jacobian for each measurement; the score leaves out that of C.
+    Boys et al. 2024. A product with the Jacobian for each measurement; the score leaves out that of C.
     """
     linear, residual = at.linear, at.residual
     flat = residual.flatten(1)
     count = flat.shape[1]
     units = torch.eye(count).to(flat).reshape(count, 1, *residual.shape[1:]).expand(-1, *residual.shape)
     rows = [at.back(linear.A_adjoint(each)).detach() for each in units]  # of A J
-    covariance = float(at.tweedie) * torch.stack([linear.A(row).flatten(1) for row in rows], 1)
-    values, axes = torch.linalg.eigh((covariance + covariance.mT) / 2)
-    values = values.clamp(min=0) + at.noise_std**2  # a net's covariance may have negative values
-    turned = (axes.mT @ flat.unsqueeze(2)).squeeze(2)
-    log_twist = -(turned.square() / values + values.log()).sum(1) / 2
-    solution = (axes @ (turned / values).unsqueeze(2)).squeeze(2)
-    return log_twist, combine(list(zip(rows, solution.T, strict=True)))
+    product = float(at.tweedie) * torch.stack([linear.A(row).flatten(1) for row in rows], 1)
+    root = _root((product + product.mT) / 2, at.noise_std)
+    solution = torch.cholesky_solve(flat.unsqueeze(2), root).squeeze(2)
+    log_size = root.diagonal(dim1=1, dim2=2).log().sum(1)
+    return -(flat * solution).sum(1) / 2 - log_size, combine(list(zip(rows, solution.T, strict=True)))
+
+
+def _root(covariance: Tensor, noise_std: float) -> Tensor:
+    """The Cholesky root of noise_std^2 + covariance (rows, count, count), negative values of which count as 0."""
+    noise = noise_std**2 * torch.eye(covariance.shape[1]).to(covariance)
+    root, failed = torch.linalg.cholesky_ex(covariance + noise)
+    wrong = failed > 0
+    if bool(wrong.any()):  # of a net
+        values, axes = torch.linalg.eigh(covariance[wrong])
+        root[wrong] = torch.linalg.cholesky((axes * values.clamp(min=0).unsqueeze(1)) @ axes.mT + noise)
+    return root
 
 
 TWISTS: dict[str, Twist] = {"pigdm": gaussian_twist, "mmps": moment_twist}

@@ -1,0 +1,356 @@
+"""Posterior samples by sequential Monte Carlo, against the exact posterior and evidence of a mixture."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import name_of
+from named_solvers import FIXED
+from tensors_and_errors import fitted_order
+from torch import Tensor, nn
+
+from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, find_solver, sample, smc
+from sdescore.operators import Downsample, Mask, Matrix
+from sdescore.sampling import Particles, karras, uniform_lambda
+from sdescore.sampling.particles import systematic
+from sdescore.sampling.smc_bridged import SingularValues
+from sdescore.testing import two_sample
+
+MEANS = torch.tensor([[-1.5, 0.5], [1.2, 1.4], [0.5, -1.6]], dtype=torch.float64)
+STDS = torch.tensor([[0.5, 0.4], [0.35, 0.6], [0.45, 0.45]])
+PRIOR = GaussianMixture(MEANS, STDS, [0.5, 0.3, 0.2], labels=[0, 1, 1])
+A = Matrix(torch.tensor([[1.0, -0.7]], dtype=torch.float64))
+Y, STD = torch.tensor([0.3], dtype=torch.float64), 0.4
+EXACT = PRIOR.posterior(A, Y, STD)
+METHODS: dict[str, dict[str, Any]] = {
+    "tds": {},
+    "tds, pigdm": {"twist": "pigdm"},
+    "mcgdiff": {"method": "mcgdiff"},
+}
+
+
+def log_evidence(prior: GaussianMixture, y: Tensor, std: float) -> float:
+    """log N(y; A m_k, A C_k A^T + std^2), summed over the components."""
+    law = torch.distributions.MultivariateNormal(
+        prior.means @ A.matrix.T,
+        (A.matrix * prior.stds.square()[:, None]) @ A.matrix.T + std**2 * torch.eye(len(A.matrix)).double(),
+    )
+    return float((law.log_prob(y) + prior.weights.log()).logsumexp(0))
+
+
+def features(x: Tensor) -> Tensor:
+    """Both elements, and the share of each mode."""
+    return torch.cat([x, nn.functional.one_hot(PRIOR.log_joint(x).argmax(1), 3).double()], 1)
+
+
+TRUTH = features(EXACT.sample(400_000, 5)).mean(0)
+
+
+def run(sde: LinearSDE | None = None, prior: GaussianMixture = PRIOR, **options: Any) -> Particles:
+    sde = sde or VPSDE()
+    given: dict[str, Any] = dict(noise_std=STD, n=2000, particles=500, steps=100) | options
+    return smc(sde, prior.denoiser(VPSDE()), A, Y, **given)
+
+
+# The truth ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "sde"), [*((name, VPSDE()) for name in METHODS), ("mcgdiff", KarrasSDE())], ids=name_of
+)
+def test_mean_modes_and_evidence(name: str, sde: LinearSDE) -> None:
+    """Within four standard errors between runs, and what the steps err by. MCGDiff's evidence has heavy tails."""
+    counts = {"n": 8000, "particles": 1000, "steps": 150} if name == "mcgdiff" else {"n": 3000, "steps": 80}
+    found = run(sde, **counts, **METHODS[name])
+    mean, error = found.mean(features)
+    assert bool(((mean - TRUTH).abs() < 4 * error + 0.015).all()), (mean - TRUTH, error)
+    value, stderr = found.evidence()
+    assert abs(value - log_evidence(PRIOR, Y, STD)) < 4 * stderr + 0.1
+    assert float(error.max()) < 0.05 and stderr < (0.3 if name == "mcgdiff" else 0.05)
+    # Without the weights the particles are others, which is what there is to correct.
+    plain = run(sde, threshold=0.0, steps=80, **METHODS[name])
+    unweighted = features(plain.particles.flatten(0, 1)).mean(0)
+    assert float((unweighted - TRUTH).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_samples_have_the_posteriors_law(name: str) -> None:
+    found = run(particles=2400, n=600, threshold=0.3, **METHODS[name])
+    assert two_sample(found.samples, EXACT.sample(1000, 1)) > 1e-3
+    other = run(particles=600, n=600, steps=60, noise_std=1.2, **METHODS[name])
+    assert two_sample(other.samples, EXACT.sample(1000, 1)) < 1e-3
+
+
+def test_steps_cost_little() -> None:
+    """The chain's law is another than the process's, by an error that falls faster than the steps grow."""
+    counts = (16, 32, 64)
+    means = [run(steps=n, n=4000, particles=1000).mean(features)[0] for n in counts]
+    errors = [float((mean - TRUTH).norm()) for mean in means]
+    assert 0.9 < fitted_order(counts, errors) < 2 and errors[-1] < 0.08, errors
+
+
+def slope(counts: tuple[int, ...], runs: int, steps: int) -> tuple[float, list[float]]:
+    """Of the root mean square error of modes and mean over runs, by the number of particles."""
+    errors = []
+    for count in counts:
+        found = run(particles=count, n=runs * count, steps=steps)
+        each = (found.weights[:, :, None] * features(found.particles.flatten(0, 1)).unflatten(0, (runs, -1))).sum(1)
+        errors.append(float((each - TRUTH).square().mean().sqrt()))
+    return -fitted_order(counts, errors), errors
+
+
+def test_error_falls_as_the_root_of_the_particles() -> None:
+    found, errors = slope((16, 64, 256), 32, 80)
+    assert abs(found + 0.5) < 0.1, errors
+
+
+@pytest.mark.slow
+def test_error_falls_as_the_root_of_the_particles_and_steps_cost_little() -> None:
+    counts = tuple(2**k for k in range(4, 13))
+    found, errors = slope(counts[2:], 64, 400)
+    print(dict(zip(counts[2:], errors, strict=True)))
+    assert abs(found + 0.5) < 0.1
+    # Doubling the steps shows their bias, up to the noise of 64 runs.
+    means = [run(particles=4096, n=64 * 4096, steps=n).mean(features)[0] for n in (400, 800)]
+    assert float((means[0] - means[1]).square().mean().sqrt()) < errors[-1] / 4
+
+
+def test_exact_measurements() -> None:
+    """Without noise MCGDiff sets what is measured, and the rest follows the conditional law."""
+    exact = PRIOR.posterior(A, Y, 1e-4).sample(100_000, 1)
+    found = run(method="mcgdiff", noise_std=0.0, particles=750, n=6000, steps=120)
+    torch.testing.assert_close(A.A(found.samples), Y.expand(6000, 1), rtol=0, atol=1e-3)
+
+    def moments(x: Tensor) -> Tensor:
+        return torch.cat([features(x), x.square()], 1)
+
+    mean, error = found.mean(moments)
+    assert bool(((mean - moments(exact).mean(0)).abs() < 4 * error + 0.02).all())
+
+
+def test_unequal_singular_values_and_a_deficient_rank() -> None:
+    """The coordinates are tied at times of their own, and what measures nothing counts in the evidence."""
+    rows = torch.tensor([[2.0, 0.0], [0.0, 0.8], [0.0, 0.0]], dtype=torch.float64)
+    y = torch.tensor([2.0, 0.6, 0.1], dtype=torch.float64)
+    law = torch.distributions.MultivariateNormal(
+        MEANS @ rows.T, (rows * STDS.double().square()[:, None]) @ rows.T + 0.09 * torch.eye(3).double()
+    )
+    exact = float((law.log_prob(y) + PRIOR.weights.log()).logsumexp(0))
+    sde, prior = VPSDE(), PRIOR.denoiser(VPSDE())
+    for options, particles in zip(METHODS.values(), (500, 500, 1500), strict=True):
+        given = dict[str, Any](n=4 * particles, particles=particles, steps=80) | options
+        found = smc(sde, prior, Matrix(rows), y, noise_std=0.3, **given)
+        value, stderr = found.evidence()
+        assert abs(value - exact) < 4 * stderr + 0.1
+        truth, (mean, error) = PRIOR.posterior(Matrix(rows), y, 0.3).sample(100_000).mean(0), found.mean()
+        assert bool(((mean - truth).abs() < 4 * error + 0.01).all())
+
+
+def test_a_measurement_along_singular_vectors_is_the_same() -> None:
+    draw = torch.Generator().manual_seed(2)
+    matrix = torch.randn(4, 2, generator=draw, dtype=torch.float64) @ torch.randn(2, 6, generator=draw).double()
+    y, x = torch.randn(4, generator=draw, dtype=torch.float64), torch.randn(3, 6, generator=draw, dtype=torch.float64)
+    exact = torch.distributions.Normal(x @ matrix.T, 0.3).log_prob(y).sum(1)
+    found = SingularValues.of(Matrix(matrix), y, 0.3, (6,))
+    assert found.vectors.shape == (2, 6)
+    along = torch.distributions.Normal(x @ found.vectors.T, found.ratio).log_prob(found.value).sum(1)
+    torch.testing.assert_close(along + found.log_scale, exact)
+
+
+def test_a_class_for_all_particles() -> None:
+    one = PRIOR.given(1)
+    found = run(condition={"label": torch.tensor([1])}, n=3000, particles=500, steps=80)
+    assert abs(found.evidence()[0] - log_evidence(one, Y, STD)) < 4 * found.evidence()[1] + 0.1
+    mean, error = found.mean()
+    assert bool(((mean - one.posterior(A, Y, STD).sample(100_000).mean(0)).abs() < 4 * error + 0.01).all())
+
+
+def test_a_law_of_the_start() -> None:
+    """N(0, sigma^2) is wrong at T where it decides between modes that the measurement does not tell apart."""
+    far = GaussianMixture([[-300.0, 0.0], [300.0, 0.0]], 2.0, [0.3, 0.7], dtype=torch.float64)
+    sde, second = VPSDE(), Matrix(torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+
+    def share(x: Tensor) -> Tensor:
+        return (x[:, 0] > 0).double()
+
+    for options in METHODS.values():
+        given = dict[str, Any](noise_std=STD, n=4000, particles=500, steps=60) | options
+        found = smc(sde, far.denoiser(sde), second, Y, prior=far.at(sde, sde.T), **given)
+        value, error = found.mean(share)
+        assert abs(float(value) - 0.7) < 4 * float(error) < 0.15
+        wrong, error = smc(sde, far.denoiser(sde), second, Y, **given).mean(share)
+        assert abs(float(wrong) - 0.7) > 4 * float(error)
+
+
+@pytest.mark.parametrize("method", ["tds"])
+def test_nonlinear_measurements(method: str) -> None:
+    """Of x^2, the posterior by quadrature."""
+    sde, std, y = VPSDE(), 0.5, torch.tensor([1.0, 2.0], dtype=torch.float64)
+    axis = torch.linspace(-5, 5, 801, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    log_joint = PRIOR.log_prob(grid) - ((grid.square() - y) / std).square().sum(1) / 2 - math.log(2 * math.pi * std**2)
+    exact = float(log_joint.logsumexp(0) + 2 * (axis[1] - axis[0]).log())
+    truth = (log_joint.softmax(0)[:, None] * grid).sum(0)
+    given = dict[str, Any](n=3000, particles=750, steps=60, method=method)
+    found = smc(sde, PRIOR.denoiser(sde), torch.square, y, noise_std=std, **given)
+    mean, error = found.mean()
+    assert bool(((mean - truth).abs() < 4 * error + 0.02).all())
+    assert abs(found.evidence()[0] - exact) < 4 * found.evidence()[1] + 0.1
+
+
+# The exact likelihood score -------------------------------------------------------------------------------------------
+
+ODE_AND_SDE = ["adams", "heun", "sde-dpm++", "ddpm", "euler-maruyama"]
+REST = [name for name in FIXED if name not in ODE_AND_SDE]
+
+
+@pytest.mark.parametrize("name", [*ODE_AND_SDE, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
+def test_solvers_sample_the_posterior_from_its_start(name: str) -> None:
+    """With the exact likelihood score, and from p_T(x | y)."""
+    sde, n = VPSDE(), 1000
+    steps = 60 if find_solver(name).about.kind == "ODE" else 250  # type: ignore[attr-defined]
+    given: dict[str, Any] = dict(solver=name, steps=steps, times=uniform_lambda())
+    found = sample(sde, EXACT.denoiser(sde), (n, 2), prior=EXACT.at(sde, sde.T), **given)
+    assert two_sample(found, EXACT.sample(n, 1)) > 1e-3
+    assert two_sample(found, PRIOR.sample(n, 1)) < 1e-6
+
+
+# Runs and bits --------------------------------------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    """A denoiser's data prediction that counts the rows that it is called with."""
+
+    predicts = "data"
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.inner = denoiser
+        self.rows: list[int] = []
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        return self.inner(x, t, **condition)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_depends_on_its_number_alone(name: str) -> None:
+    options = METHODS[name] | {"particles": 32, "steps": 12}
+    whole = run(n=150, **options)
+    assert whole.particles.shape == (5, 32, 2) and whole.weights.shape == (5, 32) and whole.ess.shape == (5, 12)
+    assert whole.log_evidence.shape == (5,) and whole.samples.shape == (150, 2)
+    assert whole.run.bincount().tolist() == [30] * 5
+    for size in (33, 64):
+        part = run(n=150, batch_size=size, **options)
+        assert all(torch.equal(getattr(part, key), getattr(whole, key)) for key in ("samples", "weights", "ess"))
+    later = run(n=64, index_offset=3, **options)
+    assert later.run.unique().tolist() == [3, 4]
+    assert torch.equal(later.particles, whole.particles[3:]) and torch.equal(later.ess, whole.ess[3:])
+    assert torch.equal(later.log_evidence, whole.log_evidence[3:])
+    other = run(n=150, seed=1, **options)
+    assert not bool((other.particles == whole.particles).any())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_net_calls_are_counted(name: str) -> None:
+    sde, net = VPSDE(), Counting(PRIOR.denoiser(VPSDE()))
+    found = smc(
+        sde, net, A, Y, noise_std=STD, n=40, particles=20, dtype=torch.float64, **(METHODS[name] | {"steps": 9})
+    )
+    assert sum(net.rows) == 40 * found.nfe == 40 * 9
+
+
+def test_samples_are_the_particles_by_weight() -> None:
+    found = run(n=1001, particles=500, steps=20)
+    assert found.run.bincount().tolist() == [334, 334, 333]
+    for r in range(3):
+        own = found.samples[found.run == r]
+        copies = (own[:, None] == found.particles[r]).all(2).sum(0)
+        assert bool(((copies - len(own) * found.weights[r]).abs() <= 1 + 1e-9).all())
+
+
+def test_systematic_resampling() -> None:
+    weights = torch.rand(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) ** 4
+    weights[:, 2], weights[:, 6] = 0.0, 0.0
+    weights = weights / weights.sum(1, keepdim=True)
+    total = torch.zeros(3, 7, dtype=torch.float64)
+    for u in torch.arange(400) / 400 + 1 / 800:
+        counts = torch.stack([row.bincount(minlength=7) for row in systematic(weights, u.expand(3), 10)])
+        assert bool(((counts - 10 * weights).abs() < 1 + 1e-9).all())
+        total += counts
+    torch.testing.assert_close(total / 400, 10 * weights, rtol=0, atol=0.01)
+    assert systematic(torch.tensor([[0.0, 1.0, 0.0]]), torch.tensor([1 - 1e-12]), 4).unique().tolist() == [1]
+
+
+def test_images() -> None:
+    """Means over blocks of images that a net sees on another process."""
+    draw = torch.Generator().manual_seed(3)
+    prior = GaussianMixture(torch.randn(3, 1, 4, 4, generator=draw, dtype=torch.float64), 0.5)
+    operator, sde = Downsample(2), KarrasSDE()
+    y = operator.A(prior.sample(1, 1))[0]
+    truth = prior.posterior(operator, y, 0.3).sample(20_000).mean(0)
+    for options in METHODS.values():
+        given = dict[str, Any](n=500, particles=125, steps=50) | options
+        found = smc(sde, prior.denoiser(VPSDE()), operator, y, noise_std=0.3, **given)
+        mean, error = found.mean()
+        assert found.samples.shape == (500, 1, 4, 4)
+        assert float(((mean - truth) / (4 * error + 0.03)).abs().max()) < 1
+        assert float((prior.sample(20_000).mean(0) - truth).abs().max()) > 0.3
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "word"),
+    [
+        ({"noise_std": -0.1}, ValueError, "noise_std=-0.1"),
+        ({"noise_std": 0.0}, ValueError, "noise_std=0; expected a positive number, or method='mcgdiff'"),
+        ({"n": 0}, ValueError, "n=0"),
+        ({"particles": 0}, ValueError, "particles=0"),
+        ({"threshold": 1.5}, ValueError, "threshold=1.5"),
+        ({"method": "pf"}, ValueError, "method='pf'; expected 'tds', 'mcgdiff'"),
+        ({"twist": "dps"}, ValueError, "twist='dps'; expected 'pigdm', 'mmps'"),
+        ({"solver": "heun"}, TypeError, "expected a LinearOneStep with noise"),
+        ({"solver": "euler"}, ValueError, "draws no noise; expected a stochastic one"),
+        ({"condition": {"label": torch.tensor([1, 1])}}, ValueError, r"first axis has length 1"),
+        ({"method": "mcgdiff", "steps": 2}, ValueError, "steps=2; expected at least 3"),
+        ({"method": "mcgdiff", "noise_std": 1e6}, ValueError, "noise_std over the least singular value"),
+    ],
+)
+def test_bad_arguments_are_named(options: dict[str, Any], error: type[Exception], word: str) -> None:
+    with pytest.raises(error, match=word):
+        run(**options)
+
+
+def test_bad_measurements_are_named() -> None:
+    sde = VPSDE()
+    net = Counting(PRIOR.denoiser(sde))
+    given: dict[str, Any] = dict(noise_std=0.1, n=4)
+    with pytest.raises(ValueError, match=r"y is \(2,\); the operator measures \(1,\) of a sample \(2,\)"):
+        smc(sde, PRIOR.denoiser(sde), A, Y.repeat(2), **given)
+    with pytest.raises(ValueError, match=r"y is \(2,\); expected the shape of what Matrix"):
+        smc(sde, net, A, Y.repeat(2), **given)
+    with pytest.raises(ValueError, match="net says no shape of its samples"):
+        smc(sde, net, torch.square, Y.repeat(2), **given)
+    with pytest.raises(TypeError, match="prior is 3"):
+        smc(sde, net, A, Y, prior=3, **given)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Mask expects"):
+        smc(sde, PRIOR.denoiser(sde), Mask(torch.ones(3)), torch.zeros(3), **given)
+    with pytest.raises(ValueError, match="not linear"):
+        smc(sde, PRIOR.denoiser(sde), torch.square, torch.ones(2), method="mcgdiff", **given)
+    assert not net.rows
+
+
+def test_dead_particles_are_named() -> None:
+    far = torch.tensor([1e200], dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match=r"all particles are dead at t = 1 in run 0, 1: "):
+        smc(VPSDE(), PRIOR.denoiser(VPSDE()), A, far, noise_std=0.1, n=8, particles=4)
+
+    def broken(x: Tensor, t: Tensor) -> Tensor:
+        return x / (x[:, :1] < 0).to(x)
+
+    # A part of the particles may be lost.
+    found = smc(VPSDE(), broken, A, Y, noise_std=STD, n=50, particles=50, steps=2, times=karras(), predicts="data")
+    assert bool(found.samples.isfinite().all()) and float(found.ess[0, 0]) < 40
