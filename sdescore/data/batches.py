@@ -1,7 +1,7 @@
 """Which samples of a source each step takes, and the share of each process."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -57,7 +57,7 @@ def batches(
     processes: int = 1,
     workers: int = 0,
     pin: bool = False,
-) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+) -> Generator[tuple[Tensor, dict[str, Tensor]], None, None]:
     """This process's share of the batch of each step, and what is known of it by name; in page-locked memory if `pin`.
 
     If the source is lazy, `workers` processes read ahead. Raises ValueError for a sample that cannot be read.
@@ -93,10 +93,14 @@ class _Reading:
 
 
 def _unmoved(_: int) -> None:
-    """Leave to the process that trains what to do about Ctrl-C and a closed terminal, which signal all processes."""
+    """Leave it to the process that trains what to do about signals that a terminal or a cluster sends to all processes.
+
+    It would be told of the death of one that reads for it by an error in the middle of a step. A second SIGTERM counts.
+    """
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
 
 
 def _unchanged(batch: Any) -> Any:

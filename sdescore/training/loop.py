@@ -5,7 +5,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -142,7 +142,7 @@ def _run(trainer: Trainer, clock: Clock) -> None:
         workers=config.workers,
         pin=accelerator.device.type == "cuda",
     )
-    with RunLog(config, accelerator, trainer.step) as report, catching() as caught:
+    with closing(reader), RunLog(config, accelerator, trainer.step) as report, catching() as caught:
         for raw, known in _unless(caught, reader):
             rate = trainer.rate
             report.add(*trainer.update(raw, known))

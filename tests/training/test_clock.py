@@ -243,7 +243,7 @@ class TestSignals:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_command_in_two_workers_and_two_processes_ends_with_its_checkpoint(tmp_path: Path, number: int) -> None:
+def test_a_command_and_its_readers_end_with_its_checkpoint(tmp_path: Path, number: int) -> None:
     """A real one, all of whose processes are signalled, as a terminal and a cluster do."""
     from PIL import Image
 
