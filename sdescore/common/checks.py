@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "as_tensor",
     "check_count",
+    "check_device",
     "check_dtype",
     "check_fields",
     "check_finite",
@@ -26,6 +28,7 @@ __all__ = [
     "check_seed",
     "check_states",
     "check_tensor",
+    "check_times_of",
     "choose",
     "described",
     "require",
@@ -55,8 +58,10 @@ def check_integer(name: str, value: Any, least: int | None = None) -> int:
 
 
 def check_count(name: str, count: Any) -> int:
-    """count, if it is a positive integer."""
-    return check_integer(name, count, 1)
+    """count, if it is a positive integer that a machine counts to."""
+    if check_integer(name, count, 1) >= 2**63:
+        raise ValueError(f"{name} has {int(count).bit_length()} bits; expected a positive integer below 2^63")
+    return operator.index(count)
 
 
 def check_seed(seed: Any, index_offset: Any = 0) -> None:
@@ -107,7 +112,7 @@ FIELDS: dict[Any, tuple[str, Callable[[Any], bool]]] = {
 
 def check_fields(settings: Any) -> None:
     """Raise TypeError for a field of a dataclass that is annotated as a flag, number or text and holds another kind."""
-    for name, hint in _hints(type(settings)).items():
+    for name, hint in _hints(type(settings)).items():  # type: ignore[arg-type]  # a class is hashable
         kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
         value = getattr(settings, name)
         if len(kinds) != 1 or kinds[0] not in FIELDS or (value is None and type(None) in get_args(hint)):
@@ -122,13 +127,37 @@ def _hints(settings: Hashable) -> dict[str, Any]:
     return get_type_hints(settings)
 
 
+def check_device(name: str, value: Any) -> torch.device:
+    """value, a device of torch or its name. Raises ValueError for one that torch does not know."""
+    if not isinstance(value, str | torch.device):
+        raise TypeError(f"{name}={value!r}; expected a torch.device or its name, such as 'cpu'")
+    try:
+        return torch.device(value)
+    except RuntimeError as error:
+        raise ValueError(f"{name}={value!r}: {error}") from error
+
+
 def check_tensor(name: str, value: Any, shape: str, hint: str = "") -> Tensor:
     """value, if it is a floating-point tensor; `shape` and `hint` are for the error's text."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a tensor {shape}")
+    if value.is_meta:
+        raise ValueError(f"{name} is on the meta device, without values; expected a tensor {shape}")
     if not value.is_floating_point():
         raise TypeError(f"{name} has dtype {value.dtype}; expected a floating-point tensor {shape}{hint}")
     return value
+
+
+def as_tensor(
+    name: str, value: Any, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """value as a tensor, from numbers in any nesting. Raises TypeError for anything else, and ValueError for none."""
+    try:
+        if isinstance(value, Tensor) and (value.is_meta or value.is_complex()):
+            raise ValueError(f"a {value.dtype} on {value.device}")
+        return torch.as_tensor(value, dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"{name} is a {type(value).__name__} ({error}); expected real numbers") from error
 
 
 def check_finite(name: str, x: Tensor, row: str = "sample", first: int = 0) -> None:
@@ -187,12 +216,24 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def check_times_of(t: Any, x: Tensor) -> Tensor:
+    """t, if it is a tensor () or (batch,) for x (batch, *shape), of any real dtype."""
+    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
+        given = f"has dtype {t.dtype}" if isinstance(t, Tensor) else f"is a {type(t).__name__}"
+        raise TypeError(f"t {given}; expected a tensor () or (batch,)")
+    if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
+        raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({len(x)},)")
+    return t
+
+
 Choice = TypeVar("Choice")
 
 
 def choose(table: Mapping[str, Choice], choice: str | Choice, argument: str) -> Choice:
     """The entry of a table by its name; anything but a name as it is. Raises ValueError listing the names."""
     if not isinstance(choice, str):
+        if isinstance(choice, type(None) | int | float | bytes | Tensor):
+            raise TypeError(f"{argument} is {choice!r}; expected {', '.join(map(repr, table))}")
         return choice
     if choice not in table:
         raise ValueError(f"{argument}={choice!r}; expected {', '.join(map(repr, table))}")

@@ -32,6 +32,9 @@ class Scaling:
 
         Raises ValueError for data outside [low, high] on the CPU; on another device the check would wait for it.
         """
+        if not isinstance(raw, Tensor) or raw.is_complex():
+            given = f"has dtype {raw.dtype}" if isinstance(raw, Tensor) else f"is a {type(raw).__name__}"
+            raise TypeError(f"raw {given}; expected a tensor of real numbers")
         if raw.device.type == "cpu" and raw.numel() and not (self.low <= raw.min() and raw.max() <= self.high):
             raise ValueError(f"raw spans [{raw.min():g}, {raw.max():g}]; expected [{self.low:g}, {self.high:g}]")
         return (raw.to(dtype) - self.low) * (2 / (self.high - self.low)) - 1
@@ -46,6 +49,8 @@ class Scaling:
 
 def level_width(scaling: Scaling) -> float:
     """The distance between two levels of model data. Raises ValueError for data that is not quantised."""
+    if not isinstance(scaling, Scaling):
+        raise TypeError(f"scaling is a {type(scaling).__name__}; expected a Scaling")
     if scaling.levels is None:
         raise ValueError(
             "scaling.levels is None; expected quantised data, without which there are no bits per dimension"

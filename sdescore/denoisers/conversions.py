@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import check_number, check_tensor
+from sdescore.common.checks import check_number, check_tensor, check_times_of
 from sdescore.common.linear_combinations import Coefficient, combine
 from sdescore.processes.base import LinearSDE, check_linear
 
@@ -61,8 +61,7 @@ def convert(
     check_tensor("x", x, "(batch, *shape)")
     if check_tensor("prediction", prediction, "(batch, *shape)").shape != x.shape:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}, but x has {tuple(x.shape)}")
-    if check_tensor("t", t, "() or (batch,)").ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
-        raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({len(x)},)")
+    check_times_of(check_tensor("t", t, "() or (batch,)"), x)
     if t.device.type == "cpu" and not torch.compiler.is_compiling():
         sde.check_times(t)
     check_number("data_std", data_std, above=0)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdescore.common.checks import check_number, check_tensor
+from sdescore.common.checks import check_number, check_tensor, check_times_of
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, nonzero, scale
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import folders
@@ -161,10 +161,7 @@ class Denoiser(nn.Module):
         Times on a GPU are not read, as that would wait.
         """
         check_tensor("x", x, "(batch, *shape)")
-        if not isinstance(t, Tensor):
-            raise TypeError(f"t is a {type(t).__name__}; expected a tensor () or (batch,)")
-        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
-            raise ValueError(f"t has shape {tuple(t.shape)}; expected () and ({len(x)},)")
+        check_times_of(t, x)
         if self.shape is not None and tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; expected {self.shape}")
         if t.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -7,12 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdescore.common.checks import check_count, check_finite, check_number, check_seed, check_tensor
+from sdescore.common.checks import (
+    as_tensor,
+    check_count,
+    check_dtype,
+    check_finite,
+    check_number,
+    check_seed,
+    check_tensor,
+)
 from sdescore.common.linear_combinations import Coefficient, Summand, expand
 from sdescore.common.random import generator
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.operators import Operator, matrix_of
-from sdescore.processes.base import LinearSDE
+from sdescore.processes.base import LinearSDE, check_linear
 
 __all__ = ["GaussianMixture"]
 
@@ -41,7 +49,9 @@ class GaussianMixture:
         labels: Tensor | Sequence[int] | None = None,
         axes: Tensor | None = None,
     ) -> None:
-        self.means = torch.as_tensor(means, dtype=dtype)
+        if dtype is not None:
+            check_dtype("dtype", dtype)
+        self.means = as_tensor("means", means, dtype)
         if not self.means.is_floating_point():
             self.means = self.means.to(torch.get_default_dtype())
         if self.means.ndim < 2 or self.means.numel() == 0:
@@ -50,19 +60,19 @@ class GaussianMixture:
             )
         check_finite("means", self.means, "component")
         count = len(self.means)
-        stds = torch.as_tensor(stds, dtype=self.means.dtype, device=self.means.device)
+        stds = as_tensor("stds", stds, self.means.dtype, self.means.device)
         if stds.ndim == 1 and len(stds) == count:
             stds = stds.reshape(-1, *(1,) * (self.means.ndim - 1))
         fits = stds.ndim == 0 or all(a in (1, b) for a, b in zip(stds.shape, self.means.shape, strict=False))
         if stds.ndim not in (0, self.means.ndim) or not fits or not bool(((stds > 0) & stds.isfinite()).all()):
             raise ValueError("stds must be positive: a number, (components,) or (components, *shape)")
         self.stds = stds.expand(self.means.shape)
-        given = torch.as_tensor([1.0] * count if weights is None else weights, dtype=self.means.dtype)
+        given = as_tensor("weights", [1.0] * count if weights is None else weights, self.means.dtype)
         if given.shape != (count,) or not bool(((given > 0) & given.isfinite()).all()):
             raise ValueError(f"weights has shape {tuple(given.shape)}; expected {count} positive numbers")
         given = given.to(self.means.device)
         self.weights = given / given.sum()
-        self.labels = None if labels is None else torch.as_tensor(labels, device=self.means.device)
+        self.labels = None if labels is None else as_tensor("labels", labels, device=self.means.device)
         if self.labels is not None and (self.labels.shape != (count,) or self.labels.is_floating_point()):
             raise ValueError(f"labels has shape {tuple(self.labels.shape)}; expected {count} integers")
         self.axes = None if axes is None else axes.to(self.means)
@@ -128,7 +138,8 @@ class GaussianMixture:
 
     def at(self, sde: LinearSDE, t: float | Tensor) -> "GaussianMixture":
         """The distribution of x_t for x0 from this mixture: again a mixture. Raises ValueError outside [t_min, T]."""
-        time = torch.as_tensor(t, dtype=torch.float64)
+        check_linear(sde)
+        time = as_tensor("t", t, torch.float64)
         if time.ndim:
             raise ValueError(f"t has shape {tuple(time.shape)}; expected one time for the whole distribution")
         sde.check_times(time)

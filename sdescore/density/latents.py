@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_finite, check_number, check_states
+from sdescore.common.checks import as_tensor, check_finite, check_number, check_states
 from sdescore.density.batches import Batches, check_deterministic, check_tolerance
 from sdescore.density.flow import transport
-from sdescore.processes.base import LinearSDE
+from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.run import evaluating
 
 __all__ = ["decode", "encode", "scale_temperature", "slerp"]
@@ -67,6 +67,7 @@ def encode(
     Each sample has its own adaptive steps; arguments and errors are those of likelihood(). A sample whose integration
     fails is NaN, and a RuntimeWarning says where it stopped.
     """
+    check_linear(sde)
     return _carry(sde, net, x, (sde.t_min, sde.T), rtol, atol, condition, predicts, batch_size, progress)
 
 
@@ -87,6 +88,7 @@ def decode(
     It is sample(x=z, solver="dopri5") without the last denoising, which has no inverse. Arguments, errors and failed
     samples as for encode().
     """
+    check_linear(sde)
     return _carry(sde, net, z, (sde.T, sde.t_min), rtol, atol, condition, predicts, batch_size, progress)
 
 
@@ -103,7 +105,7 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
     if a.shape != b.shape:
         raise ValueError(f"a has shape {tuple(a.shape)}, b {tuple(b.shape)}; expected equal shapes")
     p, q = a.flatten(1), b.flatten(1)
-    w = torch.as_tensor(weight, dtype=a.dtype, device=a.device).reshape(-1, 1)
+    w = as_tensor("weight", weight, a.dtype, a.device).reshape(-1, 1)
     if len(w) not in (1, len(a)) or not bool(w.isfinite().all()):
         raise ValueError(f"weight={weight}; expected a finite number, or ({len(a)},) of them")
     length_a, length_b = p.norm(dim=1, keepdim=True), q.norm(dim=1, keepdim=True)

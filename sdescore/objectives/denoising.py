@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from sdescore.common.checks import choose
+from sdescore.common.checks import check_tensor, choose
 from sdescore.common.linear_combinations import expand
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.objectives.score_matching import explicit_score_matching, same_shape
@@ -66,10 +66,7 @@ def denoising_score_matching(
         ValueError: For an unknown name, wrong shapes, data that is not finite, and a kernel without a score.
         RuntimeError: With a kernel under torch.inference_mode().
     """
-    if not isinstance(x0, Tensor):
-        raise TypeError(f"x0 is a {type(x0).__name__}; expected a floating-point tensor (batch, *shape)")
-    if not x0.is_floating_point():
-        raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
+    check_tensor("x0", x0, "(batch, *shape)", ": scale it first, to [-1, 1] for images")
     if x0.ndim < 2 or len(x0) == 0:
         raise ValueError(f"x0 has shape {tuple(x0.shape)}; expected (batch, *shape) with at least one sample")
     if x0.device.type == "cpu" and not bool(x0.isfinite().all()):  # on a GPU the check would wait at every step
@@ -77,10 +74,19 @@ def denoising_score_matching(
     if kernel is None:
         if not isinstance(getattr(model, "sde", None), LinearSDE):  # torch.compile() wraps a Denoiser, and has its sde
             raise TypeError(f"model is a {type(model).__name__}; expected a Denoiser, or a kernel besides a score")
-        return _by_process(cast(Denoiser, model), x0, weighting, time_distribution, u, eps, generator, condition or {})
+        return _by_process(
+            cast(Denoiser, model),
+            x0,
+            weighting,
+            time_distribution,
+            u,
+            eps,
+            generator,
+            {} if condition is None else condition,
+        )
     if u is not None or eps is not None or time_distribution != "uniform":
         raise ValueError("time_distribution, u and eps belong to a Denoiser's process; leave them out with a kernel")
-    return _by_kernel(partial(model, **(condition or {})), x0, kernel, weighting, generator)
+    return _by_kernel(partial(model, **({} if condition is None else condition)), x0, kernel, weighting, generator)
 
 
 def _by_process(
@@ -95,8 +101,15 @@ def _by_process(
 ) -> Tensor:
     weigh = choose(WEIGHTINGS, weighting, "weighting")
     distribution = choose(TIME_DISTRIBUTIONS, time_distribution, "time_distribution")
+    if not callable(getattr(distribution, "draw", None)):
+        raise TypeError(f"time_distribution is {distribution!r}; expected a name or a TimeDistribution")
+    if not isinstance(condition, Mapping):
+        raise TypeError(f"condition is a {type(condition).__name__}; expected a dict of tensors by name")
     if not callable(weigh):
         raise TypeError(f"weighting={weigh!r}; expected a name or a function (sde, t, data_std) without a kernel")
+    for name, given in (("u", u), ("eps", eps)):
+        if given is not None:
+            check_tensor(name, given, "as the docstring says")
     if u is None:
         u = distribution.draw(len(x0), generator, x0.device)
     if u.shape != (len(x0),):

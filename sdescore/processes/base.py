@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_tensor, check_times_of
 from sdescore.common.linear_combinations import expand
 
 __all__ = ["SDE", "LinearSDE", "VariancePreserving", "check_linear"]
@@ -66,6 +67,8 @@ class SDE(ABC):
 
     def check_times(self, t: Tensor, name: str = "t") -> None:
         """Raise ValueError, naming the argument, unless every t lies in [t_min, T] up to rounding."""
+        if not t.numel():
+            raise ValueError(f"{name} has shape {tuple(t.shape)}; expected at least one time")
         low, high = float(t.min()), float(t.max())
         slack = 1e-6 * self.T
         if not (self.t_min * (1 - 1e-6) - 1e-12 <= low and high <= self.T + slack):
@@ -145,14 +148,13 @@ class LinearSDE(SDE):
         Raises TypeError for data that is not floating point, and ValueError for data that is not finite, times outside
         [t_min, T] and other shapes.
         """
-        if not x0.is_floating_point():
-            raise TypeError(f"x0 has dtype {x0.dtype}; scale it to floating point first, to [-1, 1] for images")
+        check_tensor("x0", x0, "(batch, *shape)", ": scale it first, to [-1, 1] for images")
+        check_tensor("eps", eps, "(batch, *shape)")
         if not bool(x0.isfinite().all()):
             raise ValueError("x0 is not finite")
         if eps.shape != x0.shape:
             raise ValueError(f"eps has shape {tuple(eps.shape)}, but x0 has {tuple(x0.shape)}")
-        if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x0)):
-            raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({len(x0)},)")
+        check_times_of(t, x0)
         self.check_times(t)
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * eps
 

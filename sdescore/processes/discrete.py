@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import require
+from sdescore.common.checks import as_tensor, require
 from sdescore.processes.base import VariancePreserving
 
 __all__ = ["DiscreteSDE"]
@@ -44,7 +44,7 @@ class DiscreteSDE(VariancePreserving):
 
         betas is (steps,). Raises ValueError unless there are at least two, between 0 and 1.
         """
-        table = torch.as_tensor(betas, dtype=torch.float64)
+        table = as_tensor("betas", betas, torch.float64)
         require(
             table.ndim == 1 and len(table) >= 2 and bool(((table > 0) & (table < 1)).all()),
             f"betas has shape {tuple(table.shape)}; expected at least two values between 0 and 1",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import require
+from sdescore.common.checks import check_number, require
 from sdescore.processes.base import LinearSDE, VariancePreserving
 
 __all__ = ["VESDE", "VPSDE", "CosineSDE", "FlowSDE", "KarrasSDE", "SubVPSDE"]
@@ -24,6 +24,8 @@ class VPSDE(VariancePreserving):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
+        for name in ("beta_min", "beta_max"):
+            check_number(name, getattr(self, name))
         require(
             0 < self.beta_min <= self.beta_max < math.inf,
             f"beta_min={self.beta_min}, beta_max={self.beta_max}; expected 0 < beta_min <= beta_max < inf",
@@ -90,6 +92,8 @@ class VarianceExploding(LinearSDE):
     sigma_max: float
 
     def __post_init__(self) -> None:
+        for name in ("sigma_min", "sigma_max"):
+            check_number(name, getattr(self, name))
         require(
             0 < self.sigma_min < self.sigma_max < math.inf,
             f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}; expected 0 < sigma_min < sigma_max < inf",
@@ -140,6 +144,7 @@ class CosineSDE(VariancePreserving):
     offset: float = 0.008
 
     def __post_init__(self) -> None:
+        check_number("offset", self.offset)
         require(0 <= self.offset < 1, f"offset={self.offset}; expected 0 <= offset < 1")
 
     @property

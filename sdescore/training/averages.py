@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from sdescore.common.checks import check_number
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.training.sharding import is_split, local, parts, whole
 
@@ -41,10 +42,8 @@ class HalfLife:
     warmup: float = 0.05
 
     def __post_init__(self) -> None:
-        if not 0 < self.images < np.inf:
-            raise ValueError(f"halflife={self.images}; expected a positive number of images")
-        if not 0 <= self.warmup < np.inf:
-            raise ValueError(f"ema_warmup={self.warmup}; expected a number of at least 0")
+        check_number("halflife", self.images, above=0)
+        check_number("ema_warmup", self.warmup, least=0)
 
     @property
     def name(self) -> str:
@@ -67,7 +66,7 @@ class PowerFunction:
     width: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.width < 12**-0.5:  # the width of the plain mean, gamma = 0
+        if not 0 < check_number("width", self.width) < 12**-0.5:  # the width of the plain mean, gamma = 0
             raise ValueError(f"width={self.width}; expected a number above 0, below {12**-0.5:.4f} of the plain mean")
 
     @property
