@@ -23,8 +23,7 @@ class Wrapper(Denoiser):
     def __init__(self, denoiser: Denoiser, scale: float) -> None:
         if not isinstance(denoiser, Denoiser):
             raise TypeError(f"denoiser is a {type(denoiser).__name__}; expected a Denoiser")
-        if not isinstance(scale, int | float) or not math.isfinite(scale):
-            raise ValueError(f"scale={scale!r}; expected a finite number")
+        check_number("scale", scale)
         super().__init__(
             denoiser.net,
             denoiser.sde,

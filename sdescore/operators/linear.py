@@ -124,6 +124,8 @@ class Mask(LinearOperator):
     mask: Tensor
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mask, Tensor) or self.mask.is_meta or self.mask.is_complex():
+            raise TypeError(f"mask is a {type(self.mask).__name__}; expected a tensor of zeros and ones, or booleans")
         if not bool(((self.mask == 0) | (self.mask == 1)).all()):
             raise ValueError("mask has other values; expected zeros and ones, or booleans")
 
@@ -148,8 +150,7 @@ class Downsample(LinearOperator):
     factor: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.factor, int) or self.factor < 1:
-            raise ValueError(f"factor={self.factor!r}; expected a positive integer")
+        check_count("factor", self.factor)
 
     def A(self, x: Tensor) -> Tensor:
         sizes = x.shape[2:]

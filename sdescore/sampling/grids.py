@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import require
+from sdescore.common.checks import check_number, require
 from sdescore.processes.base import LinearSDE
 
 __all__ = [
@@ -35,7 +35,7 @@ Grid = Callable[[LinearSDE, int], Tensor]
 
 def _check_positive(name: str, value: float, most: float = math.inf) -> None:
     expected = "positive numbers" if most == math.inf else f"positive numbers up to {most:g}"
-    require(0 < value <= most and value < math.inf, f"{name}={value}; expected {expected}")
+    require(0 < check_number(name, value) <= most, f"{name}={value}; expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class approaching:
 
     def __post_init__(self) -> None:
         _check_positive("scale", self.scale)
-        require(0 <= self.growth < math.inf, f"growth={self.growth}; expected numbers from 0 on")
+        check_number("growth", self.growth, least=0)
         _check_positive("rho_max", self.rho_max)
         _check_positive("rho_min", self.rho_min, self.rho_max)
 

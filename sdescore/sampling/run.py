@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import check_dtype, check_finite, check_integer, check_seed, check_tensor, described
+from sdescore.common.checks import check_device, check_dtype, check_finite, check_integer, check_seed, check_tensor, described
 from sdescore.common.evaluation_mode import evaluating
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.denoisers.labels import check_labels
@@ -133,7 +133,7 @@ class Run:
             check_finite("x", x, first=index_offset)
         like = state_like(self.denoiser)
         like = x if like is None else like
-        self.device = torch.device(device or ("cpu" if like is None else like.device))
+        self.device = check_device("device", ("cpu" if like is None else like.device) if device is None else device)
         self.dtype = dtype or (torch.float32 if like is None else state_dtype(like.dtype))
         self.x = None if x is None else x.to(self.device, self.dtype)
         checked = check_condition(condition, len(self))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from sdescore.common.checks import check_fields
+from sdescore.common.checks import check_fields, check_number
 from sdescore.common.plugins import check_arguments, find_plugin
 from sdescore.common.scaling import Scaling
 from sdescore.data.load import load
@@ -188,6 +188,9 @@ class TrainConfig:
         for name in ("lr", "minutes", "save_minutes", "grad_clip", "data_std"):
             value = getattr(self, name)
             self._check(name, value is None or (value > 0 and math.isfinite(value)), "a positive number")
+        for name in ("betas", "ema_halflives", "ema_widths"):
+            for value in getattr(self, name):
+                check_number(name, value)
         self._check("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._check("ema_halflives", self.ema_halflives != (), "a list of at least one number")
         names = [average.name for average in self.averages()]
