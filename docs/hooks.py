@@ -34,13 +34,17 @@ ROOMS = (
 TABLE = "<!-- table of solvers -->"
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Lay the package out as an installation has it, and give every room its place in the navigation."""
+def on_startup(command: str, dirty: bool) -> None:
+    """Lay the package out as an installation has it, before the plug-in looks for it."""
     shutil.rmtree(API, ignore_errors=True)
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "sdescore", API / "sdescore", ignore=ignore)
     for name in ("solvers", "nets"):
         shutil.copytree(ROOT / name, API / "sdescore" / name, ignore=ignore)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Give every room its place in the navigation."""
     reference = [{"sdescore": "reference/index.md"}, *({room: f"reference/{room}.md"} for room in rooms())]
     assert isinstance(config.nav, list)
     config.nav.insert(-2, {"Reference": reference})
