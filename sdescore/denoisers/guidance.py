@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import check_returned_numbers
+from sdescore.common.checks import check_number, check_returned_numbers
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, materialise, nonzero, scale, weight
 from sdescore.denoisers.conversions import PREDICTIONS, change
 from sdescore.denoisers.denoiser import Denoiser, per_sample

@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import check_count
+
 __all__ = [
     "Blur",
     "Channels",

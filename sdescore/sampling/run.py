@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdescore.common.checks import check_device, check_dtype, check_finite, check_integer, check_seed, check_tensor, described
+from sdescore.common.checks import (
+    check_device,
+    check_dtype,
+    check_finite,
+    check_integer,
+    check_seed,
+    check_tensor,
+    described,
+)
 from sdescore.common.evaluation_mode import evaluating
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.denoisers.labels import check_labels
