@@ -232,8 +232,6 @@ Choice = TypeVar("Choice")
 def choose(table: Mapping[str, Choice], choice: str | Choice, argument: str) -> Choice:
     """The entry of a table by its name; anything but a name as it is. Raises ValueError listing the names."""
     if not isinstance(choice, str):
-        if isinstance(choice, type(None) | int | float | bytes | Tensor):
-            raise TypeError(f"{argument} is {choice!r}; expected {', '.join(map(repr, table))}")
         return choice
     if choice not in table:
         raise ValueError(f"{argument}={choice!r}; expected {', '.join(map(repr, table))}")

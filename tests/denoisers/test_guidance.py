@@ -154,7 +154,7 @@ def test_rescaling_restores_the_deviation() -> None:
     ("arguments", "error", "word"),
     [
         ({"scale": float("inf")}, ValueError, "scale=inf"),
-        ({"scale": "3"}, ValueError, "scale='3'"),
+        ({"scale": "3"}, TypeError, "scale='3'"),
         ({"interval": (2.0, 1.0)}, ValueError, r"interval=\(2.0, 1.0\)"),
         ({"rescale": 1.5}, ValueError, "rescale=1.5"),
         ({"weak": 3}, TypeError, "weak is a int"),
