@@ -37,7 +37,8 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Args:
         solver: A name or a Solver, as of sample(), with fixed steps.
-        times: Another grid (sde, steps) -> times, a tensor of times of the process, or "solver" for the solver's own.
+        times: Another grid (sde, steps) -> times, a tensor of times of the process, or "solver" for the solver's own,
+            which a fitted solver always has.
         seed: Of the solver's noise, sample i of which depends on (seed, i) alone; by default the pipeline's generator
             is drawn from.
         config: The configuration of the scheduler that is replaced.
@@ -56,7 +57,10 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.solver = find_solver(solver)
         self.schedule = read_schedule({**config, "_class_name": scheduler_name(config)})
         self.own = own_scheduler(config)
-        self.times = grid_of(self.solver) if isinstance(times, str) else times
+        own_grid = grid_of(self.solver)
+        # A fitted solver's levels, so many and no others, are part of it.
+        fixed = times is None and hasattr(own_grid, "steps")
+        self.times = own_grid if fixed or isinstance(times, str) else times
         self.seed = seed
         self.register_to_config(
             **{**config, "solver": solver, "times": times, "seed": seed, "replaces": scheduler_name(config)}
@@ -116,7 +120,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             steps = num_inference_steps or len(listed)  # type: ignore[arg-type]
             own_steps = None if isinstance(self.times, Tensor) else steps
             self._grid = time_grid(self.schedule.process, self.solver, own_steps, times=self.times)
-            net_times = self.schedule.net_time(self._grid)
+            net_times = self.schedule.net_time(self._grid).float()
         self._calls = self._plan(self._grid)
         same = self._grid[:, None] == self._calls.times
         found = self.schedule.net_time(self._calls.times)

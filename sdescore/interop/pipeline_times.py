@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdescore.common.checks import require
 from sdescore.interop.schedules import NAMED, Schedule
 from sdescore.processes import DiscreteSDE, FlowSDE
 
@@ -69,28 +70,36 @@ def pipeline_times(
     """The times of the process, float64, and of the net, in the type of diffusers, (steps,) each.
 
     `given` are further arguments of set_timesteps: sigmas, timesteps and mu. Raises ValueError for one that diffusers'
-    scheduler does not take.
+    scheduler does not take, and for times that do not fall.
     """
-    indexed = isinstance(schedule.process, DiscreteSDE)
     takes = inspect.signature(own.set_timesteps).parameters
-    if indexed and "timesteps" in given and "timesteps" not in takes:
+    if isinstance(schedule.process, DiscreteSDE) and "timesteps" in given and "timesteps" not in takes:
         net_times = torch.as_tensor(given["timesteps"])
-        return net_times.double(), net_times
-    for name in given:
-        if name not in takes:
-            raise ValueError(f"{name} is given, but the times are {type(own).__name__}'s, which takes none")
-    count = None if "sigmas" in given or "timesteps" in given else steps
-    own.set_timesteps(count, **given)
-    net_times = own.timesteps.cpu()
+        times = net_times.double()
+    else:
+        for name in given:
+            require(name in takes, f"{name} is given, but the times are {type(own).__name__}'s, which takes none")
+        own.set_timesteps(None if "sigmas" in given or "timesteps" in given else steps, **given)
+        times, net_times = _on_process(own, schedule)
+    require(
+        times.ndim == 1 and len(times) > 0 and bool((times.diff() < 0).all()),
+        f"timesteps are {net_times.tolist()}; expected falling ones",
+    )
+    return times, net_times
+
+
+def _on_process(own: Any, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """The times that a scheduler has set."""
+    process, net_times = schedule.process, own.timesteps.cpu()
     if schedule.terms.time == "sigma":
         return net_times.double(), schedule.net_time(net_times)
     sigmas = getattr(own, "sigmas", None)
     if sigmas is None:
         return net_times.double(), net_times
     sigmas = torch.as_tensor(sigmas).cpu().double()[: len(net_times)]
-    if indexed:
-        return schedule.process.time(-sigmas.log()).clamp(0, schedule.process.T), net_times
-    return sigmas.clamp(max=FLOW_START) if isinstance(schedule.process, FlowSDE) else sigmas, net_times
+    if isinstance(process, DiscreteSDE):
+        return process.time(-sigmas.log()).clamp(0, process.T), net_times
+    return sigmas.clamp(max=FLOW_START) if isinstance(process, FlowSDE) else sigmas, net_times
 
 
 def inverse_time(schedule: Schedule, net_times: Tensor) -> Tensor:

@@ -158,6 +158,8 @@ def test_custom_times() -> None:
         assert ours.timesteps.tolist() == chosen
     with pytest.raises(ValueError, match="sigmas is given, but the times are DDIMScheduler's, which takes none"):
         made("ddim").set_timesteps(sigmas=[3.0, 1.0])
+    with pytest.raises(ValueError, match=r"timesteps are \[100, 999\]; expected falling ones"):
+        made("ddim").set_timesteps(timesteps=[100, 999])
     with pytest.raises(ValueError, match="num_inference_steps, sigmas and timesteps are all None"):
         made("ddim").set_timesteps()
 
