@@ -34,7 +34,7 @@ def load_yaml(text: str) -> Any:
 
 def parser_of(cls: type, program: str, description: str | None) -> ArgumentParser:
     """A parser of the settings of a dataclass, whose docstring makes --help, and of --config, a file of them."""
-    set_loader("yaml", load_yaml)
+    set_loader("yaml", load_yaml, (yaml.YAMLError, ValueError))  # of text that is no YAML, and stays text
     parser = ArgumentParser(prog=program, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--config", action="config", help="File of settings, YAML or JSON; flags after it count more.")
     parser.add_class_arguments(cls)
