@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from deepinv_manner import PhasePhysics, Physics
 from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, posterior, sample
@@ -126,6 +127,16 @@ def test_an_operator_with_an_inverse_serves_ddnm() -> None:
     torch.testing.assert_close(found, torch.tensor([[0.5], [-1.0]], dtype=torch.float64))
     with pytest.raises(ValueError, match="without an inverse"):
         posterior(LINE.denoiser(SDE), lambda x: x**3, 0.0, "ddnm")(x, t, measurement=y)
+
+
+@pytest.mark.parametrize("method", ["dps", "lgd", "pigdm", "tmpd", "mmps", "ddnm"])
+def test_objects_of_deepinv_serve_as_they_are(method: str) -> None:
+    t, x, y = torch.tensor(0.5).double(), FULL.at(SDE, 0.5).sample(3), torch.randn(3, 2, generator=own).double()
+    square = Nonlinear(torch.square, lambda y: y.clamp(min=0).sqrt())
+    for measured, *operators in ((y, Physics(A), Matrix(A)), (x.square(), PhasePhysics(), square)):
+        nets = [posterior(FULL.denoiser(SDE), each, STD, method) for each in operators]
+        found, wanted = (net(x, t, measurement=measured) for net in nets)
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
 
 def test_methods_on_a_mixture() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from deepinv_manner import PhasePhysics, Physics
+from torch import Tensor
 
 from sdescore.operators import Derivative, Matrix, Nonlinear, as_operator, linearised
 
@@ -44,49 +45,6 @@ def test_derivative_and_its_adjoint(function: Any) -> None:
     u = torch.randn(found.shape, generator=own, dtype=torch.float64)
     left, right = (found * u).flatten(1).sum(1), (v * at.A_adjoint(u)).flatten(1).sum(1)
     torch.testing.assert_close(left, right, rtol=1e-10, atol=1e-10)
-
-
-class Physics(nn.Module):
-    """The manner of deepinv.physics.LinearPhysics: called, it adds noise; A_dagger takes a start."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("matrix", matrix)
-        self.matrix: Tensor
-
-    def forward(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.A(x, **kwargs) + torch.randn(1)
-
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return x @ self.matrix.T
-
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        return y @ self.matrix
-
-    def A_dagger(self, y: Tensor, x_init: Tensor | None = None) -> Tensor:
-        return y @ torch.linalg.pinv(self.matrix).T
-
-    def A_vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        return self.A_adjoint(v)
-
-    def A_adjoint_A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.A_adjoint(self.A(x))
-
-
-class PhasePhysics(nn.Module):
-    """The manner of deepinv.physics.PhaseRetrieval, whose A_adjoint is an initial guess and no adjoint."""
-
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return x.square()
-
-    def A_dagger(self, y: Tensor, **kwargs: Any) -> Tensor:
-        return y.clamp(min=0).sqrt()
-
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        return self.A_dagger(y)
-
-    def A_vjp(self, x: Tensor, v: Tensor) -> Tensor:
-        return 2 * x * v
 
 
 def test_objects_of_deepinv_serve_as_they_are() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -159,11 +159,11 @@ def test_dps_is_azulas() -> None:
     noise, denoise = pytest.importorskip("azula.noise"), pytest.importorskip("azula.denoise")
     prior = FULL.denoiser(KarrasSDE())
 
-    class Schedule(noise.Schedule):  # type: ignore[misc, name-defined]
+    class Schedule(noise.Schedule):  # type: ignore[name-defined]
         def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
             return torch.ones_like(t), t
 
-    class Net(denoise.Denoiser):  # type: ignore[misc, name-defined]
+    class Net(denoise.Denoiser):  # type: ignore[name-defined]
         schedule = Schedule()
 
         def forward(self, x: Tensor, t: Tensor, **kwargs: Any) -> Any:
@@ -246,19 +246,21 @@ def test_bad_measurements_are_named(kind: Any) -> None:
 
 
 def test_bad_arguments_are_named() -> None:
-    matrix = Matrix(A)
+    matrix: Any = Matrix(A)
+    three: Any = 3
+    heun: Any = HEUN
     for make, error, word in (
-        (lambda: DDRM(lambda x: x), TypeError, "expected a linear one"),
+        (lambda: DDRM(cast(Any, torch.tanh)), TypeError, "expected a linear one"),
         (lambda: DDRM(matrix, eta=2.0), ValueError, "eta=2.0"),
         (lambda: DDRM(matrix, -0.1), ValueError, "noise_std=-0.1"),
-        (lambda: DiffPIR(3, 0.1), TypeError, "operator is 3"),
+        (lambda: DiffPIR(three, 0.1), TypeError, "operator is 3"),
         (lambda: DiffPIR(matrix, -0.1), ValueError, "noise_std=-0.1"),
         (lambda: DiffPIR(matrix, 0.1, zeta=2.0), ValueError, "zeta=2.0"),
         (lambda: DAPS(matrix, 0.0), ValueError, "noise_std=0; expected a positive"),
         (lambda: DAPS(matrix, 0.1, calls=0), ValueError, "calls=0"),
         (lambda: DAPS(matrix, 0.1, step=1.0), ValueError, "step=1.0"),
         (lambda: DPS(matrix, -1.0), ValueError, "zeta=-1.0"),
-        (lambda: DPS(matrix, method=HEUN), TypeError, "expected a LinearOneStep"),
+        (lambda: DPS(matrix, method=heun), TypeError, "expected a LinearOneStep"),
     ):
         with pytest.raises(error, match=word):
             make()

@@ -1,7 +1,7 @@
 """Replacement and RePaint: exact where coordinates are independent, and by how much they miss elsewhere."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -132,14 +132,15 @@ def test_samples_are_their_own_whatever_the_batch() -> None:
 
 
 def test_bad_arguments_are_named() -> None:
+    replace, repaint = cast(Any, Replacement), cast(Any, RePaint)
     for make, error, word in (
-        (lambda: Replacement(lambda x: x), TypeError, "expected a linear one"),
-        (lambda: Replacement(3), TypeError, "operator is 3"),
+        (lambda: replace(torch.tanh), TypeError, "expected a linear one"),
+        (lambda: replace(3), TypeError, "operator is 3"),
         (lambda: Replacement(SEEN, -1.0), ValueError, "noise_std=-1.0"),
         (lambda: Replacement(SEEN, tau=-1.0), ValueError, "tau=-1.0"),
-        (lambda: Replacement(SEEN, method="heun"), TypeError, "method is 'heun'"),
+        (lambda: replace(SEEN, method="heun"), TypeError, "method is 'heun'"),
         (lambda: RePaint(SEEN, repeats=0), ValueError, "repeats=0"),
-        (lambda: RePaint(SEEN, jump=1.5), ValueError, "jump=1.5"),
+        (lambda: repaint(SEEN, jump=1.5), ValueError, "jump=1.5"),
     ):
         with pytest.raises(error, match=word):
             make()

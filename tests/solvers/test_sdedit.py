@@ -1,6 +1,6 @@
 """SDEdit against the law of a Gaussian prior: the flow from its level is an affine map of the noised guide."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_bad_arguments_are_named() -> None:
     sde, net = VPSDE(), FULL.denoiser(VPSDE())
     cases: list[tuple[Any, type[Exception], str]] = [
         (lambda: SDEdit(0.0), ValueError, "rho=0.0"),
-        (lambda: SDEdit(1.0, "heun"), TypeError, "method is 'heun'"),
+        (lambda: SDEdit(1.0, cast(Any, "heun")), TypeError, "method is 'heun'"),
         (lambda: sample(sde, net, (2, 4), solver=SDEdit(1.0)), ValueError, 'condition has no "guide"'),
         (
             lambda: sample(sde, net, (2, 4), solver=SDEdit(1e4), condition={"guide": torch.zeros(2, 4)}),
