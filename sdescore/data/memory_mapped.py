@@ -43,7 +43,7 @@ class MemoryMapped:
             raise ValueError(f"{path} has dtype {self.rows.dtype}; expected integers or floating point")
         self.shape = tuple(self._tensor(self.rows[:1]).shape[1:])
         self.scaling = scaling or self._range()
-        self.labels = None if labels is None else checked_labels(from_array(open_array(labels)), len(self.rows))
+        self.labels = None if labels is None else _labels(labels, len(self.rows))
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
 
     def __reduce__(self) -> tuple[Callable[..., "MemoryMapped"], tuple[Any, ...]]:
@@ -98,12 +98,19 @@ class MemoryMapped:
         return self._tensor(rows), None if self.labels is None else self.labels[torch.as_tensor(indices)]
 
 
+def _labels(path: str | Path, count: int) -> Tensor:
+    try:
+        return checked_labels(from_array(open_array(path)), count)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def open_array(path: str | Path, mode: Any = None) -> np.ndarray:
     """The array of a .npy file. Raises ValueError, naming it, if it is missing, damaged or holds Python objects."""
     try:
         array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # numpy evaluates the header as Python's literals, which may go wrong in any way
         raise ValueError(f"{path}: {error}") from error
     return array
