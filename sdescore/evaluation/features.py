@@ -98,7 +98,8 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
     except Exception as error:  # UnpicklingError, RuntimeError, SafetensorError, EOFError
-        raise ValueError(f"{path} does not hold weights alone: {(str(error) or repr(error)).splitlines()[0]}") from error
+        said = (str(error) or repr(error)).splitlines()[0]
+        raise ValueError(f"{path} does not hold weights alone: {said}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
