@@ -68,14 +68,15 @@ def test_samples_on_a_path(oracle2: GaussianMixture) -> None:
     sde, net = VPSDE(), oracle2.denoiser(VPSDE())
 
     def run(steps: int, **options: Any) -> Tensor:
-        return sample(sde, net, (16, 2), solver="sra", steps=steps, noise_source=Brownian(sde), **options)
+        return sample(sde, net, (64, 2), solver="sra", steps=steps, noise_source=Brownian(sde), **options)
 
     coarse, middle, fine = run(9), run(17), run(33)
     assert torch.equal(run(9, batch_size=5), coarse)
-    moves = [float((a - b).square().mean().sqrt()) for a, b in ((coarse, middle), (middle, fine))]
+    # A few paths end in another mode, and would make up all of a mean.
+    moves = [float((a - b).abs().median()) for a, b in ((coarse, middle), (middle, fine))]
     assert moves[1] < 0.5 * moves[0] < 0.5
-    white = sample(sde, net, (16, 2), solver="sra", steps=9)
-    assert float((white - coarse).square().mean().sqrt()) > moves[1]
+    white = sample(sde, net, (64, 2), solver="sra", steps=9)
+    assert float((white - coarse).abs().median()) > moves[1]
 
 
 # Strong orders: 64 paths of depth 8 on lam in [-1, 1.5], the whole range of the process -----------------------------

@@ -291,4 +291,4 @@ def test_law(name: str) -> None:
 
 def test_law_sees_noise_that_is_not_the_process_own() -> None:
     with pytest.raises(AssertionError, match="differ from exact ones"):
-        check_sde_law(WithNoise(SEEDS_3, 1.2), steps=40)
+        check_sde_law(WithNoise(SEEDS_3, 1.3), steps=40)
