@@ -236,7 +236,8 @@ def train_in(processes: int, batch: int, threads: int, data: Path, out: Path) ->
     """Images per second of a training run in so many processes, at so many images and threads each."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
     options = {
-        "data": data, "out": out, "net_args": '{"base_width": 32, "blocks": 1}', "batch_size": processes * batch,
+        "data": data, "out": out, "net": "UNet", "net_args": '{"base_width": 32, "blocks": 1}',
+        "batch_size": processes * batch,
         "steps": 30, "log_every": 5, "save_every": 30, "sample_every": 0, "tracker": "none", "progress": "false",
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items()]

@@ -65,16 +65,14 @@ class TrainConfig:
         data_high: Largest raw value of arrays; by default 255 for uint8, the largest found for floating point.
         data_levels: Number of equally spaced raw values if the arrays are quantised; by default 256 for uint8.
         corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
-        statistics: File of the data's statistics, made by `sdescore measure`, from which data_std is read; by default
-            4,096 samples are measured at the start, and the result is kept in the run's statistics.json.
+        statistics: File of `sdescore measure`, from which data_std is read; by default 4,096 samples are measured.
         flips: Mirror every other image, left to right.
         dequantize: Add uniform noise of one level's width to quantised data: needed for a good likelihood.
         workers: Processes, for each training process, that read ahead data that is not in memory.
         conditional: Give the labels to the net.
         conditions: What else to give to the net: names in the data, or CONDITION of NAME.CONDITION.npy beside it, each
             with its kind: vector, image (channels beside the sample) or tokens (a sequence).
-        drop: Share of the samples from which a condition, or the label, is withheld, so that the net can be guided: a
-            number, or one for each name. Half of them lose all conditions together.
+        drop: Share of the samples without a condition or label, so that the net can be guided: for all, or by name.
         net: Name of the net: UNet, DiT, MLP, a plug-in's, or module:name of your own; by default one for the data.
         net_args: Arguments of the net, such as base_width; those that the data decides follow from it.
         sde: Name of the process: VPSDE, SubVPSDE, VESDE, CosineSDE, KarrasSDE, FlowSDE, DiscreteSDE, or a plug-in's.
@@ -101,8 +99,7 @@ class TrainConfig:
         snapshot_every: Steps between snapshots of all averages, which are kept; 0 for none.
         mixed_precision: Precision inside the net: no, bf16, fp16 (GPU only), or auto: what accelerate launch was asked
             for, else bf16 on a GPU that supports it.
-        channels_last: Whether an image net has its channels last in memory; by default where that is faster: on a GPU,
-            and on a CPU in full precision.
+        channels_last: Whether an image net has its channels last in memory; by default where that is faster.
         compile: Compile the net: slow to start, then faster.
         seed: Of the weights, the data's order and all noise.
         out: Folder of the run: config.json, log.jsonl, checkpoints/, samples/, model/.
