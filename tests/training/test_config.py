@@ -36,7 +36,7 @@ class TestBadInput:
             ({"ema_halflives": ()}, r"ema_halflives=\(\); expected a list of at least one"),
             ({"ema_halflives": (5, 5.0)}, r"expected a list without repetitions"),
             ({"ema_halflives": (0,)}, "halflife=0; expected a positive number"),
-            ({"ema_halflives": (math.inf,)}, "halflife=inf; expected a positive number"),
+            ({"ema_halflives": (math.inf,)}, "ema_halflives=inf; expected a finite number"),
             ({"ema_warmup": -1.0}, "ema_warmup=-1.0; expected"),
             ({"ema_warmup": math.inf}, "ema_warmup=inf; expected"),
             ({"ema_widths": (0.3,)}, r"width=0.3; expected a number above 0, below 0.2887"),
