@@ -56,17 +56,21 @@ def interval(target: Target, sde: LinearSDE, t: Tensor, s: Tensor, tau: Tau, h: 
     step = width if h is None else h[:, None]
     inside = start[:, None] + width * nodes.to(width)
     share = width * weights.to(width)
+    factor = (alpha / end_ratio)[:, None]
+    slope = factor * target.slope(inside) * share
+    density = factor * target.slope(end[:, None]) * width
+    kept = alpha / sde.alpha(t) * target.ratio(start) / end_ratio
+    if isinstance(tau, int | float) and tau == 0:  # all that tau enters is 0 or 1
+        return Interval(kept, inside, slope, torch.zeros_like(kept), density[:, 0])
     tau2 = tau_squared(tau, inside, step)
     growth = tau2 * target.growth(inside)
     decay = torch.exp(-width * (growth @ after.to(width).T))
-    factor = (alpha / end_ratio)[:, None]
-    density = (1 + tau_squared(tau, end[:, None], step)) * target.slope(end[:, None])
     return Interval(
-        alpha / sde.alpha(t) * target.ratio(start) / end_ratio * torch.exp(-(growth * share).sum(1)),
+        kept * torch.exp(-(growth * share).sum(1)),
         inside,
-        factor * (1 + tau2) * decay * target.slope(inside) * share,
+        (1 + tau2) * decay * slope,
         alpha / end_ratio * (2 * tau2 * (torch.exp(-inside) * target.ratio(inside) * decay) ** 2 * share).sum(1).sqrt(),
-        (factor * density * width)[:, 0],
+        ((1 + tau_squared(tau, end[:, None], step)) * density)[:, 0],
     )
 
 

@@ -17,6 +17,7 @@ from sdescore.common.checks import (
     described,
 )
 from sdescore.common.evaluation_mode import evaluating
+from sdescore.common.linear_combinations import combine
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.denoisers.labels import check_labels
 from sdescore.processes.base import LinearSDE, check_linear
@@ -79,7 +80,7 @@ def solver_states(reverse: ReverseProcess, solver: Solver, x: Tensor, times: Ten
     if count != expected:
         raise RuntimeError(f"{solver!r} yielded {count} states on {len(times)} times; it declares {expected}")
     if len(times) == 1 or not denoises(solver):
-        yield reverse.data(x, times[-1])
+        yield combine(reverse.summands(times[-1:], 1.0, 0.0)(0, x))  # as data(), but by numbers: in fewer passes
 
 
 class Run:
@@ -153,14 +154,13 @@ class Run:
 
     def states(self, start: int, stop: int) -> Iterator[Tensor]:
         """The states of samples start <= i < stop; beyond the last sample, copies of it with noise of their own."""
-        index = torch.arange(start, stop, device=self.device).clamp(max=len(self) - 1)
         numbers = range(self.index_offset + start, self.index_offset + stop)
         if self.x is None:
             like = torch.empty(stop - start, *self.shape[1:], device=self.device, dtype=self.dtype)
             x = initial_states(self.prior, self.sde, self.times[0], self.seed, numbers, like)
         else:
-            x = self.x[index]
-        condition = {name: value[index] for name, value in self.condition.items()}
+            x = self._rows(self.x, start, stop)
+        condition = {name: self._rows(value, start, stop) for name, value in self.condition.items()}
         reverse = ReverseProcess(self.sde, self.denoiser, condition)
         noise = self.noise_source(self.seed, numbers, self.device)
         modules = list(self.denoiser.modules())
@@ -171,6 +171,12 @@ class Run:
             if state is None:
                 return
             yield state
+
+    def _rows(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """A copy of those rows of x; beyond the last one, copies of it."""
+        if stop <= len(self):
+            return x[start:stop].clone()
+        return x[torch.arange(start, stop, device=self.device).clamp(max=len(self) - 1)]
 
     def explain(self, start: int, stop: int) -> str:
         """Run a batch again to say where its values stopped being finite."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_count
+from sdescore.common.checks import all_finite, check_count
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.initial import InitialLaw
@@ -151,7 +151,7 @@ def sample(
                 bar.update(step > 0)
             assert x is not None
             x = x[: len(run) - start]  # without the padding
-            if not bool(x.isfinite().all()):
+            if not all_finite(x):
                 raise FloatingPointError(run.explain(start, start + size))
             done.append(x)
     return torch.cat(done)

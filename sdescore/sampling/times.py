@@ -115,7 +115,9 @@ def _check(steps: int | None, nfe: int | None, times: Tensor | Grid | None) -> N
 
 def _steps_within(nfe: int, sde: LinearSDE, solver: Solver, make: Grid, denoiser: Denoiser | None) -> int:
     """The most steps whose net calls, with the last denoising, fit in nfe."""
-    reverse = None if denoiser is None else ReverseProcess(sde, denoiser)
+    reverse = None  # of a denoiser whose predictions may cost more than one call
+    if denoiser is not None and type(denoiser).nfe is not Denoiser.nfe:
+        reverse = ReverseProcess(sde, denoiser)
     if reverse is not None and bool((reverse.nfe(karras()(sde, 64)) == 1).all()):
         reverse = None
 
