@@ -67,7 +67,7 @@ class PushedRun:
 
     def __del__(self) -> None:
         """End the greenlet, whose blocks would otherwise set the mode of gradients whenever it is collected."""
-        if hasattr(self, "_greenlet") and not self._greenlet.dead and self._greenlet:
+        if getattr(self, "_greenlet", None):  # true while it can go on
             outside = torch.is_grad_enabled()
             self._greenlet.parent = getcurrent()
             self._greenlet.throw(GreenletExit)

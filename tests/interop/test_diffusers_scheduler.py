@@ -75,6 +75,17 @@ def test_times_are_those_of_the_configuration(solver: str, name: str, karras: bo
     assert (ours.order, ours.num_inference_steps) == (theirs.order, 8)
 
 
+@pytest.mark.parametrize(
+    "name", ["DDPM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "FlowMatchHeunDiscrete"]
+)
+def test_schedulers_made_in_memory_are_told_by_their_options(name: str) -> None:
+    """Only files name the class."""
+    theirs = peer(name)
+    again = theirs if name.startswith("Flow") else type(theirs).from_config(peer("DDIM").config)
+    assert made("ddim", theirs.config).config["replaces"] == f"{name}Scheduler"
+    assert made("ddim", again.config).config["replaces"] == f"{name}Scheduler"
+
+
 def test_clipping_is_that_of_diffusers() -> None:
     for solver, name, options in (("ddpm", "DDPM", {}), ("ddim", "DDIM", {"use_clipped_model_output": True})):
         theirs = peer(name, clip_sample_range=0.5)
