@@ -14,6 +14,7 @@ from sdescore.common.files import read_json
 from sdescore.common.plugins import check_arguments, named_object
 from sdescore.denoisers import Denoiser
 from sdescore.sampling import Solver, find_solver
+from sdescore.sampling.fitted_solver import solver_of
 from sdescore.training.config import TrainConfig
 
 __all__ = ["build_solver", "counted", "load_model", "read_times", "training_of"]
@@ -50,7 +51,7 @@ def training_of(folder: str) -> TrainConfig:
 
 def build_solver(name: str, arguments: dict[str, Any]) -> Solver:
     """The installed solver of a name, or module:name in a Python file of the user's, with these arguments."""
-    found = named_object(name, "solver") if ":" in name else find_solver(name)
+    found = named_object(name, "solver") if ":" in name else solver_of(name)
     if isinstance(found, type) or not isinstance(found, Solver):  # a class, or a function that makes one
         check_arguments(found, arguments, "solver_args")
         return find_solver(found(**arguments))

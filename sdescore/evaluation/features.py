@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sdescore.common.fingerprint import fingerprint
 from sdescore.common.plugins import named_object
 
 __all__ = ["Features", "Function", "fingerprint", "inception", "load_weights", "rows_of"]
@@ -139,15 +140,6 @@ def inception(weights: str | Path) -> nn.Module:
             return pooled
 
     return Pooled()
-
-
-def fingerprint(module: nn.Module) -> str:
-    """What tells two modules' weights apart."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def rows_of(function: Function, x: Tensor) -> Tensor:

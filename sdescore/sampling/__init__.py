@@ -2,6 +2,8 @@
 
 from sdescore.sampling.brownian import Brownian
 from sdescore.sampling.feynman_kac import feynman_kac
+from sdescore.sampling.fit_solver import fit_solver
+from sdescore.sampling.fitted_solver import FittedSolver
 from sdescore.sampling.fitting import fit_times
 from sdescore.sampling.grids import (
     Grid,
@@ -37,6 +39,7 @@ from sdescore.sampling.table import SolverRecord, table
 __all__ = [
     "About",
     "Brownian",
+    "FittedSolver",
     "FlowHeun",
     "Grid",
     "ItoEuler",
@@ -58,6 +61,7 @@ __all__ = [
     "drift_pair",
     "feynman_kac",
     "find_solver",
+    "fit_solver",
     "fit_times",
     "karras",
     "polynomial_t",

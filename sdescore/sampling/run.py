@@ -21,11 +21,12 @@ from sdescore.common.linear_combinations import combine
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser, state_dtype, state_like
 from sdescore.denoisers.labels import check_labels
 from sdescore.processes.base import LinearSDE, check_linear
+from sdescore.sampling.fitted_solver import solver_of
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.initial import InitialLaw, check_initial_law, initial_states
 from sdescore.sampling.noise import Noise
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.solver import Solver, denoises, find_solver
+from sdescore.sampling.solver import Solver, denoises
 from sdescore.sampling.times import check_range, time_grid
 
 __all__ = ["NoiseSource", "Run", "check_condition", "evaluating", "solver_states"]
@@ -121,7 +122,7 @@ class Run:
             raise TypeError(f"shape={shape!r}; expected (n, *sample_shape), all integers") from None
         check_seed(seed, index_offset)
         self.sde = sde
-        self.solver = find_solver(solver)
+        self.solver = solver_of(solver)
         self.seed = seed
         self.index_offset = index_offset
         self.noise_source = noise_source

@@ -37,11 +37,12 @@ def time_grid(
     if isinstance(times, Tensor):
         grid = times.detach().to("cpu", torch.float64)
     else:
-        make = times or grid_of(solver)
-        if denoiser is not None:
-            make = _for_net(make, denoiser)
-        if steps is None:
-            steps = DEFAULT_STEPS if nfe is None else _steps_within(nfe, sde, solver, make, denoiser)
+        given = times or grid_of(solver)
+        make = given if denoiser is None else _for_net(given, denoiser)
+        if nfe is not None:
+            steps = _steps_within(nfe, sde, solver, make, denoiser)
+        elif steps is None:
+            steps = int(getattr(given, "steps", DEFAULT_STEPS))  # a grid may know how many there are
         grid = check_tensor("times(sde, steps)", make(sde, steps), "of decreasing times")
     if grid.ndim != 1 or len(grid) < 1 or not bool((grid.diff() < 0).all()):
         raise ValueError(f"times has shape {tuple(grid.shape)}; expected a vector of strictly decreasing times")
