@@ -22,7 +22,9 @@ def test_python_blocks_run_one_after_another() -> None:
     values = {line: eval(line, names) for line in lines}
     losses = {line: value for line, value in values.items() if "_matching(" in line}
     assert len(losses) == 9 and all(loss.shape == (256,) and loss.requires_grad for loss in losses.values())
-    chains = [value for line, value in values.items() if line not in losses]
+    steered = {line: value for line, value in values.items() if line.startswith("draw(")}
+    assert len(steered) == 19 and all(value.shape == (8, 2) for value in steered.values())
+    chains = [value for line, value in values.items() if line not in {**losses, **steered}]
     assert len(chains) == 4 and all(chain.x.shape == (256, 2) for chain in chains)
 
 

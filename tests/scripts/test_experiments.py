@@ -89,3 +89,22 @@ def test_the_forecast_is_reported_for_three_seeds_before_and_after(tmp_path: Pat
     for seed in found:
         assert {"no refinement", "residual perceptron", "conditional score model"} < seed.keys() and len(seed) == 6
         assert all(0 < mse < 2 and 0 < crps < 1 for mse, crps in seed.values())
+
+
+def test_guidance_gets_its_classes_and_another_law_than_the_tilted_one(tmp_path: Path) -> None:
+    found = run("guidance.py", "guidance.png", tmp_path)
+    digits, plane = found["digits"], found["plane"]
+    right = {way: numbers[0] for way, numbers in digits.items()}
+    assert 0.9 < right["scale 1"] <= right["scale 2"] and right["scale 8"] < right["scale 8, APG"]
+    exact, guided = plane["tilted, by quadrature"], plane["guided, w = 3"]
+    assert abs(guided[0] - exact[0]) > 0.2
+    assert plane["corrected"] == pytest.approx(exact, abs=0.06)  # standard errors are about 0.015
+
+
+def test_posteriors_of_digits_fit_what_is_measured(tmp_path: Path) -> None:
+    found = run("inverse_problems.py", "inverse_problems.png", tmp_path)
+    for task in ("upper half", "means of 2 x 2", "blur"):
+        for method in ("MMPS", "TMPD", "ΠGDM"):
+            residual, distance, _, right, _ = found[f"{task}, {method}, 50 calls"]
+            assert 0.8 < residual < 1.2 and distance < 0.5 and right > 0.5
+    assert found["means of 2 x 2, DDNM, 50 calls"][0] < 1e-3  # takes the noise for truth
