@@ -10,6 +10,7 @@ from functools import cache
 from numbers import Real
 from typing import Any, SupportsIndex, TypeVar, get_args, get_type_hints
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def check_integer(name: str, value: Any, least: int | None = None) -> int:
         least, f"an integer of at least {least}"
     )
     try:
-        if isinstance(value, bool | Tensor):
+        if isinstance(value, bool | np.bool_ | Tensor):  # NumPy 1's bool is an index
             raise TypeError
         number = operator.index(value)
     except TypeError:
