@@ -234,7 +234,7 @@ def test_take_selects_the_condition() -> None:
     [
         (torch.zeros(2, 3), torch.tensor(1.5), r"t spans \[1\.5, 1\.5\], but VPSDE is used on"),
         (torch.zeros(2, 3), torch.tensor([0.5, -1.0]), r"t spans \[-1, 0\.5\]"),
-        (torch.zeros(2, 3), torch.full((3,), 0.5), r"t has shape \(3,\); expected \(\) and \(2,\)"),
+        (torch.zeros(2, 3), torch.full((3,), 0.5), r"t has shape \(3,\); expected \(\) or \(2,\)"),
         (torch.zeros(2, 4), torch.tensor(0.5), r"x has samples of shape \(4,\); expected \(3,\)"),
     ],
 )
