@@ -6,7 +6,9 @@
 Beside it the schedulers of diffusers, if it is installed (pip install "sdescore[bench]"), in the loop of its own
 pipelines, and what no loop can do without: an in-place update, and one draw of noise. On a CPU times are those that the
 process itself computed, so that what else the machine does counts little; all take turns, and of all blocks of ten
-steps the least is kept. What is done before the first block drops out. Leaves table.md and results.json.
+steps the least is kept. What is done before the first block drops out. A second table has whole calls, by name and from
+call to return, set-up included, beside the diffusers loop with its set_timesteps(). Leaves table.md, whole_calls.md and
+results.json.
 """
 
 import logging
@@ -37,6 +39,7 @@ from shared.clock import clock
 Stamp = tuple[int, float]  # net calls so far, and the time
 Loop = Callable[[Tensor, int], list[Stamp]]  # of a state and the number of net calls
 BLOCK = 10  # steps between stamps
+WHOLE = (2, 10, 50)  # net calls of the calls that are timed whole
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,52 @@ def their_loop(scheduler: str, options: dict[str, Any], x: Tensor, nfe: int) -> 
     return stamped(step, nfe, x.device)
 
 
+def our_call(name: str, x: Tensor, output: Tensor, nfe: int) -> None:
+    sample(VPSDE(), lambda x, t: output, x=x, solver=name, nfe=nfe, predicts="noise")
+
+
+def their_call(scheduler: str, options: dict[str, Any], x: Tensor, output: Tensor, nfe: int) -> None:
+    import diffusers
+
+    made = getattr(diffusers, scheduler)(**options)
+    made.set_timesteps(nfe, device=x.device)
+    for t in made.timesteps:
+        made.scale_model_input(x, t)
+        x = made.step(output, t, x).prev_sample
+
+
+def whole_calls(x: Tensor, rounds: int, peers: bool) -> dict[str, dict[int, float]]:
+    """Milliseconds from call to return, the least of all rounds, by loop and net calls; all take turns."""
+    output = torch.randn_like(x)
+    calls: dict[str, Callable[[int], None]] = {}
+    for peer, (scheduler, options, ours) in DIFFUSERS.items():
+        calls[f"sdescore {ours}"] = partial(our_call, ours, x, output)
+        if peers:
+            calls[f"diffusers {peer}"] = partial(their_call, scheduler, options, x, output)
+    best = {name: dict.fromkeys(WHOLE, math.inf) for name in calls}
+    for _ in tqdm(range(rounds), desc="whole calls"):
+        for name, call in calls.items():
+            for nfe in WHOLE:
+                since = clock(x.device)
+                call(nfe)
+                best[name][nfe] = min(best[name][nfe], 1e3 * (clock(x.device) - since))
+    return best
+
+
+def whole_rows(best: dict[str, dict[int, float]]) -> list[dict[str, Any]]:
+    """The table of whole calls: ours, their ratio to the counterpart, and what two steps cost above their steps."""
+    rows = []
+    for peer, (_, _, name) in DIFFUSERS.items():
+        ours, theirs = best[f"sdescore {name}"], best.get(f"diffusers {peer}")
+        few, most = WHOLE[0], WHOLE[-1]
+        step = (ours[most] - ours[few]) / (most - few)
+        row: dict[str, Any] = {"loop": name, "counterpart": peer}
+        row |= {f"ms at {nfe} calls": f"{ours[nfe]:.2f}" for nfe in WHOLE}
+        row |= {f"÷ counterpart at {nfe}": f"{ours[nfe] / theirs[nfe]:.2f}" if theirs else None for nfe in WHOLE}
+        rows.append(row | {"ms above its steps": f"{ours[few] - few * step:.2f}"})
+    return rows
+
+
 def bare_loop(x: Tensor, nfe: int) -> list[Stamp]:
     y, output = x.clone(), torch.randn_like(x)
     return stamped(lambda i: y.mul_(0.99).add_(output, alpha=0.01), nfe, x.device)
@@ -206,6 +255,7 @@ def bench(config: BenchConfig) -> None:
     for _ in tqdm(range(config.rounds), desc="rounds"):
         for name, loop in loops.items():
             best[name] = min(best[name], 1e6 * least(loop(x, config.nfe)))
+    whole = whole_calls(x, config.rounds, config.peers and find_spec("diffusers") is not None)
     leanest = min((value for name, value in best.items() if name.startswith("diffusers")), default=None)
     draw = best["one draw of noise"]
     counterparts = {f"sdescore {ours}": f"diffusers {name}" for name, (_, _, ours) in DIFFUSERS.items()}
@@ -227,9 +277,11 @@ def bench(config: BenchConfig) -> None:
             }
         )
     out = make_folder(Path(config.out))
-    write_json(out / "results.json", {"shape": config.shape, "device": config.device, "microseconds": best})
-    write_whole(out / "table.md", markdown(rows))
-    print(markdown(rows))
+    found = {"shape": config.shape, "device": config.device, "microseconds": best, "milliseconds_whole": whole}
+    write_json(out / "results.json", found)
+    for file, table in (("table.md", rows), ("whole_calls.md", whole_rows(whole))):
+        write_whole(out / file, markdown(table))
+        print(markdown(table))
 
 
 if __name__ == "__main__":
