@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_count, described
+from sdescore.denoisers.denoiser import as_denoiser
 from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.grids import Grid, uniform_asinh
 from sdescore.sampling.sample import sample, trajectory
@@ -96,9 +97,9 @@ def fit_times(
         raise ValueError(f"power={power!r}; expected 0 and numbers from 0.01 on")
     if isinstance(times, Tensor):
         raise TypeError("times is a tensor; expected a grid (sde, steps) -> times to begin with")
-    start = time_grid(sde, chosen, steps, nfe, times)
-    if len(start) < 3 or abs(float(start[0]) - sde.T) > 1e-6 * sde.T:
-        raise ValueError(f"solver={solver!r} begins with {len(start)} times; expected at least 3 that lead from sde.T")
+    start = time_grid(sde, chosen, steps, nfe, times, as_denoiser(net, sde, predicts))
+    if len(start) < 3:
+        raise ValueError(f"solver={solver!r} begins with {len(start)} times; expected at least 3")
     common: dict[str, Any] = dict(condition=condition, predicts=predicts, device=device, dtype=dtype)
     x = next(trajectory(sde, net, shape, solver=chosen, times=start, x=x, seed=seed, **common))
     if exact is not None and (described(exact) != tuple(x.shape) or not bool(exact.isfinite().all())):
