@@ -43,7 +43,7 @@ def run(w: float, power: float = 1.0, n: int = 4000, **options: Any) -> Any:
     return feynman_kac(VPSDE(), guided(PRIOR.denoiser(VPSDE()), w), (n, 2), power=power, **given)
 
 
-@pytest.mark.parametrize(("w", "power"), [(0.5, 1.0), (2.0, 1.0), (3.0, 1.0), (1.0, 1.5)])
+@pytest.mark.parametrize(("w", "power"), [(0.5, 1.0), (3.0, 1.0), (1.0, 1.5)])
 def test_means_and_mass(w: float, power: float) -> None:
     """Within four standard errors between runs, and what the steps err by."""
     log_mass, truth, _ = tilted(w, power)

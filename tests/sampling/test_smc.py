@@ -62,11 +62,11 @@ def run(sde: LinearSDE | None = None, prior: GaussianMixture = PRIOR, **options:
 def test_mean_modes_and_evidence(name: str, sde: LinearSDE) -> None:
     """Within four standard errors between runs, and what the steps err by. MCGDiff's evidence has heavy tails."""
     counts = {"n": 8000, "particles": 1000, "steps": 150} if name == "mcgdiff" else {"n": 3000, "steps": 80}
-    found = run(sde, **counts, **METHODS[name])
+    found = run(sde, threshold=0.9, **counts, **METHODS[name])
     mean, error = found.mean(features)
     assert bool(((mean - TRUTH).abs() < 4 * error + 0.015).all()), (mean - TRUTH, error)
     value, stderr = found.evidence()
-    assert abs(value - log_evidence(PRIOR, Y, STD)) < 4 * stderr + 0.1
+    assert abs(value - log_evidence(PRIOR, Y, STD)) < 4 * stderr + (0.1 if name == "mcgdiff" else 0.05)
     assert float(error.max()) < 0.05 and stderr < (0.3 if name == "mcgdiff" else 0.05)
     # Without the weights the particles are others, which is what there is to correct.
     plain = run(sde, threshold=0.0, steps=80, **METHODS[name])
@@ -138,8 +138,8 @@ def test_unequal_singular_values_and_a_deficient_rank() -> None:
     )
     exact = float((law.log_prob(y) + PRIOR.weights.log()).logsumexp(0))
     sde, prior = VPSDE(), PRIOR.denoiser(VPSDE())
-    for options, particles in zip(METHODS.values(), (500, 500, 1500), strict=True):
-        given = dict[str, Any](n=4 * particles, particles=particles, steps=80) | options
+    for name, particles in (("tds", 500), ("mcgdiff", 1500)):
+        given = dict[str, Any](n=4 * particles, particles=particles, steps=80) | METHODS[name]
         found = smc(sde, prior, Matrix(rows), y, noise_std=0.3, **given)
         value, stderr = found.evidence()
         assert abs(value - exact) < 4 * stderr + 0.1
@@ -174,8 +174,8 @@ def test_a_law_of_the_start() -> None:
     def share(x: Tensor) -> Tensor:
         return (x[:, 0] > 0).double()
 
-    for options in METHODS.values():
-        given = dict[str, Any](noise_std=STD, n=4000, particles=500, steps=60) | options
+    for name in ("tds", "mcgdiff"):
+        given = dict[str, Any](noise_std=STD, n=3000, particles=500, steps=60) | METHODS[name]
         found = smc(sde, far.denoiser(sde), second, Y, prior=far.at(sde, sde.T), **given)
         value, error = found.mean(share)
         assert abs(float(value) - 0.7) < 4 * float(error) < 0.15
