@@ -13,13 +13,14 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
-from sdescore.common.checks import check_returned
+from sdescore.common.checks import check_returned, check_seed
 from sdescore.common.linear_combinations import expand
 from sdescore.interop.calls import Calls, planned_calls
 from sdescore.interop.pipeline_run import Generators, PipelineNoise, PipelineRun
 from sdescore.interop.pipeline_times import inverse_time, own_scheduler, pipeline_times, scheduler_name
 from sdescore.interop.schedules import read_schedule
-from sdescore.sampling import Grid, Solver, WhiteNoise, find_solver
+from sdescore.sampling import Grid, Solver, WhiteNoise
+from sdescore.sampling.fitted_solver import solver_of
 from sdescore.sampling.solver import grid_of
 from sdescore.sampling.times import time_grid
 
@@ -54,7 +55,9 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         seed: int | None = None,
         **config: Any,
     ) -> None:
-        self.solver = find_solver(solver)
+        if seed is not None:
+            check_seed(seed)
+        self.solver = solver_of(solver)
         self.schedule = read_schedule({**config, "_class_name": scheduler_name(config)})
         self.own = own_scheduler(config)
         own_grid = grid_of(self.solver)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_returned, check_states
+from sdescore.common.checks import check_returned, check_seed, check_states
 from sdescore.common.linear_combinations import Coefficient
 from sdescore.denoisers import Denoiser
 from sdescore.interop.calls import CalledAtLevel
 from sdescore.processes import KarrasSDE
-from sdescore.sampling import Noise, ReverseProcess, Solver, WhiteNoise, find_solver
+from sdescore.sampling import Noise, ReverseProcess, Solver, WhiteNoise
+from sdescore.sampling.fitted_solver import solver_of
 from sdescore.sampling.run import solver_states
 
 __all__ = ["GlobalNoise", "from_k_diffusion", "k_diffusion_sampler"]
@@ -102,7 +103,9 @@ def k_diffusion_sampler(solver: str | Solver = "adams", seed: int | None = None)
     Raises:
         TypeError, ValueError: For an unknown solver; the sampler for x and sigmas that are something else.
     """
-    chosen = find_solver(solver)
+    if seed is not None:
+        check_seed(seed)
+    chosen = solver_of(solver)
 
     @torch.no_grad()
     def sampler(

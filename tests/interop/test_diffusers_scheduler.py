@@ -1,5 +1,6 @@
 """What DiffusersScheduler makes of an exact net's outputs, beside sample() and diffusers' own schedulers."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from pushed_schedulers import MIXTURE, loop, made, net, start
 from torch import Tensor
 
 from sdescore import sample
-from sdescore.sampling import karras
+from sdescore.sampling import find_solver, karras
+from sdescore.sampling.fitted_solver import linear_map
 from sdescore.solvers import Churn
 
 diffusers = pytest.importorskip("diffusers")
@@ -184,6 +186,23 @@ def test_grids_of_ours(times: Any) -> None:
     steps = None if isinstance(times, Tensor) else 9
     expected = sample(sde, MIXTURE.denoiser(sde), x=start(), steps=steps, times=grid, solver="adams")
     torch.testing.assert_close(loop(scheduler, start()), expected, rtol=1e-4, atol=1e-4)  # float32 times
+
+
+def test_a_fitted_solver_keeps_its_times(tmp_path: Path) -> None:
+    """A preset as the linear map that it is stands for one; as an object, and as its file."""
+    preset, x = made("dpm++"), start()
+    preset.set_timesteps(8)
+    sde = preset.schedule.process
+    levels = preset.timesteps[[0, 2, 3, 5, 6, 7]].double()
+    fitted = linear_map(find_solver("dpm++"), sde, levels)
+    fitted.save(tmp_path / "fitted.json")
+    expected = sample(sde, MIXTURE.denoiser(sde), x=x, times=levels, solver="dpm++")
+    for solver in (fitted, str(tmp_path / "fitted.json")):
+        scheduler = made(solver)
+        scheduler.set_timesteps(6)
+        torch.testing.assert_close(loop(scheduler, x), expected, rtol=1e-5, atol=1e-5)
+        with pytest.raises(ValueError, match="steps=7; expected 6, to which this solver was fitted"):
+            scheduler.set_timesteps(7)
 
 
 # From images ---------------------------------------------------------------------------------------------------------

@@ -89,6 +89,8 @@ def test_noise_is_the_pipeline_s_or_a_seed_s() -> None:
         runs.append(loop(seeded, x))
     assert torch.equal(runs[0], runs[1])
     torch.testing.assert_close(runs[2], runs[0][:2])
+    with pytest.raises(TypeError, match="seed='3'; expected an integer"):
+        made("ddpm", seed="3")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
