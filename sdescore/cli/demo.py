@@ -96,6 +96,7 @@ class DemoConfig:
             betas=(0.9, 0.99),
             weight_decay=0.0,
             warmup=100,
+            decay="none",
             ema_halflives=(90_000,),
             ema_warmup=0.08,
             seed=self.seed,

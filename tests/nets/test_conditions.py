@@ -26,7 +26,7 @@ MAKES: dict[str, Make] = {
     "U-Net without attention": lambda **a: unet(**{"conditions": ALL, "attention": (), **a}),
     "U-Net of a series": lambda **a: unet(**{"conditions": ALL, "image_size": 6, "dims": 1, **a}),
     "DiT": lambda **a: dit(**{"conditions": ALL, **a}),
-    "MLP": lambda **a: MLP(**{"features": 4, "width": 16, "depth": 2, "conditions": VECTOR, **a}),
+    "MLP": lambda **a: MLP(**{"features": 4, "width": 64, "depth": 2, "conditions": VECTOR, **a}),
 }
 by_net = pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in MAKES.items()])
 
