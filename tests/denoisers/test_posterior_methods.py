@@ -133,7 +133,8 @@ def test_an_operator_with_an_inverse_serves_ddnm() -> None:
 def test_objects_of_deepinv_serve_as_they_are(method: str) -> None:
     t, x, y = torch.tensor(0.5).double(), FULL.at(SDE, 0.5).sample(3), torch.randn(3, 2, generator=own).double()
     square = Nonlinear(torch.square, lambda y: y.clamp(min=0).sqrt())
-    for measured, *operators in ((y, Physics(A), Matrix(A)), (x.square(), PhasePhysics(), square)):
+    cases: list[tuple[Tensor, list[Any]]] = [(y, [Physics(A), Matrix(A)]), (x.square(), [PhasePhysics(), square])]
+    for measured, operators in cases:
         nets = [posterior(FULL.denoiser(SDE), each, STD, method) for each in operators]
         found, wanted = (net(x, t, measurement=measured) for net in nets)
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)

@@ -1,4 +1,4 @@
-"""All registered solvers but two sample the exact posterior of a mixture, by its exact likelihood score, from the law of x_T given y."""
+"""All registered solvers but two sample a mixture's exact posterior, from the law of x_T given y."""
 
 import pytest
 import torch
