@@ -129,7 +129,7 @@ def test_images_of_another_size_are_interpolated_to_that_of_x_and_bytes_are_numb
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: unet(multipliers=(1,), attention=(), conditions=ALL),
+        pytest.param(lambda: unet(multipliers=(1,), attention=(), conditions=ALL), marks=pytest.mark.slow),
         lambda: dit(depth=1, conditions=ALL),
         MAKES["MLP"],
     ],
