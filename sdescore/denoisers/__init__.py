@@ -1,6 +1,7 @@
-"""Nets as denoisers: every prediction from any other, a net's own terms, energies, guidance, posteriors, the exact
-denoiser of a mixture, saved folders."""
+"""Nets as denoisers: every prediction from any other, a net's own terms, energies, guidance, clipping, posteriors, the
+exact denoiser of a mixture, saved folders."""
 
+from sdescore.denoisers.clipping import Clip, Clipped, clipped
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
 from sdescore.denoisers.energy import Distance, Energy, log_density
@@ -17,6 +18,8 @@ __all__ = [
     "PREDICTIONS",
     "BareDenoiser",
     "CFGZero",
+    "Clip",
+    "Clipped",
     "Denoiser",
     "Distance",
     "Energy",
@@ -26,6 +29,7 @@ __all__ = [
     "as_denoiser",
     "check_prediction",
     "classifier_guided",
+    "clipped",
     "convert",
     "guided",
     "log_density",

@@ -2,18 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sdescore.interop.clipped import Clipped
 from sdescore.interop.diffusers_models import load_diffusers, save_diffusers
 from sdescore.interop.edm import load_edm
 from sdescore.interop.k_diffusion import from_k_diffusion, k_diffusion_sampler
-from sdescore.interop.schedules import Clip, Schedule, read_schedule
+from sdescore.interop.schedules import Schedule, read_schedule
 
 if TYPE_CHECKING:
     from sdescore.interop.diffusers_scheduler import DiffusersScheduler
 
 __all__ = [
-    "Clip",
-    "Clipped",
     "DiffusersScheduler",
     "Schedule",
     "from_k_diffusion",

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from sdescore.common.checks import require
+from sdescore.denoisers.clipping import Clip, Clipped
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.terms import NetTerms
-from sdescore.interop.clipped import Clipped
-from sdescore.interop.schedules import PREDICTION_TYPES, Clip, read_schedule
+from sdescore.interop.schedules import PREDICTION_TYPES, read_schedule
 from sdescore.processes import DiscreteSDE, LinearSDE
 
 __all__ = ["DiffusersDenoiser", "load_diffusers", "save_diffusers"]

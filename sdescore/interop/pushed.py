@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sdescore.common.linear_combinations import Coefficient
 from sdescore.denoisers import Denoiser
+from sdescore.denoisers.clipping import Clipped
 from sdescore.interop.calls import CalledAtLevel
-from sdescore.interop.clipped import Clipped
 from sdescore.interop.schedules import Schedule
 from sdescore.sampling import Noise, ReverseProcess, Solver
 from sdescore.sampling.run import solver_states

@@ -12,36 +12,15 @@ import torch
 from torch import Tensor
 
 from sdescore.common.checks import choose, require
-from sdescore.denoisers import NetTerms
+from sdescore.denoisers import Clip, NetTerms
 from sdescore.processes import VESDE, DiscreteSDE, FlowSDE, KarrasSDE, LinearSDE
 
-__all__ = ["Clip", "Schedule", "read_schedule"]
+__all__ = ["Schedule", "read_schedule"]
 
 # The last product of 1 - beta where a table ends without signal, whose lam would be infinite.
 LAST_SIGNAL = 2.0**-24
 
 PREDICTION_TYPES = {"epsilon": "noise", "sample": "data", "v_prediction": "v", "flow_prediction": "velocity"}
-
-
-@dataclass(frozen=True)
-class Clip:
-    """A limit on every data prediction, to ±limit.
-
-    With a quantile, dynamically (Saharia et al. 2022, section 2.3): to that quantile s of a sample's absolute values,
-    which is at least 1 and at most the limit, and then divided by s.
-    """
-
-    limit: float = 1.0
-    quantile: float | None = None
-
-    def __call__(self, data: Tensor) -> Tensor:
-        """The clipped data predictions, of the shape of data (batch, *shape)."""
-        if self.quantile is None:
-            return data.clamp(-self.limit, self.limit)
-        size = data.detach().abs().flatten(1).to(torch.promote_types(data.dtype, torch.float32))
-        s = size.quantile(self.quantile, dim=1).clamp(1, self.limit).to(data.dtype)
-        s = s.reshape(-1, *(1,) * (data.ndim - 1))
-        return data.clamp(-s, s) / s
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import torch
 from tiny_diffusers import conditional, dit, saved, series, unet
 
 from sdescore import FlowSDE, KarrasSDE, guided, sample
-from sdescore.interop import Clipped, load_diffusers
+from sdescore.denoisers import Clipped
+from sdescore.interop import load_diffusers
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore::FutureWarning")

@@ -11,7 +11,8 @@ import torch
 from tiny_diffusers import saved, unet
 
 from sdescore import DiscreteSDE
-from sdescore.interop import Clipped, load_diffusers
+from sdescore.denoisers import Clipped
+from sdescore.interop import load_diffusers
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore::FutureWarning")

@@ -10,7 +10,8 @@ import torch
 from tiny_diffusers import unet
 
 from sdescore import VPSDE, CosineSDE, Denoiser, DiscreteSDE, NetTerms, guided
-from sdescore.interop import Clip, Clipped, load_diffusers, save_diffusers
+from sdescore.denoisers import Clip, Clipped
+from sdescore.interop import load_diffusers, save_diffusers
 from sdescore.nets import UNet
 
 diffusers = pytest.importorskip("diffusers")
