@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,23 +161,36 @@ class _Trial:
         # The error of the best linear map of x_t to the noise, element by element, is known.
         self.linear = [float((variance / (variance + r**2)).mean()) for r in self.rho]
         times = sde.time(-torch.tensor(self.rho, dtype=torch.float64).log()).clamp(*ends.tolist())
-        self.levels = []
+        self.times = list(times)
+        self.noised = []
         for number, t in enumerate(times):
             noise = generator("check_net", 0, number)
             eps = torch.randn(x0.shape, generator=noise, dtype=torch.float64).to(x0)
-            x = expand(sde.alpha(t), x0) * x0 + expand(sde.sigma(t), x0) * eps
-            own = PREDICTIONS[denoiser.predicts](sde, t, denoiser.data_std)
-            self.levels.append((t, eps, x, denoiser.linear(x, t, *own, **self.condition)))
+            self.noised.append((eps, expand(sde.alpha(t), x0) * x0 + expand(sde.sigma(t), x0) * eps))
+        # The factors of x and of the net's output in the noise, for every kind of output: slow for a table's times.
+        alpha, sigma = sde.alpha(times), sde.sigma(times)
+        self.factors = {}
+        for kind, pair in PREDICTIONS.items():
+            of_x, of_raw = change(pair(sde, times, denoiser.data_std), (0.0, 1.0), alpha, sigma)
+            columns = (torch.as_tensor(value).expand(times.shape).tolist() for value in (of_x, of_raw))
+            self.factors[kind] = list(zip(*columns, strict=True))
+        self.raw = self._predictions()
+
+    def _predictions(self) -> list[Tensor]:
+        """What the net returns at each level."""
+        denoiser, found = self.denoiser, []
+        for t, (_, x) in zip(self.times, self.noised, strict=True):
+            own = PREDICTIONS[denoiser.predicts](denoiser.sde, t, denoiser.data_std)
+            found.append(denoiser.linear(x, t, *own, **self.condition))
+        return found
 
     def errors(self, kind: str | None = None, sign: float = 1.0) -> list[float]:
         """The mean squared error of the noise at each level, where the net's output, or minus it, is read as a kind."""
-        sde, data_std = self.denoiser.sde, self.denoiser.data_std
-        found = []
-        for t, eps, x, raw in self.levels:
-            pair = PREDICTIONS[kind or self.denoiser.predicts](sde, t, data_std)
-            of_x, of_raw = change(pair, (0.0, 1.0), sde.alpha(t), sde.sigma(t))
-            found.append(float((combine([(x, of_x), (raw, sign * of_raw)]) - eps).double().square().mean()))
-        return found
+        rows = zip(self.noised, self.raw, self.factors[kind or self.denoiser.predicts], strict=True)
+        return [
+            float((combine([(x, of_x), (raw, sign * of_raw)]) - eps).double().square().mean())
+            for (eps, x), raw, (of_x, of_raw) in rows
+        ]
 
     def logs(self) -> list[float]:
         """The logarithms of the errors over the linear denoiser's."""
@@ -190,10 +203,17 @@ class _Trial:
             turned = "" if sign * scale == 1 else f", output_scale={sign * scale:g}"
             yield _logs(self.errors(kind, sign), self.linear), f"predicts={kind!r}{turned}"
 
-    def part(self, **changes: Any) -> "_Trial":
-        """The same of fewer samples, with another denoiser or other data."""
+    def part(self, x0: Tensor | None = None) -> "_Trial":
+        """The same of fewer samples, or of other data."""
         condition = {name: value[:TRIED] for name, value in self.condition.items()}
-        return _Trial(changes.get("denoiser", self.denoiser), changes.get("x0", self.x0[:TRIED]), condition)
+        return _Trial(self.denoiser, self.x0[:TRIED] if x0 is None else x0, condition)
+
+    def of(self, denoiser: Denoiser) -> "_Trial":
+        """The same of another denoiser on the same process."""
+        other = copy(self)
+        other.denoiser = denoiser
+        other.raw = other._predictions()
+        return other
 
 
 def _logs(errors: Sequence[float], linear: Sequence[float]) -> list[float]:
@@ -237,7 +257,7 @@ def _other_inputs(stated: _Trial) -> Iterator[tuple[list[float], str]]:
     denoiser, sde = stated.denoiser, stated.denoiser.sde
     if type(denoiser) is not Denoiser or denoiser.terms.rounded or stated.x0.device.type != "cpu":
         return
-    times = torch.stack([t for t, *_ in stated.levels])
+    times = torch.stack(stated.times)
     seen = set()
     for x, (time, scale, shift) in product(FACTORS, INPUTS):
         if time == "index" and not isinstance(sde, DiscreteSDE):
@@ -250,5 +270,5 @@ def _other_inputs(stated: _Trial) -> Iterator[tuple[list[float], str]]:
             with suppress(IndexError, RuntimeError, ValueError):  # of a net that has no such time
                 other = Denoiser(denoiser.net, sde, data_std=denoiser.data_std, terms=terms)
                 shifted = f", time_shift={shift:g}" if shift else ""
-                for logs, reading in stated.part(denoiser=other).readings():
+                for logs, reading in stated.of(other).readings():
                     yield logs, f"terms=NetTerms({x!r}, {time!r}, {scale:g}{shifted}, {reading})"
