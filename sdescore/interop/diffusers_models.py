@@ -1,7 +1,6 @@
 """diffusers' models in and out: a folder or repository as a Denoiser, a Denoiser as a folder of DDPMPipeline."""
 
 import inspect
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from sdescore.common.checks import require
+from sdescore.common.files import read_json
 from sdescore.denoisers.clipping import Clip, Clipped
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.terms import NetTerms
@@ -86,7 +86,7 @@ def load_diffusers(
     diffusers = _diffusers()
     folder = _folder(source, **hub)
     place = _net_folder(folder, subfolder)
-    config = _read(place / CONFIG)
+    config = read_json(place / CONFIG)
     cls = _model_class(diffusers, config.get("_class_name"), place / CONFIG)
     found = _complete(diffusers, _scheduler(folder, place) if scheduler is None else dict(scheduler))
     schedule = read_schedule(found)
@@ -120,20 +120,11 @@ def _folder(source: str | Path, **hub: Any) -> Path:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # of the encoding, too
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    require(isinstance(content, dict), f"{path} holds a {type(content).__name__}; expected an object")
-    return dict(content)
-
-
 def _net_folder(folder: Path, subfolder: str | None) -> Path:
     """Where the net's config.json is."""
     place = folder if subfolder is None else folder / subfolder
     if (place / INDEX).is_file():
-        index = _read(place / INDEX)
+        index = read_json(place / INDEX)
         names = [name for name in NETS if name in index]
         require(
             bool(names), f"{place / INDEX} has {', '.join(index)}; expected one of {', '.join(NETS)}, or a subfolder="
@@ -147,13 +138,13 @@ def _net_folder(folder: Path, subfolder: str | None) -> Path:
     return place
 
 
-def _scheduler(folder: Path, place: Path) -> dict[str, Any]:
+def _scheduler(folder: Path, place: Path) -> Any:
     """The configuration of the scheduler nearest to the net."""
     places = [place, place / "scheduler", place.parent / "scheduler", place.parent, folder / "scheduler", folder]
     # No further up than the folder that was given.
     for each in (each for each in places if each.is_relative_to(folder)):
         if (each / SCHEDULER).is_file():
-            return _read(each / SCHEDULER)
+            return read_json(each / SCHEDULER)
     raise FileNotFoundError(f"{folder} has no {SCHEDULER}; expected one, or scheduler=, its content")
 
 
