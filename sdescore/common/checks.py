@@ -226,8 +226,8 @@ def require(condition: bool, message: str) -> None:
 
 def check_times_of(t: Any, x: Tensor) -> Tensor:
     """t, if it is a tensor () or (batch,) for x (batch, *shape), of any real dtype."""
-    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool:
-        given = f"has dtype {t.dtype}" if isinstance(t, Tensor) else f"is a {type(t).__name__}"
+    if not isinstance(t, Tensor) or t.is_complex() or t.dtype == torch.bool or t.is_meta:
+        given = f"has dtype {t.dtype} on {t.device}" if isinstance(t, Tensor) else f"is a {type(t).__name__}"
         raise TypeError(f"t {given}; expected a tensor () or (batch,)")
     if t.ndim > 1 or (t.ndim == 1 and len(t) != len(x)):
         raise ValueError(f"t has shape {tuple(t.shape)}; expected () or ({len(x)},)")
