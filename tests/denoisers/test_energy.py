@@ -153,10 +153,14 @@ def test_a_training_run_can_name_an_energy() -> None:
         TrainConfig(net="Energy", net_args={}).build_net((3,), None)
 
 
-def test_an_energy_of_an_unregistered_net_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="net is of type Shift, which no package registers"):
-        Denoiser(Energy(Distance(Shift())), SDE).save_pretrained(tmp_path / "new")
-    assert not (tmp_path / "new").exists()
+def test_an_energy_of_an_unregistered_net_is_loaded_into_one_that_is_given(tmp_path: Path) -> None:
+    saved = Denoiser(Energy(Distance(Shift())), SDE)
+    saved.save_pretrained(tmp_path / "new")
+    with pytest.raises(ValueError, match="does not describe a denoiser"):
+        Denoiser.from_pretrained(tmp_path / "new")
+    loaded = Denoiser.from_pretrained(tmp_path / "new", net=Energy(Distance(Shift())))
+    x = torch.ones(2, 3)
+    assert torch.equal(loaded(x, torch.tensor(0.5)), saved(x, torch.tensor(0.5)))
 
 
 def test_an_energy_that_is_the_same_everywhere_has_no_force() -> None:

@@ -84,9 +84,7 @@ def test_a_net_and_a_process_of_ones_own(mine: Any, tmp_path: Path) -> None:
     before = sample(denoiser.sde, denoiser, (3, 2), steps=4)
 
     trace = forget(mine)
-    with pytest.raises(
-        ValueError, match="net='my_own_net:Net' is no plug-in but someone's own code; expected tr"
-    ):
+    with pytest.raises(ValueError, match="net='my_own_net:Net' is no plug-in but someone's own code; expected tr"):
         Denoiser.from_pretrained(tmp_path / "saved")
     assert not trace.exists() and "my_own_net" not in sys.modules
     loaded = Denoiser.from_pretrained(tmp_path / "saved", trust_code=True)
@@ -100,9 +98,7 @@ def test_a_net_is_given_the_weights_of_a_folder(mine: Any, tmp_path: Path) -> No
     Denoiser(net, VPSDE()).save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["net"]["config"] is None
     for trust in (False, True):
-        with pytest.raises(
-            ValueError, match="net is a my_own_net:NoConfig, whose arguments are not known; expec"
-        ):
+        with pytest.raises(ValueError, match="net is a my_own_net:NoConfig, whose arguments are not known; expec"):
             Denoiser.from_pretrained(tmp_path / "saved", trust_code=trust)
     trace = forget(mine)
     other = nn.Linear(2, 2)

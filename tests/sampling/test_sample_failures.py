@@ -8,7 +8,7 @@ import torch
 from named_solvers import NoCalls
 from torch import Tensor, nn
 
-from sdescore import SDE, VESDE, VPSDE, FlowSDE, GaussianMixture, KarrasSDE, OneStep, sample, trajectory
+from sdescore import SDE, VESDE, VPSDE, FlowSDE, GaussianMixture, KarrasSDE, OneStep, karras, sample, trajectory
 from sdescore.solvers import AnnealedLangevin, EulerMaruyama, Langevin
 
 
@@ -166,11 +166,12 @@ def test_a_net_of_another_shape(oracle2: GaussianMixture) -> None:
 
 
 def test_levels_that_the_net_was_not_trained_on(oracle2: GaussianMixture) -> None:
-    """VE noise reaches beyond the VP process's: both ranges are named, and times inside are accepted."""
+    """VE noise reaches beyond the net's: given times there are refused by both ranges; default grids stay inside."""
     net = oracle2.denoiser(KarrasSDE(0.01, 20.0))
     with pytest.raises(ValueError, match=r"VESDE span lam in \[-3.91.*trained on KarrasSDE with lam in \[-2.99.*, 4.6"):
-        sample(VESDE(), net, (4, 2))
+        sample(VESDE(), net, (4, 2), times=karras()(VESDE(), 10))
     inside = VESDE().time(torch.linspace(-2.9, 4.5, 10))
     assert bool(sample(VESDE(), net, (4, 2), times=inside).isfinite().all())
     with pytest.raises(ValueError, match="FlowSDE span lam"):
-        sample(FlowSDE(), net, (4, 2))
+        sample(FlowSDE(), net, (4, 2), times=karras()(FlowSDE(), 10))
+    assert bool(sample(FlowSDE(), net, (4, 2)).isfinite().all())

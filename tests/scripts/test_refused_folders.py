@@ -35,6 +35,7 @@ def says_so(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         out.write_text("mine")
     else:
         monkeypatch.setattr("sdescore.cli.outputs.TemporaryFile", denied)
+        monkeypatch.setattr("filelock.FileLock.acquire", lambda self, **_: denied(out))
 
     def check(program: str, run: Callable[[], None]) -> None:
         with pytest.raises(SystemExit) as caught:

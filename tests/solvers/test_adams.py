@@ -70,9 +70,10 @@ def test_corrector_adds_an_order(target: str, order: int) -> None:
         (UNIPC_BH1, 3),
         (UNIPC_BH2, 3),
         (IPNDM, 2),
-        (replace(ADAMS, end=1), 5),
+        (replace(ADAMS, end=1), 4),
+        (replace(ADAMS, end=1, order=4), 5),
     ],
-    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "unipc-bh1", "unipc-bh2", "ipndm", "adams"],
+    ids=["ddim", "dpm++", "dpm++3m", "lms", "deis", "unipc", "unipc-bh1", "unipc-bh2", "ipndm", "adams", "fifth"],
 )
 @pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE()], ids=["VP", "Karras"])
 def test_presets_have_their_order(method: Solver, order: int, sde: LinearSDE) -> None:

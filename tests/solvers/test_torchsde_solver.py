@@ -157,8 +157,15 @@ def test_gradients_are_ours(oracle2: GaussianMixture) -> None:
 
     def slope(solver: Any) -> float:
         scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-        x = sample(sde, lambda x, t: scale * denoiser.score(x, t), (4, 2), solver=solver, steps=12, grad=True)
-        assert x.dtype == torch.float32
+        x = sample(
+            sde,
+            lambda x, t: scale * denoiser.score(x, t),
+            (4, 2),
+            solver=solver,
+            steps=12,
+            grad=True,
+            dtype=torch.float32,
+        )
         return float(torch.autograd.grad(x.sum(), scale)[0])
 
     assert slope(TorchSDE()) == pytest.approx(slope(EulerMaruyama()), rel=1e-4)
