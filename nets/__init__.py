@@ -11,4 +11,4 @@ from .edm_song import SongUNet
 from .mlp import MLP
 from .unet import UNet
 
-__all__ = ["DiT", "MLP", "DhariwalUNet", "EDM2UNet", "SongUNet", "UNet"]
+__all__ = ["MLP", "DhariwalUNet", "DiT", "EDM2UNet", "SongUNet", "UNet"]

@@ -21,7 +21,7 @@ from sdescore import (
     sample,
     trajectory,
 )
-from sdescore.sampling import uniform_t
+from sdescore.sampling import uniform_lambda, uniform_t
 from sdescore.sampling.grids import two_ends
 from sdescore.solvers import ADAMS
 from sdescore.testing import exact_flow
@@ -32,7 +32,7 @@ MODES = GaussianMixture(torch.randn(3, 16, generator=torch.Generator().manual_se
 
 def endpoints(sde: LinearSDE, x: Tensor) -> Tensor:
     """Of the flow, by a long run: a twentieth of the time of the exact one."""
-    return sample(sde, MODES.denoiser(sde), x=x, solver=replace(ADAMS, order=4), steps=400)
+    return sample(sde, MODES.denoiser(sde), x=x, solver=replace(ADAMS, order=4), steps=400, times=uniform_lambda())
 
 
 def exact_endpoints(sde: LinearSDE, x: Tensor) -> Tensor:
