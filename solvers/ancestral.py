@@ -61,6 +61,7 @@ DPM_2_ANCESTRAL = Ancestral(
         CROWSON,
         "DPM-Solver-2's step beyond the next level, and noise back to it",
         ("dpm-2-ancestral", "kdpm2ancestraldiscrete"),
+        least=30,
     ),
 )
 DPMPP_2S_ANCESTRAL = Ancestral(

@@ -34,6 +34,7 @@ class Churn:
         "Karras et al. 2022, algorithm 2",
         "https://arxiv.org/abs/2206.00364",
         "EDM's stochastic sampler: noise added before each step corrects earlier errors",
+        least=20,
     )
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ class EulerMaruyama(LinearOneStep):
         "Song et al. 2021, section 4.1",
         "https://arxiv.org/abs/2011.13456",
         "the plain baseline of the reverse SDE: hundreds of calls",
+        least=12,
     )
 
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient, Coefficient]:

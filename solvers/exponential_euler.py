@@ -71,5 +71,6 @@ SEEDS = ExponentialEuler(
         "Gonzalez et al. 2023, SEEDS-1",
         "https://arxiv.org/abs/2305.14267",
         "the reverse SDE with the noise prediction held",
+        least=16,
     ),
 )

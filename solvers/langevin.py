@@ -68,6 +68,7 @@ class AnnealedLangevin(OneStep):
         "Song & Ermon 2019, algorithm 1",
         "https://arxiv.org/abs/1907.05600",
         "NCSN's sampler, on a ladder of noise levels: hundreds of calls",
+        least=100,
     )
 
     def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:

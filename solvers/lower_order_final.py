@@ -4,7 +4,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdescore.sampling import About, Grid, Noise, OneStep, ReverseProcess, Step, check_one_step, uniform_lambda
+from sdescore.sampling import (
+    About,
+    Grid,
+    Noise,
+    OneStep,
+    ReverseProcess,
+    Step,
+    approaching,
+    check_one_step,
+    uniform_lambda,
+)
 
 from .exponential_euler import DDIM
 from .runge_kutta import DPM_2, DPM_3
@@ -50,6 +60,7 @@ class LowerOrderFinal(OneStep):
 DPM_FAST = LowerOrderFinal(
     DPM_3,
     (DPM_2, DDIM),
+    grid=approaching(),
     about=About(
         "ODE",
         3,

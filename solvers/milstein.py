@@ -23,6 +23,7 @@ class Milstein(OneStep):
         "Milstein 1975",
         "https://doi.org/10.1137/1119062",
         "processes whose diffusion depends on the state; on others it is euler-maruyama",
+        least=12,
     )
 
     def step(self, reverse: ReverseProcess, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:

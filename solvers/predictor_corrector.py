@@ -34,6 +34,7 @@ class PredictorCorrector(PlannedOneStep):
         "Song et al. 2021, section 4.2 and algorithm 1",
         "https://arxiv.org/abs/2011.13456",
         "score_sde's sampler: a predictor's steps, and Langevin steps at each level",
+        least=12,
     )
 
     def __post_init__(self) -> None:

@@ -96,6 +96,7 @@ DPMPP_3M = Adams(
     order=3,
     target=DATA,
     coordinate=LAM,
+    grid=approaching(),
     about=About(
         "ODE",
         3,
@@ -110,6 +111,7 @@ UNIPC = Adams(
     target=DATA,
     coordinate=LAM,
     corrector=True,
+    grid=approaching(),
     about=About(
         "ODE",
         4,
@@ -124,6 +126,7 @@ UNIPC_BH1 = Adams(
     coordinate=LAM,
     corrector=True,
     bh="bh1",
+    grid=approaching(),
     about=About("ODE", 3, "Zhao et al. 2023, order 2 with B(h) = h", UNIPC_PAPER, "UniPC for pixels without guidance"),
 )
 UNIPC_BH2 = Adams(
@@ -168,6 +171,7 @@ SDE_DPMPP_3M = Adams(
         DPMPP_PAPER,
         "diverse samples, smoother nets",
         ("dpmpp-3m-sde",),
+        least=12,
     ),
 )
 SA = Adams(
@@ -183,6 +187,7 @@ SA = Adams(
         "https://arxiv.org/abs/2309.05019",
         "predictor and corrector on the SDE",
         ("sasolver", "sa-solver"),
+        least=12,
     ),
 )
 ER_SDE = Adams(

@@ -38,6 +38,7 @@ class Restart:
         "Xu et al. 2023, algorithm 1",
         "https://arxiv.org/abs/2306.14878",
         "an ODE method, with intervals gone through again: repairs the errors of few calls",
+        least=30,
     )
 
     def __post_init__(self) -> None:

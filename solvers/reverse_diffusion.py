@@ -21,6 +21,7 @@ class ReverseDiffusion(LinearOneStep):
         "Song et al. 2021, eq. 46",
         "https://arxiv.org/abs/2011.13456",
         "score_sde's predictor: for parity, and inside predictor-corrector",
+        least=6,
     )
 
     def coefficients(self, sde: LinearSDE, t: Tensor, s: Tensor) -> tuple[Coefficient, Coefficient, Coefficient]:

@@ -158,6 +158,7 @@ HEUN = RungeKutta(
         EDM,
         "EDM's deterministic sampler: robust, from 18 steps (35 calls) on",
         ("heundiscrete",),
+        least=20,
     ),
 )
 MIDPOINT = RungeKutta(
@@ -174,6 +175,7 @@ DPM_2 = RungeKutta(
         DPM,
         "DPM-Solver-2, singlestep, on the noise prediction",
         ("dpm-2", "kdpm2discrete", "dpm-solver-2"),
+        least=20,
     ),
 )
 DPM_3 = RungeKutta(
@@ -187,6 +189,7 @@ DPM_3 = RungeKutta(
         DPM,
         "DPM-Solver-3, singlestep, with exact weights",
         ("dpm-3", "dpm-solver-3"),
+        least=16,
     ),
 )
 DPMPP_2S = RungeKutta(
@@ -216,6 +219,7 @@ RK4 = RungeKutta(
         "Kutta 1901 (Hairer, Nørsett & Wanner 1993, II.1), in rho",
         "https://doi.org/10.1007/978-3-540-78862-1",
         "near the exact flow with several hundred calls",
+        least=16,
     ),
 )
 SEEDS_2 = RungeKutta(
@@ -223,14 +227,18 @@ SEEDS_2 = RungeKutta(
     NOISE,
     IN_LAM,
     tau=1.0,
-    about=About("SDE", 2, "Gonzalez et al. 2023, SEEDS-2", SEEDS, "DPM-Solver-2's step on the SDE; from 50 calls on"),
+    about=About(
+        "SDE", 2, "Gonzalez et al. 2023, SEEDS-2", SEEDS, "DPM-Solver-2's step on the SDE; from 50 calls on", least=40
+    ),
 )
 SEEDS_3 = RungeKutta(
     HEUN3,
     NOISE,
     IN_LAM,
     tau=1.0,
-    about=About("SDE", 2, "Gonzalez et al. 2023, SEEDS-3", SEEDS, "DPM-Solver-3's step on the SDE; from 50 calls on"),
+    about=About(
+        "SDE", 2, "Gonzalez et al. 2023, SEEDS-3", SEEDS, "DPM-Solver-3's step on the SDE; from 50 calls on", least=40
+    ),
 )
 SDE_DPMPP_2S = RungeKutta(
     MIDDLE,

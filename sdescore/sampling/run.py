@@ -26,7 +26,7 @@ from sdescore.sampling.grids import Grid
 from sdescore.sampling.initial import InitialLaw, check_initial_law, initial_states
 from sdescore.sampling.noise import Noise
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.solver import Solver, denoises
+from sdescore.sampling.solver import Solver, denoises, total_nfe
 from sdescore.sampling.times import check_range, time_grid
 
 __all__ = ["NoiseSource", "Run", "check_condition", "evaluating", "solver_states"]
@@ -84,6 +84,16 @@ def solver_states(reverse: ReverseProcess, solver: Solver, x: Tensor, times: Ten
         yield combine(reverse.summands(times[-1:], 1.0, 0.0)(0, x))  # as data(), but by numbers: in fewer passes
 
 
+def _warn_of_few_calls(name: str, solver: Solver, times: Tensor) -> None:
+    about = getattr(solver, "about", None)
+    if about is None or about.least == 1 or not hasattr(solver, "nfe"):
+        return
+    nfe = total_nfe(solver, len(times))
+    if nfe < about.least:
+        wanted = f"its default grid needs {about.least} to be nearer to the flow than the data's mean"
+        warnings.warn(f"{name} has {nfe} net calls; {wanted}. Give more, or take adams", RuntimeWarning, stacklevel=4)
+
+
 class Run:
     """What sample() and trajectory() share: checked arguments, and the states of any selection of the samples."""
 
@@ -133,6 +143,7 @@ class Run:
         check_range(sde, self.denoiser, self.times)
         if not isinstance(times, Tensor):
             _warn_of_collapse(sde, self.denoiser, self.times)
+            _warn_of_few_calls(self.name, self.solver, self.times)
         self.shape = tuple(shape) if x is None else tuple(x.shape)  # type: ignore[arg-type]
         own_shape = self.denoiser.shape
         if len(self.shape) < 2 or min(self.shape) < 1:
