@@ -23,6 +23,7 @@ __all__ = [
     "check_fields",
     "check_finite",
     "check_flag",
+    "check_function",
     "check_integer",
     "check_number",
     "check_returned",
@@ -202,11 +203,19 @@ def check_returned_numbers(value: Any, x: Tensor, name: str) -> Tensor:
     return value
 
 
+def check_function(name: str, value: Any) -> Any:
+    """Raise TypeError for what cannot be called, and for a class, whose call makes an object of it."""
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(f"{name} is {value!r}; expected a function of x")
+    return value
+
+
 def unwritten(function: Callable[[Tensor], Any], x: Tensor, name: str) -> Any:
     """function(x). Raises ValueError if it wrote over x, which is the caller's, or the state of a chain.
 
     Tensors of torch.inference_mode() count no writes: such a function is given a copy.
     """
+    check_function(name, function)
     if torch.compiler.is_compiling():
         return function(x)
     if x.is_inference():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sdescore.common.checks import (
     check_count,
+    check_function,
     check_number,
     check_returned_numbers,
     check_states,
@@ -71,7 +72,7 @@ def _with_slope(score: Score, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor
     training = torch.is_grad_enabled()
     with torch.enable_grad(), differentiable_twice(training):
         x = x.detach().requires_grad_()
-        s = same_shape(score(x.clone()), x, "the score")  # which may write over a copy
+        s = same_shape(check_function("score", score)(x.clone()), x, "the score")  # which may write over a copy
         if not s.requires_grad:
             _check_constant(score, x, s)
             return s, torch.zeros_like(_dot(probes, s))
@@ -164,6 +165,7 @@ def finite_difference_score_matching(
     probes, step = _signs(check_states(x), v, projections, generator), _positive(step)
     ends = torch.cat([x + step * probes, x - step * probes]).flatten(0, 1)
     # One call for each side of each projection: a condition in the callable has as many rows as x.
+    check_function("score", score)
     s = torch.stack([same_shape(score(part), x, "the score") for part in ends.split(len(x))])
     ahead, behind = _dot(s, torch.cat([probes, probes])).chunk(2)
     return ((ahead - behind) / (2 * step) + (ahead + behind).square() / 8).mean(0)

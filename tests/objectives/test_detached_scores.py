@@ -1,7 +1,9 @@
 """A score that hides how it depends on x would lose its divergence, and the loss its sign: it is refused."""
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from sdescore.objectives import (
     explicit_score_matching,
     finite_difference_energy_matching,
+    finite_difference_score_matching,
     implicit_score_matching,
     sliced_score_matching,
     variance_reduced_score_matching,
@@ -45,3 +48,11 @@ def test_scores_and_energies_leave_the_callers_data_alone() -> None:
     found = implicit_score_matching(lambda x: -x.mul_(1.0), kept)  # which autograd can follow, in a copy
     torch.testing.assert_close(found, -2 + kept.square().sum(1) / 2)
     assert torch.equal(kept, again)
+
+
+@pytest.mark.parametrize("wrong", [torch.float32, np.float32, 3], ids=str)
+def test_what_is_no_function_is_no_score(wrong: Any) -> None:
+    x = torch.zeros(3, 2)
+    for loss in (sliced_score_matching, implicit_score_matching, finite_difference_score_matching):
+        with pytest.raises(TypeError, match=r"score is .*expected a function of x"):
+            loss(wrong, x)
