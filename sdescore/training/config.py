@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
@@ -183,8 +182,8 @@ class TrainConfig:
         for name in AT_LEAST_ZERO:
             self._check(name, getattr(self, name) >= 0, "a number of at least 0")
         for name in ("lr", "minutes", "save_minutes", "grad_clip", "data_std"):
-            value = getattr(self, name)
-            self._check(name, value is None or (value > 0 and math.isfinite(value)), "a positive number")
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
         for name in ("betas", "ema_halflives", "ema_widths"):
             for value in getattr(self, name):
                 check_number(name, value)

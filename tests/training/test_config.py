@@ -32,6 +32,7 @@ class TestBadInput:
             ({"lr": 0.0}, "lr=0.0; expected a positive"),
             ({"batch_size": 0}, "batch_size=0; expected an integer of at least 1"),
             ({"minutes": 0.0}, r"minutes=0.0; expected a positive number"),
+            ({"data_std": 10**400}, "data_std=1.*0; expected a positive number"),
             ({"steps": -1}, "steps=-1; expected"),
             ({"ema_halflives": ()}, r"ema_halflives=\(\); expected a list of at least one"),
             ({"ema_halflives": (5, 5.0)}, r"expected a list without repetitions"),
