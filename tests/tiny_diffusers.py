@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Small models of diffusers with random weights, the same each time."""
 
 import json

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Pipelines of diffusers made here from small nets with random weights: nothing is loaded."""
 
 import json

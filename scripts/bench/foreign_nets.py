@@ -114,7 +114,8 @@ class Problem:
 def make_problem(name: str, config: BenchConfig) -> Problem:
     flow = FLOWS[name]
     denoiser = flow.make(Path(config.out) / "nets")
-    shape = denoiser.shape or (denoiser.mixture.means.shape[1],)  # type: ignore[attr-defined]
+    known: Any = denoiser
+    shape = denoiser.shape or (known.mixture.means.shape[1],)  # a mixture's denoiser states none
     start = torch.tensor(denoiser.sde.start, dtype=torch.float64)
     own = torch.Generator().manual_seed(config.seed)
     x = denoiser.sde.sigma(start).float() * torch.randn(config.count, *shape, generator=own)

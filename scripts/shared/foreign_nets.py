@@ -127,7 +127,7 @@ def _train(net: SinusoidalMLP, recipe: Recipe, name: str) -> None:
         state = alpha * x0 + sigma * eps
         given = state * factor.float()[:, None] if isinstance(factor, Tensor) else state
         label = torch.where(torch.rand(BATCH) < 0.15, CLASSES, labels[rows]) if net.label is not None else None
-        loss = (net(given, time.float(), label) - wanted).square().mean()
+        loss = (net(given, torch.as_tensor(time).float(), label) - wanted).square().mean()
         optimiser.zero_grad()
         loss.backward()
         for group in optimiser.param_groups:

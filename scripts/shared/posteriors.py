@@ -103,7 +103,7 @@ def _wrapped(problem: LinearProblem, sde: LinearSDE, times: Tensor) -> Any:
     """The prior's denoiser as azula's, whose time is the share of `times` that is to come."""
     azula, net, steps = importlib.import_module("azula.denoise"), problem.denoiser(sde), len(times) - 1
 
-    class Wrapped(azula.Denoiser):  # type: ignore[name-defined,misc]
+    class Wrapped(azula.Denoiser):  # type: ignore[name-defined]
         def time(self, share: Tensor) -> Tensor:
             return times[((1 - share) * steps).round().long()]
 

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Two commands in one folder: the second is refused, and no total is reported that is not what was asked for."""
 
 import os

@@ -15,9 +15,9 @@ def words(key: tuple[Any, ...], count: int = 4) -> tuple[int, ...]:
 
 
 def test_the_stream_is_that_of_the_hashed_state_in_numpys_mersenne_twister() -> None:
-    state = np.frombuffer(hashlib.shake_128(b"('path', 3, 7)").digest(4 * 624), "<u4")
+    state = np.frombuffer(hashlib.shake_128(b"('path', 3, 7)").digest(4 * 624), "<u4").astype(np.uint32)
     twister = np.random.RandomState()
-    twister.set_state(("MT19937", state, 624))
+    twister.set_state(("MT19937", state, 624, 0, 0.0))
     expected = twister.randint(0, 2**32, 2000, dtype=np.uint64)
     drawn = torch.empty(1000, dtype=torch.int64).random_(generator=generator("path", 3, 7))  # two words a number
     assert np.array_equal(drawn.numpy().astype(np.uint64), (expected[::2] << 32 | expected[1::2]) & (2**63 - 1))

@@ -24,7 +24,7 @@ class NoDataclass(LinearSDE):
 
 def not_json() -> Denoiser:
     denoiser = small()
-    denoiser.net.config = {"features": 2, "device": torch.device("cpu")}  # type: ignore[assignment]
+    denoiser.net.config = {"features": 2, "device": torch.device("cpu")}
     return denoiser
 
 

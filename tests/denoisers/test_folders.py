@@ -97,7 +97,7 @@ def test_what_wraps_or_lays_out_the_net_is_not_saved(tmp_path: Path) -> None:
     net = filled(UNet(1, 4, base_width=4, multipliers=(1,), blocks=1, heads=1))
     net.to(memory_format=torch.channels_last)
     denoiser = copy.deepcopy(Denoiser(net, VPSDE()))
-    denoiser.net = torch.compile(denoiser.net)  # type: ignore[assignment]  # a wrapper; nothing is compiled until a call
+    denoiser.net = torch.compile(denoiser.net)
     denoiser.save_pretrained(tmp_path)
     loaded = Denoiser.from_pretrained(tmp_path)
     assert type(loaded.net) is UNet

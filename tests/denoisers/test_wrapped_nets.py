@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """A net behind a function or a module: found, in evaluation mode, in its own dtype, never read as something else."""
 
 from collections.abc import Callable

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Anything in place of the arguments of public functions: a right answer, or an error that names one of them."""
 
 from collections.abc import Callable

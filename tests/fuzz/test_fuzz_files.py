@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Damage to every kind of file that is read: a right answer, or an error that names the file."""
 
 import json

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """What DiffusersScheduler makes of an exact net's outputs, beside sample() and diffusers' own schedulers."""
 
 from pathlib import Path

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Copies and files of DiffusersScheduler, its noise and types, and what it needs."""
 
 import copy

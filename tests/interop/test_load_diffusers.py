@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Nets of diffusers' pipelines and models: predictions and samples equal those of diffusers' own code."""
 
 from itertools import pairwise

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Where a diffusers model and its scheduler are found, and what is refused, without running anything."""
 
 import json

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Schedules read from configurations, beside diffusers' own tables, preconditioning and states."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """The diffusion transformer: the paper's sizes and operations, patches, and what its blocks are at the start."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """Posterior samples by sequential Monte Carlo, against the exact posterior and evidence of a mixture."""
 
 import math

@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 """What training does by the clock and on signals."""
 
 import json
