@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdescore.common.linear_combinations import expand
+from sdescore.common.linear_combinations import dot, expand
 
 __all__ = ["conjugate_gradients"]
 
@@ -17,19 +17,15 @@ def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor, iterations
     """
     residual = direction = b
     u = torch.zeros_like(b)
-    size = start = _dot(b, b)
+    size = start = dot(b, b)
     tiny = torch.finfo(b.dtype).tiny
     for _ in range(iterations):
         image = apply(direction)
-        step = size / _dot(direction, image).clamp(min=tiny)
+        step = size / dot(direction, image).clamp(min=tiny)
         u = u + expand(step, u) * direction
         residual = residual - expand(step, u) * image
-        before, size = size, _dot(residual, residual)
+        before, size = size, dot(residual, residual)
         direction = residual + expand(size / before.clamp(min=tiny), u) * direction
         if bool((size <= 1e-20 * start).all()):
             break
     return u
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 
 from torch import Tensor, add
 
-__all__ = ["Coefficient", "Summand", "combine", "expand", "materialise", "nonzero", "per_step", "scale", "weight"]
+__all__ = [
+    "Coefficient",
+    "Summand",
+    "combine",
+    "dot",
+    "expand",
+    "materialise",
+    "nonzero",
+    "per_step",
+    "scale",
+    "weight",
+]
 
 Coefficient = Tensor | float  # a number, or () or (batch,) for a factor of each sample
 Summand = tuple[Tensor, Coefficient]
@@ -18,6 +29,11 @@ def expand(coefficient: Coefficient, x: Tensor) -> Coefficient:
     if not isinstance(coefficient, Tensor) or coefficient.ndim == 0:
         return coefficient
     return coefficient.to(x).reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product of each sample, (batch,), of two tensors (batch, *shape)."""
+    return (a * b).flatten(1).sum(1)
 
 
 def scale(b: Coefficient, y: Tensor) -> Tensor:

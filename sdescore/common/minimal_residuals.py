@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdescore.common.linear_combinations import expand
+from sdescore.common.linear_combinations import dot, expand
 
 __all__ = ["minimal_residuals"]
 
@@ -16,19 +16,19 @@ def minimal_residuals(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: 
     Exact after as many products as a row has elements, or as the map has eigenvalues.
     """
     count = min(iterations, b[0].numel())
-    size = _dot(b, b).sqrt()
+    size = dot(b, b).sqrt()
     basis = [expand(1 / size.where(size > 0, 1.0), b) * b]
     columns = []
     for _ in range(count):
         image = apply(basis[-1])
-        scale = _dot(image, image)
+        scale = dot(image, image)
         column = [torch.zeros_like(size) for _ in range(count + 1)]
         for _ in range(2):  # once more, for what rounding left
             for j, q in enumerate(basis):
-                along = _dot(q, image)
+                along = dot(q, image)
                 column[j] = column[j] + along
                 image = image - expand(along, q) * q
-        left = _dot(image, image)
+        left = dot(image, image)
         new = left > (100 * torch.finfo(b.dtype).eps) ** 2 * scale
         column[len(basis)] = torch.where(new, left.where(new, 1.0).sqrt(), 0.0)
         columns.append(torch.stack(column, 1))
@@ -42,7 +42,3 @@ def minimal_residuals(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: 
     for k in range(len(columns)):
         u = u + expand(first[:, k], b) * basis[k]
     return u
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sdescore.common.linear_combinations import Coefficient, expand
+from sdescore.common.linear_combinations import Coefficient, dot, expand
 
 __all__ = ["APG", "CFGZero", "Rule"]
 
@@ -21,10 +21,6 @@ class Rule(Protocol):
     def __call__(self, given: Tensor, null: Tensor, scale: Coefficient, rho: Coefficient) -> Tensor:
         """The guided prediction (batch, *shape); scale and rho are numbers or (batch,). At scale 1 it is `given`."""
         ...
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -53,9 +49,9 @@ class APG:
 
     def __call__(self, given: Tensor, null: Tensor, scale: Coefficient, rho: Coefficient) -> Tensor:
         gap = given - null
-        size = _dot(gap, gap).sqrt()
+        size = dot(gap, gap).sqrt()
         gap = expand((self.radius / size).clamp(max=1), gap) * gap
-        along = expand(_dot(gap, given) / _dot(given, given), given) * given
+        along = expand(dot(gap, given) / dot(given, given), given) * given
         return given + expand(scale - 1, gap) * (gap + (self.parallel - 1) * along)
 
 
@@ -76,6 +72,6 @@ class CFGZero:
             raise ValueError(f"zero_above={self.zero_above}; expected a positive number")
 
     def __call__(self, given: Tensor, null: Tensor, scale: Coefficient, rho: Coefficient) -> Tensor:
-        null = expand(_dot(given, null) / _dot(null, null), null) * null
+        null = expand(dot(given, null) / dot(null, null), null) * null
         kept = torch.as_tensor(rho <= self.zero_above).to(given)
         return expand(kept, given) * (null + expand(scale, given) * (given - null))

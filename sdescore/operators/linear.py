@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sdescore.common.checks import check_count
+from sdescore.common.linear_combinations import dot, expand
 
 __all__ = [
     "Blur",
@@ -54,29 +55,21 @@ class LinearOperator(ABC):
         residual = y
         direction = s = self.A_adjoint(y)
         x = torch.zeros_like(s)
-        size = start = _squares(s)
+        size = start = dot(s, s)
         for _ in range(s[0].numel()):
             if bool((size <= torch.finfo(s.dtype).eps ** 1.5 * start).all()):
                 break
             image = self.A(direction)
-            step = size / _squares(image).clamp(min=torch.finfo(s.dtype).tiny)
-            x = x + _each(step, x) * direction
-            residual = residual - _each(step, image) * image
+            step = size / dot(image, image).clamp(min=torch.finfo(s.dtype).tiny)
+            x = x + expand(step, x) * direction
+            residual = residual - expand(step, image) * image
             s = self.A_adjoint(residual)
-            before, size = size, _squares(s)
-            direction = s + _each(size / before.clamp(min=torch.finfo(s.dtype).tiny), s) * direction
+            before, size = size, dot(s, s)
+            direction = s + expand(size / before.clamp(min=torch.finfo(s.dtype).tiny), s) * direction
         return x
 
     def __matmul__(self, other: "LinearOperator") -> "Composition":
         return Composition(self, other)
-
-
-def _squares(x: Tensor) -> Tensor:
-    return x.flatten(1).square().sum(1)
-
-
-def _each(factor: Tensor, x: Tensor) -> Tensor:
-    return factor.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _check(fits: bool, operator: LinearOperator, x: Tensor, expected: str) -> None:
