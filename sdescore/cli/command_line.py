@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -11,6 +10,8 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace, set_loader
 from jsonargparse._loaders_dumpers import yaml_load
+
+from sdescore.cli.outputs import is_first_process
 
 __all__ = ["construct", "parse", "parser_of", "run", "run_with_settings"]
 
@@ -57,8 +58,7 @@ def parse(cls: type[Config], program: str, description: str | None, arguments: S
 
 def run(program: str, task: Callable[[], None]) -> None:
     """Do what a program is for; what is wrong with its input ends it with one line instead of a traceback."""
-    first = os.environ.get("RANK", "0") == "0"  # one process speaks for all
-    logging.basicConfig(level=logging.INFO if first else logging.CRITICAL, format="%(message)s")
+    logging.basicConfig(level=logging.INFO if is_first_process() else logging.CRITICAL, format="%(message)s")
     logging.getLogger("sdescore.data.unreadable").setLevel(logging.WARNING)  # but each names what it cannot read
     try:
         task()

@@ -10,12 +10,12 @@ the status 130, 143 or 129. The result does not depend on the number of processe
 but for dropout.
 """
 
-import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from sdescore.cli.command_line import construct, parser_of, run
+from sdescore.cli.outputs import is_first_process
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 
@@ -33,7 +33,7 @@ def train_as_told(arguments: Sequence[str] | None) -> None:
     try:
         train(config, resume=resume)
     except KeyboardInterrupt as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_process():
             print(f"sdescore train: {str(error) or 'interrupted'}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
 
