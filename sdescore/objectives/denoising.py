@@ -71,22 +71,14 @@ def denoising_score_matching(
         raise ValueError(f"x0 has shape {tuple(x0.shape)}; expected (batch, *shape) with at least one sample")
     if x0.device.type == "cpu" and not bool(x0.isfinite().all()):  # on a GPU the check would wait at every step
         raise ValueError("x0 is not finite")
+    given = {} if condition is None else condition
     if kernel is None:
         if not isinstance(getattr(model, "sde", None), LinearSDE):  # torch.compile() wraps a Denoiser, and has its sde
             raise TypeError(f"model is a {type(model).__name__}; expected a Denoiser, or a kernel besides a score")
-        return _by_process(
-            cast(Denoiser, model),
-            x0,
-            weighting,
-            time_distribution,
-            u,
-            eps,
-            generator,
-            {} if condition is None else condition,
-        )
+        return _by_process(cast(Denoiser, model), x0, weighting, time_distribution, u, eps, generator, given)
     if u is not None or eps is not None or time_distribution != "uniform":
         raise ValueError("time_distribution, u and eps belong to a Denoiser's process; leave them out with a kernel")
-    return _by_kernel(partial(model, **({} if condition is None else condition)), x0, kernel, weighting, generator)
+    return _by_kernel(partial(model, **given), x0, kernel, weighting, generator)
 
 
 def _by_process(
