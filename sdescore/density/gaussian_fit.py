@@ -31,7 +31,7 @@ class GaussianFit:
     def of(data: Tensor) -> "GaussianFit":
         """Fit to data (batch, *shape) in model scale. Raises TypeError or ValueError for other data."""
         check_finite("data", check_states(data, name="data"))
-        if data.ndim < 2 or len(data) < 2:
+        if len(data) < 2:
             raise ValueError(f"data has shape {tuple(data.shape)}; expected (batch, *shape) with at least two samples")
         rows = data.flatten(1).to(torch.float64)
         variances, basis = torch.linalg.eigh(rows.T.cov().reshape(rows.shape[1], -1))
