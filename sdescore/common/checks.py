@@ -62,9 +62,10 @@ def check_integer(name: str, value: Any, least: int | None = None) -> int:
 
 def check_count(name: str, count: Any) -> int:
     """count, if it is a positive integer that a machine counts to."""
-    if check_integer(name, count, 1) >= 2**63:
-        raise ValueError(f"{name} has {int(count).bit_length()} bits; expected a positive integer below 2^63")
-    return operator.index(count)
+    number = check_integer(name, count, 1)
+    if number >= 2**63:
+        raise ValueError(f"{name} has {number.bit_length()} bits; expected a positive integer below 2^63")
+    return number
 
 
 def check_seed(seed: Any, index_offset: Any = 0) -> None:
