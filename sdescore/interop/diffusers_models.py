@@ -14,6 +14,8 @@ from sdescore.common.checks import require
 from sdescore.common.files import read_json
 from sdescore.denoisers.clipping import Clip, Clipped
 from sdescore.denoisers.denoiser import Denoiser
+from sdescore.denoisers.descriptions import bare
+from sdescore.denoisers.folders import STAGING
 from sdescore.denoisers.terms import NetTerms
 from sdescore.interop.schedules import PREDICTION_TYPES, read_schedule
 from sdescore.processes import DiscreteSDE, LinearSDE
@@ -196,7 +198,7 @@ def save_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     """
     diffusers = _diffusers()
     inner = denoiser.inner if isinstance(denoiser, Clipped) else denoiser
-    net = getattr(inner.net, "_orig_mod", inner.net)
+    net = bare(inner.net)
     require(
         type(inner) in (Denoiser, DiffusersDenoiser) and isinstance(net, diffusers.ModelMixin),
         f"denoiser is a {type(inner).__name__} of a {type(net).__name__}; expected a Denoiser of a model of diffusers",
@@ -208,7 +210,7 @@ def save_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
     scheduler = cls.from_config(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+    with TemporaryDirectory(prefix=STAGING, dir=folder) as name:
         diffusers.DDPMPipeline(net, scheduler).save_pretrained(name, safe_serialization=True)
         # The index comes last: it says that the rest is there.
         (folder / INDEX).unlink(missing_ok=True)
