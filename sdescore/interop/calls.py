@@ -80,13 +80,14 @@ def planned_calls(solver: Solver, sde: LinearSDE, times: Tensor, name: str) -> C
         ValueError: For a solver that calls the net at other times if the net is another: one that sizes its steps.
     """
     with torch.no_grad():
-        declared = _declared(solver, len(times))
+        if _declared(solver, len(times)):
+            return _recorded(solver, sde, times, NETS[0])
         # Few steps tell most solvers with steps of their own, which may take long for all.
-        for part in () if declared else (times[-3:], times):
+        for part in (times[-3:], times):
             calls, other = (_recorded(solver, sde, part, net) for net in NETS)
             require(
                 torch.equal(calls.times, other.times),
                 f"solver={name} chooses its steps as the samples need them; expected a solver with fixed steps, as a "
                 "pipeline asks for the times of all net calls before the first",
             )
-        return _recorded(solver, sde, times, NETS[0])
+        return calls
