@@ -58,16 +58,15 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if seed is not None:
             check_seed(seed)
         self.solver = solver_of(solver)
-        self.schedule = read_schedule({**config, "_class_name": scheduler_name(config)})
-        self.own = own_scheduler(config)
+        replaces = scheduler_name(config)
+        self.schedule = read_schedule({**config, "_class_name": replaces})
+        self.own = own_scheduler(replaces, config)
         own_grid = grid_of(self.solver)
         # A fitted solver's levels, so many and no others, are part of it.
         fixed = times is None and hasattr(own_grid, "steps")
         self.times = own_grid if fixed or isinstance(times, str) else times
         self.seed = seed
-        self.register_to_config(
-            **{**config, "solver": solver, "times": times, "seed": seed, "replaces": scheduler_name(config)}
-        )
+        self.register_to_config(**{**config, "solver": solver, "times": times, "seed": seed, "replaces": replaces})
         if "correct_steps" in config:  # calls between those of the solver, of a pipeline's own
             self.register_to_config(correct_steps=0)
         self.timesteps = torch.arange(self.schedule.count - 1, -1, -1)

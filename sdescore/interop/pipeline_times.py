@@ -12,7 +12,7 @@ from sdescore.common.checks import require
 from sdescore.interop.schedules import NAMED, Schedule
 from sdescore.processes import DiscreteSDE, FlowSDE
 
-__all__ = ["inverse_time", "own_scheduler", "pipeline_times"]
+__all__ = ["inverse_time", "own_scheduler", "pipeline_times", "scheduler_name"]
 
 # A flow begins at sigma = 1, where lam is infinite; this is as near as diffusers' multistep schedulers come to it.
 FLOW_START = 1 - 1e-6
@@ -55,11 +55,10 @@ def scheduler_name(config: Mapping[str, Any]) -> str:
     return max(fitting, key=lambda name: (len(_options(name)), -len(name)))
 
 
-def own_scheduler(config: Mapping[str, Any]) -> Any:
-    """The scheduler of diffusers that a configuration describes, or one of the same times."""
+def own_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """The scheduler of diffusers of that name and configuration, or one of the same times."""
     import diffusers
 
-    name = scheduler_name(config)
     name = ONE_TIME_A_STEP.get(name, name)
     return getattr(diffusers, name)(**{key: value for key, value in config.items() if key in _options(name)})
 
