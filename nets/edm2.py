@@ -196,9 +196,8 @@ class EDM2UNet(nn.Module):
         attention_balance: float = 0.3,
         clip: float | None = 256.0,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config = check_arguments(given)
+        self.config = check_arguments(locals())
         self.axes = {"channels": channels, "height": image_size, "width": image_size}
         self.classes = classes
         self.label_balance = label_balance

@@ -62,9 +62,8 @@ class DhariwalUNet(nn.Module):
         embedding_multiplier: int = 4,
         head_width: int = 64,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config = check_arguments(given)
+        self.config = check_arguments(locals())
         self.axes = {"channels": channels, "height": image_size, "width": image_size}
         self.classes = classes
         self.augmentations = augmentations

@@ -1,7 +1,7 @@
 """What the U-Nets of EDM's checkpoints share: stages by name, resampling, and what they are conditioned on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -68,8 +68,9 @@ def decoder_stages(encoder: Sequence[Stage], widths: Sequence[int], blocks: int)
     return stages
 
 
-def check_arguments(given: dict[str, Any], **choices: Sequence[str]) -> dict[str, Any]:
-    """A U-Net's arguments as JSON holds them. Raises ValueError for one out of range."""
+def check_arguments(local: Mapping[str, Any], **choices: Sequence[str]) -> dict[str, Any]:
+    """A U-Net's arguments as JSON holds them, from the locals() of __init__. Raises ValueError for one out of range."""
+    given = {name: value for name, value in local.items() if name not in ("self", "__class__")}
     for name, known in choices.items():
         if given[name] not in known:
             raise ValueError(f"{name}={given[name]!r}; expected {', '.join(map(repr, known))}")

@@ -81,9 +81,8 @@ class SongUNet(nn.Module):
         decoder: str = "standard",
         taps: Sequence[float] = (1, 1),
     ) -> None:
-        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.config = check_arguments(given, **CHOICES)
+        self.config = check_arguments(locals(), **CHOICES)
         self.axes = {"channels": channels, "height": image_size, "width": image_size}
         self.classes = classes
         self.augmentations = augmentations
