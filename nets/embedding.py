@@ -34,28 +34,26 @@ class Conditioning(nn.Module):
     classifier-free guidance (Ho & Salimans 2022, section 3.2).
     """
 
-    def __init__(
-        self, width: int, classes: int | None, conditions: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
+    def __init__(self, width: int, classes: int | None, conditions: Mapping[str, Mapping[str, Any]]) -> None:
         super().__init__()
         self.classes = classes
         self.first = nn.Linear(2 * COUNT, width)
         self.second = nn.Linear(width, width)
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
-        self.conditions = Conditions(conditions or {}, width)
+        self.conditions = Conditions(conditions, width)
 
-    def check(self, x: Tensor, c_noise: Tensor, label: Tensor | None, given: Given | None = None) -> None:
+    def check(self, x: Tensor, c_noise: Tensor, label: Tensor | None, given: Given) -> None:
         """Raise ValueError unless all that is given fits the batch of x; the values of labels are not read."""
         check_condition(x, c_noise, label, self.classes)
-        self.conditions.check(x, given or {})
+        self.conditions.check(x, given)
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, given: Given | None = None) -> Tensor:
+    def forward(self, c_noise: Tensor, label: Tensor | None, given: Given) -> Tensor:
         embedded: Tensor = self.second(F.silu(self.first(fourier(c_noise).to(self.first.weight.dtype))))
         if self.label is not None:
             if label is None:
                 label = torch.full_like(c_noise, self.label.num_embeddings - 1, dtype=torch.long)
             embedded = embedded + self.label(label)
-        return F.silu(self.conditions.embed(given or {}, embedded))
+        return F.silu(self.conditions.embed(given, embedded))
 
     def beside(self, x: Tensor, given: Given) -> Tensor:
         """x (batch, channels, *spatial) with the given images as further channels."""
