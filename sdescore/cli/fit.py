@@ -19,7 +19,7 @@ from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, load_model
 from sdescore.cli.outputs import make_folder, write_json
 from sdescore.common.checks import check_fields
-from sdescore.evaluation.features import fingerprint
+from sdescore.common.fingerprint import fingerprint
 from sdescore.evaluation.figures import panels, save_figure
 from sdescore.processes import LinearSDE
 from sdescore.sampling import fit_times, sample

@@ -32,12 +32,12 @@ from sdescore.cli.outputs import claim, write_json
 from sdescore.cli.sources import model_values
 from sdescore.cli.tables import markdown
 from sdescore.common.checks import check_fields
+from sdescore.common.fingerprint import fingerprint
 from sdescore.common.scaling import level_width
 from sdescore.data.load import load
 from sdescore.denoisers import Denoiser
 from sdescore.density import dequantize, elbo, log_likelihood, quantised_likelihood
 from sdescore.density.dequantisation import draw_seed
-from sdescore.evaluation.features import fingerprint
 from sdescore.training.accelerator import build_accelerator
 
 

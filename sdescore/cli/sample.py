@@ -30,10 +30,10 @@ from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
 from sdescore.common.checks import check_fields
 from sdescore.common.files import read_json
+from sdescore.common.fingerprint import fingerprint
 from sdescore.common.scaling import Scaling
 from sdescore.data.source import from_array
 from sdescore.denoisers import Denoiser, guided
-from sdescore.evaluation.features import fingerprint
 from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
 from sdescore.sampling import (
     Solver,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sdescore.common.fingerprint import fingerprint
 from sdescore.common.plugins import named_object
 
-__all__ = ["Features", "Function", "fingerprint", "inception", "load_weights", "rows_of"]
+__all__ = ["Features", "Function", "inception", "load_weights", "rows_of"]
 
 Function = Callable[[Tensor], Any]  # of model values (n, *shape) to a row for each
 
