@@ -224,8 +224,7 @@ class EDM2UNet(nn.Module):
         self.dec = nn.ModuleDict()
         for part, block, inside in ((self.enc, EncoderBlock, stages), (self.dec, DecoderBlock, self.up)):
             for stage in inside:
-                attends = stage.role == "in0" or (stage.is_block and stage.size in attention)
-                heads = stage.width // head_width if attends else 0
+                heads = stage.heads(attention, head_width)
                 resampling = stage.role if stage.role in ("down", "up") else None
                 part[stage.name] = block(*stage.widths, heads=heads, resampling=resampling, **shared)
         self.out_conv = Weight(widths[0], channels, 3, 3)

@@ -86,8 +86,7 @@ class DhariwalUNet(nn.Module):
         self.dec = nn.ModuleDict()
         for part, inside in ((self.enc, stages), (self.dec, self.up)):
             for stage in inside:
-                attends = stage.role == "in0" or (stage.is_block and stage.size in attention)
-                heads = stage.width // head_width if attends else 0
+                heads = stage.heads(attention, head_width)
                 part[stage.name] = block(*stage.widths, heads=heads, resampling=resamplings.get(stage.role))
         self.out_norm = ScaleShiftBlock.norm(widths[0])
         self.out_conv = zeroed(nn.Conv2d(widths[0], out_channels or channels, 3, padding=1))

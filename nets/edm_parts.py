@@ -41,6 +41,11 @@ class Stage(NamedTuple):
         """In a decoder, those are the stages that are given what the encoder kept."""
         return self.role.startswith("block")
 
+    def heads(self, resolutions: Sequence[int], head_width: int) -> int:
+        """Of attention, in ADM and EDM2: at the start of the decoder and in the blocks of these resolutions."""
+        attends = self.role == "in0" or (self.is_block and self.size in resolutions)
+        return self.width // head_width if attends else 0
+
 
 def encoder_stages(channels: int, first: int, widths: Sequence[int], blocks: int, size: int) -> list[Stage]:
     """A convolution to `first` channels, then for each level its blocks, after halving the size of the one before."""
