@@ -81,6 +81,7 @@ class Trainer:
         self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
         size = self.share.stop - self.share.start
         self.parts = [share(size, k, config.accumulation) for k in range(config.accumulation)]
+        self.data = self._data()
         self.checksum = checksum(source, config.data)
         self._rehearse()
 
@@ -247,7 +248,7 @@ class Trainer:
         state = {
             "step": self.step,
             "config": self.config.to_json(),
-            "data": self._data(),
+            "data": self.data,
             "checksum": self.checksum,
             "processes": self.accelerator.num_processes,
             "mixed_precision": self.accelerator.mixed_precision,
@@ -260,9 +261,8 @@ class Trainer:
     def load(self, folder: Path) -> None:
         """Take over the state of a checkpoint. Raises ValueError if it is of another run or of other data."""
         tensors, state = checkpoints.load(folder)
-        data = self._data()
-        if data | state["data"] != data:  # older checkpoints say less
-            raise ValueError(f"{folder} was made with data {state['data']}; now it is {data}")
+        if self.data | state["data"] != self.data:  # older checkpoints say less
+            raise ValueError(f"{folder} was made with data {state['data']}; now it is {self.data}")
         self.denoiser.load_state_dict(parts(tensors["net"], self.denoiser.state_dict()))
         self.averages.load_state_dicts(tensors)
         saved = checkpoints.join_optimizer(tensors["optimizer"], state["optimizer"])
