@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from sdescore.common.checks import all_finite
 from sdescore.common.files import replace_file
 from sdescore.training.averages import Average, Averages, HalfLife, PowerFunction
 from sdescore.training.sharding import whole
@@ -57,7 +58,7 @@ def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool 
 
 def _not_finite(state: dict[str, Tensor]) -> str | None:
     """The name of a tensor with a value that is not finite."""
-    return next((name for name, tensor in state.items() if not bool(tensor.isfinite().all())), None)
+    return next((name for name, tensor in state.items() if not all_finite(tensor)), None)
 
 
 def snapshots(folder: str | Path) -> list[Snapshot]:
@@ -157,7 +158,7 @@ def reconstruct(
     state = _sound(newest.path)
     total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in state if name not in newest.buffers}
     for coefficient, each in zip(coefficients.tolist(), usable, strict=True):
-        found = _sound(each.path)
+        found = state if each is newest else _sound(each.path)
         if found.keys() != state.keys():
             raise ValueError(f"{each.path} holds other weights than {newest.path}; expected snapshots of one run")
         for name, value in total.items():
