@@ -88,7 +88,7 @@ def condition_statistics(source: Source, name: str, axis: int | None, most: int 
     where all numbers are alike.
     """
     total, squares, count = torch.zeros(()), torch.zeros(()), torch.zeros(())
-    indices = evenly_spaced(len(source), min(most, len(source))) if len(source) > 1 else [0]
+    indices = evenly_spaced(len(source), most)
     for start in range(0, len(indices), 256):
         rows = source.conditions(indices[start : start + 256])[name].double()  # type: ignore[attr-defined]
         numbers = rows.reshape(-1, 1) if axis is None else rows.movedim(axis, -1).reshape(-1, rows.shape[axis])
