@@ -116,7 +116,6 @@ def _train(
         if start is not None:
             trainer.load(start)
         if accelerator.is_main_process:  # only now, so that settings that fail leave the run's own alone
-            out.mkdir(parents=True, exist_ok=True)
             replace_file(out / "config.json", json.dumps(config.to_json(), indent=2) + "\n")
         if start is not None:  # it may have been killed between the checkpoint and what follows it
             _say(trainer, f"resumed from {start}")
