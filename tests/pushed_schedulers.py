@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """An exact net, and the loop of a pipeline, for schedulers that are pushed step by step."""
 
 from inspect import signature

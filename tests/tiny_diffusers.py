@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Small models of diffusers with random weights, the same each time."""
 
 import json

@@ -27,7 +27,7 @@ from sdescore.sampling.times import time_grid
 __all__ = ["DiffusersScheduler"]
 
 
-class DiffusersScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class DiffusersScheduler(SchedulerMixin, ConfigMixin):
     """A scheduler of diffusers that is a solver of ours.
 
         pipe.scheduler = DiffusersScheduler.from_config(pipe.scheduler.config, solver="adams")

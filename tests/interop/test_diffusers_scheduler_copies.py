@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Copies and files of DiffusersScheduler, its noise and types, and what it needs."""
 
 import copy
