@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Pipelines of diffusers made here from small nets with random weights: nothing is loaded."""
 
 import json
@@ -6,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import tiny_diffusers
 import torch
 from torch import Tensor
 
@@ -17,18 +17,11 @@ LATENT = 8  # their width
 
 @cache
 def unet() -> Any:
-    import diffusers
-
-    torch.manual_seed(0)
-    net = diffusers.UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
+    return tiny_diffusers.unet(
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        add_attention=True,
     )
-    return net.eval()
 
 
 @cache
