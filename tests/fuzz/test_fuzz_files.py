@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Damage to every kind of file that is read: a right answer, or an error that names the file."""
 
 import json
