@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Two commands in one folder: the second is refused, and no total is reported that is not what was asked for."""
 
 import os
@@ -105,7 +104,7 @@ def test_samples_that_have_gone_are_not_reported_as_there(
     out = tmp_path / "out"
     arguments = [*commands(model, out)["sample"], "--batch_size", "1"]
     with monkeypatch.context() as patch:
-        gone = losing(sdescore.cli.sample.sample, lambda: out / "parts" / "000000000.npz")
+        gone = losing(sdescore.sample, lambda: out / "parts" / "000000000.npz")
         patch.setattr(sdescore.cli.sample, "sample", gone)
         assert "has the batches [1, 2]; expected [0, 1, 2]" in refusal("sample", *arguments)
     assert not (out / "samples.npz").exists()

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """What DiffusersScheduler makes of an exact net's outputs, beside sample() and diffusers' own schedulers."""
 
 from pathlib import Path
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers") 
 PLAIN = {"clip_sample": False, "timestep_spacing": "linspace"}
 
 
-def close(ours: Tensor, theirs: Tensor, bound: float = 1e-5) -> bool:
+def close(ours: Tensor, theirs: Tensor, *, bound: float = 1e-5) -> bool:
     return float((ours - theirs).abs().max() / theirs.abs().max()) < bound
 
 
@@ -98,7 +97,7 @@ def test_clipping_is_that_of_diffusers() -> None:
             scheduler.set_timesteps(10)
             found.append(loop(scheduler, 3 * start(), generator=torch.Generator().manual_seed(2), **options))
         assert close(found[0], found[1])
-        assert not close(found[2], found[1], 0.01)
+        assert not close(found[2], found[1], bound=0.01)
 
 
 def test_dynamic_clipping_is_that_of_diffusers() -> None:
@@ -121,7 +120,7 @@ def test_ddim_s_own_clipping_keeps_a_noise_that_the_data_does_not_have() -> None
         scheduler.set_timesteps(10)
         t, x = scheduler.timesteps[7], 3 * start()
         found.append(scheduler.step(net(scheduler, x, t), t, x).prev_sample)
-    assert not close(*found, 0.01)
+    assert not close(*found, bound=0.01)
 
 
 def test_without_signal_at_the_end_of_the_table() -> None:
@@ -133,7 +132,7 @@ def test_without_signal_at_the_end_of_the_table() -> None:
             scheduler.set_timesteps(10)
         x, first = start(), ours.timesteps[0]
         output = net(ours, x, first)
-        assert close(*(each.step(output, first, x).prev_sample for each in (ours, theirs)), bound)
+        assert close(*(each.step(output, first, x).prev_sample for each in (ours, theirs)), bound=bound)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

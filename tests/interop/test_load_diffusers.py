@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Nets of diffusers' pipelines and models: predictions and samples equal those of diffusers' own code."""
 
 from itertools import pairwise
@@ -24,7 +23,7 @@ def close(mine: torch.Tensor, theirs: torch.Tensor, rtol: float = 1e-5) -> None:
     assert float((mine - theirs).abs().max() / theirs.abs().max()) < rtol
 
 
-TABLES = {
+TABLES: dict[str, dict[str, Any]] = {
     "linear": {},
     "scaled linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Where a diffusers model and its scheduler are found, and what is refused, without running anything."""
 
 import json
@@ -48,7 +47,7 @@ def test_what_a_file_leaves_out_is_the_default_of_its_scheduler(tmp_path: Path) 
 def test_a_repository_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a Hub that is a local folder."""
     saved(tmp_path / "a", unet(), diffusers.DDPMScheduler(clip_sample=False))
-    asked = []
+    asked: list[tuple[Any, ...]] = []
 
     def snapshot_download(repo_id: str, *, allow_patterns: list[str], revision: str) -> str:
         asked.append((repo_id, allow_patterns, revision))

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Posterior samples by sequential Monte Carlo, against the exact posterior and evidence of a mixture."""
 
 import math
@@ -27,7 +26,8 @@ from sdescore.testing import two_sample
 def test_mean_modes_and_evidence(name: str, sde: LinearSDE) -> None:
     """Within four standard errors between runs, and what the steps err by. MCGDiff's evidence has heavy tails."""
     counts = {"n": 8000, "particles": 1000, "steps": 150} if name == "mcgdiff" else {"n": 3000, "steps": 80}
-    found = run(sde, threshold=0.9, **counts, **METHODS[name])
+    options: dict[str, Any] = counts | METHODS[name]
+    found = run(sde, threshold=0.9, **options)
     mean, error = found.mean(features)
     assert bool(((mean - TRUTH).abs() < 4 * error + 0.015).all()), (mean - TRUTH, error)
     value, stderr = found.evidence()
