@@ -132,6 +132,23 @@ def config(tmp_path: Path) -> TrainConfig:
     )
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> TrainConfig:
+    """Eight steps of a small net on training_runs.SOURCE."""
+    return TrainConfig(
+        net="MLP",
+        net_args={"width": 8},
+        steps=8,
+        batch_size=5,
+        sample_every=1000,
+        sample_count=2,
+        sample_steps=2,
+        tracker="none",
+        progress=False,
+        out=str(tmp_path / "run"),
+    )
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> FinishedRuns:
     return FinishedRuns(tmp_path_factory.mktemp)

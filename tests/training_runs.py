@@ -18,13 +18,14 @@ import torch
 import training_worker
 
 from sdescore.data.batches import order
-from sdescore.data.source import read
+from sdescore.data.source import Arrays, read
 from sdescore.training import checkpoints
 from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.trainer import Trainer
 
 WORKER = Path(__file__).with_name("training_worker.py")
+SOURCE = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
 FORKING = multiprocessing.get_context("forkserver")
 
 

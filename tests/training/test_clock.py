@@ -15,35 +15,16 @@ from typing import Any
 import pytest
 import torch
 from finished_runs import FinishedRuns
-from training_runs import assert_same_bits
+from training_runs import SOURCE, assert_same_bits
 
 from sdescore import Denoiser
 from sdescore.cli import main
-from sdescore.data.source import Arrays
 from sdescore.training import checkpoints, clock
 from sdescore.training.clock import Caught, Clock, catching
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
 from sdescore.training.trainer import Trainer
-
-SOURCE = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> TrainConfig:
-    return TrainConfig(
-        net="MLP",
-        net_args={"width": 8},
-        steps=8,
-        batch_size=5,
-        sample_every=1000,
-        sample_count=2,
-        sample_steps=2,
-        tracker="none",
-        progress=False,
-        out=str(tmp_path / "run"),
-    )
 
 
 @pytest.fixture

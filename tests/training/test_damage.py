@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from finished_runs import FinishedRuns
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from training_runs import assert_same_bits
+from training_runs import SOURCE, assert_same_bits
 
 from sdescore import Denoiser
 from sdescore.cli import main
@@ -26,26 +25,11 @@ from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.run_log import read_log
 
-SOURCE = Arrays(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
-
 
 @pytest.fixture
-def small(tmp_path: Path) -> TrainConfig:
+def small(small: TrainConfig) -> TrainConfig:
     """A run that saves after steps 2 and 4 and draws after each."""
-    return TrainConfig(
-        net="MLP",
-        net_args={"width": 8},
-        steps=4,
-        batch_size=5,
-        save_every=2,
-        log_every=1,
-        sample_every=2,
-        sample_count=2,
-        sample_steps=2,
-        tracker="none",
-        progress=False,
-        out=str(tmp_path / "run"),
-    )
+    return replace(small, steps=4, save_every=2, log_every=1, sample_every=2)
 
 
 def refuse(number: int, after: int = 0, only: str = "") -> Callable[..., Any]:
