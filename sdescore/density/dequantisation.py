@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_count, check_seed, check_states, check_tensor
+from sdescore.common.evaluation_mode import evaluating
 from sdescore.common.random import generator
 from sdescore.common.scaling import Scaling, level_width
 from sdescore.density.batches import Batches, check_tolerance
@@ -22,7 +23,6 @@ from sdescore.density.likelihood import likelihood
 from sdescore.density.traces import find_trace
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.run import evaluating
 
 __all__ = ["QuantisedLikelihood", "bits_per_dim", "dequantize", "draw_seed", "quantised_likelihood"]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_count, check_seed
+from sdescore.common.evaluation_mode import evaluating
 from sdescore.common.linear_combinations import expand
 from sdescore.common.random import generator
 from sdescore.density.batches import Batches, warn_out_of_range
@@ -21,7 +22,6 @@ from sdescore.density.likelihood import Density, Prior, check_prior, prior_log_p
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.run import evaluating
 
 __all__ = ["ELBO", "elbo"]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import as_tensor, check_finite, check_number, check_states
+from sdescore.common.evaluation_mode import evaluating
 from sdescore.density.batches import Batches, check_deterministic, check_tolerance
 from sdescore.density.flow import transport
 from sdescore.processes.base import LinearSDE, check_linear
-from sdescore.sampling.run import evaluating
 
 __all__ = ["decode", "encode", "scale_temperature", "slerp"]
 

@@ -2,23 +2,22 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_returned_numbers, check_seed, choose
+from sdescore.common.evaluation_mode import evaluating, frozen
 from sdescore.density.adams import integrate_adams
 from sdescore.density.batches import Batches, check_deterministic, check_tolerance, warn_out_of_range
 from sdescore.density.flow import ProbabilityFlowODE
 from sdescore.density.gaussian_fit import GaussianFit
 from sdescore.density.traces import DERIVATIVES, Function, Product, Trace, find_trace, quadratic
 from sdescore.processes.base import LinearSDE
-from sdescore.sampling.run import evaluating
 
 __all__ = ["Density", "Likelihood", "likelihood", "log_likelihood"]
 
@@ -69,19 +68,6 @@ def check_prior(prior: Density | None) -> None:
 def prior_log_prob(prior: Density, x: Tensor) -> Tensor:
     """The float64 log-density (batch,) of states at T. Raises ValueError for a prior that returns another shape."""
     return check_returned_numbers(prior.log_prob(x), x, "prior.log_prob").to(torch.float64)
-
-
-@contextmanager
-def frozen(net: nn.Module) -> Iterator[None]:
-    """Leave the parameters out of the graph for a while: vector-Jacobian products with the state then cost less."""
-    wanted = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
 
 
 def standard_error(estimates: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from sdescore.common.checks import check_states
+from sdescore.common.evaluation_mode import evaluating
 from sdescore.common.linear_combinations import combine, expand
 from sdescore.common.random import generator
 from sdescore.denoisers.conversions import PREDICTIONS, change
 from sdescore.denoisers.denoiser import Denoiser, state_like
 from sdescore.denoisers.terms import FACTORS
 from sdescore.processes.discrete import DiscreteSDE
-from sdescore.sampling.run import check_condition, evaluating
+from sdescore.sampling.run import check_condition
 
 __all__ = ["NetReport", "check_net"]
 

@@ -20,7 +20,7 @@ from sdescore.denoisers.guidance import Guided
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.grids import Grid, uniform_lambda
 from sdescore.sampling.initial import InitialLaw
-from sdescore.sampling.noise import Noise, WhiteNoise
+from sdescore.sampling.noise import Noise
 from sdescore.sampling.particles import Cloud, Particles, filter_particles, in_batches
 from sdescore.sampling.reverse import ReverseProcess
 from sdescore.sampling.run import Run, check_condition
@@ -121,19 +121,14 @@ def feynman_kac(
         sde,
         denoiser,
         (runs * particles, *shape[1:]),
-        solver,
-        None if isinstance(grid, Tensor) else steps,
-        None,
-        grid,
-        None,
-        seed,
-        None,
-        None,
-        device,
-        dtype,
-        WhiteNoise,
-        index_offset * particles,
-        prior,
+        solver=solver,
+        steps=None if isinstance(grid, Tensor) else steps,
+        times=grid,
+        prior=prior,
+        seed=seed,
+        index_offset=index_offset * particles,
+        device=device,
+        dtype=dtype,
     )
     given = {name: value.to(run.device) for name, value in check_condition(condition, 1).items()}
     first = first_states(run)

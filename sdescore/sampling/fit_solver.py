@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sdescore.common.checks import check_count
+from sdescore.common.evaluation_mode import evaluating, frozen
 from sdescore.common.fingerprint import fingerprint
 from sdescore.denoisers.denoiser import as_denoiser
 from sdescore.processes.base import LinearSDE, check_linear
@@ -21,7 +22,6 @@ from sdescore.sampling.fitted_solver import FittedSolver, linear_map
 from sdescore.sampling.fitting import distances
 from sdescore.sampling.grids import uniform_asinh
 from sdescore.sampling.reverse import ReverseProcess
-from sdescore.sampling.run import evaluating
 from sdescore.sampling.sample import sample, trajectory
 from sdescore.sampling.solver import Solver, find_solver
 from sdescore.sampling.times import time_grid
@@ -62,7 +62,7 @@ class _Map(nn.Module):
         falls = falls * (room / falls[-1]).clamp(max=1.0)
         return math.log(self.first) - torch.cat([falls.new_zeros(1), falls])
 
-    def frozen(self, least: float) -> FittedSolver:
+    def solver(self, least: float) -> FittedSolver:
         """The map with the weights of states written out."""
         with torch.no_grad():
             levels = self.levels(least).exp()
@@ -81,8 +81,8 @@ def _whole(weights: Tensor) -> Tensor:
     return torch.cat([weights, 1 - weights.sum()[None]])
 
 
-def _data(reverse: ReverseProcess, y: Tensor, log_rho: Tensor, moved: bool) -> Tensor:
-    """The data prediction at y = x / alpha, with its derivative by log rho by differences where the net has none."""
+def _data(reverse: ReverseProcess, y: Tensor, log_rho: Tensor) -> Tensor:
+    """The data prediction at y = x / alpha; its derivative by log rho, where one is wanted, is by differences."""
     sde = reverse.sde
 
     def at(level: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def _data(reverse: ReverseProcess, y: Tensor, log_rho: Tensor, moved: bool) -> T
 
     level = log_rho.detach()
     found = at(level)
-    if not moved:
+    if not (log_rho.requires_grad and torch.is_grad_enabled()):
         return found
     ends = sde.rho(torch.tensor([sde.T, sde.t_min], dtype=torch.float64)).log()
     high = (level + STEP).clamp(max=ends[0])
@@ -101,16 +101,16 @@ def _data(reverse: ReverseProcess, y: Tensor, log_rho: Tensor, moved: bool) -> T
     return found + slope * (log_rho - level).to(y)
 
 
-def _sampled(fitted: _Map, reverse: ReverseProcess, x: Tensor, least: float, moved: bool) -> Tensor:
+def _sampled(fitted: _Map, reverse: ReverseProcess, x: Tensor, least: float) -> Tensor:
     """The samples from states x at the first level."""
     logs = fitted.levels(least)
     ratios = (logs[1:] - logs[:-1]).exp().to(x)
     start = reverse.sde.time(-logs[0].detach()).clamp(reverse.sde.t_min, reverse.sde.T)
     y = x / reverse.sde.alpha(start).to(x)
-    found = [_data(reverse, y, logs[0], False)]
+    found = [_data(reverse, y, logs[0].detach())]
     for weights, ratio, level in zip(fitted.weights, ratios, logs[1:], strict=True):
         y = ratio * y + (1 - ratio) * _mean(weights, found)
-        found.append(_data(reverse, y, level, moved))
+        found.append(_data(reverse, y, level))
     return _mean(fitted.end, found)
 
 
@@ -184,29 +184,23 @@ def fit_solver(
     def judged() -> float:
         with torch.no_grad():
             index = torch.arange(held, device=x.device)
-            return float(_loss(_sampled(fitted, reverse.select(index), x[index], least, False), exact[index]))
+            return float(_loss(_sampled(fitted, reverse.select(index), x[index], least), exact[index]))
 
-    frozen = [each.requires_grad for each in denoiser.parameters()]
-    denoiser.requires_grad_(False)
-    try:
-        with evaluating(denoiser):
-            best = (judged(), begun)
-            with tqdm(range(iterations), disable=not progress, desc="solver") as bar:
-                for i in bar:
-                    optimiser.zero_grad()
-                    for index in parts:
-                        found = _sampled(fitted, reverse.select(index), x[index], least, True)
-                        (_loss(found, exact[index]) * len(index) / (len(x) - held)).backward()
-                    optimiser.step()
-                    decay.step()
-                    if i % max(1, iterations // CHECKS) == 0 or i == iterations - 1:
-                        now = judged()
-                        bar.set_postfix_str(f"distance {math.exp(now):.3g}")
-                        if now < best[0]:
-                            best = (now, fitted.frozen(least))
-    finally:
-        for each, wanted in zip(denoiser.parameters(), frozen, strict=True):
-            each.requires_grad_(wanted)
+    with evaluating(denoiser), frozen(denoiser):
+        best = (judged(), begun)
+        with tqdm(range(iterations), disable=not progress, desc="solver") as bar:
+            for i in bar:
+                optimiser.zero_grad()
+                for index in parts:
+                    found = _sampled(fitted, reverse.select(index), x[index], least)
+                    (_loss(found, exact[index]) * len(index) / (len(x) - held)).backward()
+                optimiser.step()
+                decay.step()
+                if i % max(1, iterations // CHECKS) == 0 or i == iterations - 1:
+                    now = judged()
+                    bar.set_postfix_str(f"distance {math.exp(now):.3g}")
+                    if now < best[0]:
+                        best = (now, fitted.solver(least))
 
     def median(solver: FittedSolver) -> float:
         rows = {**common, "condition": {name: value[:held] for name, value in whole.items()}}

@@ -24,12 +24,12 @@ from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.fitted_solver import solver_of
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.initial import InitialLaw, check_initial_law, initial_states
-from sdescore.sampling.noise import Noise
+from sdescore.sampling.noise import Noise, WhiteNoise
 from sdescore.sampling.reverse import ReverseProcess
 from sdescore.sampling.solver import Solver, denoises, total_nfe
 from sdescore.sampling.times import check_range, time_grid
 
-__all__ = ["NoiseSource", "Run", "check_condition", "evaluating", "solver_states"]
+__all__ = ["NoiseSource", "Run", "check_condition", "solver_states"]
 
 # From the seed, the numbers of the samples and their device.
 NoiseSource = Callable[[int, Sequence[int], torch.device], Noise]
@@ -102,19 +102,20 @@ class Run:
         sde: LinearSDE,
         net: Any,
         shape: tuple[int, ...] | None,
+        *,
         solver: str | Solver,
-        steps: int | None,
-        nfe: int | None,
-        times: Tensor | Grid | None,
-        x: Tensor | None,
-        seed: int,
-        condition: Mapping[str, Tensor] | None,
-        predicts: str | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-        noise_source: NoiseSource,
-        index_offset: int = 0,
+        steps: int | None = None,
+        nfe: int | None = None,
+        times: Tensor | Grid | None = None,
+        x: Tensor | None = None,
         prior: InitialLaw | None = None,
+        seed: int = 0,
+        index_offset: int = 0,
+        condition: Mapping[str, Tensor] | None = None,
+        predicts: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        noise_source: NoiseSource = WhiteNoise,
     ) -> None:
         check_linear(sde)
         check_initial_law(prior)

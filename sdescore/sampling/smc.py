@@ -15,7 +15,6 @@ from sdescore.operators import Nonlinear, Operator, as_operator
 from sdescore.processes.base import LinearSDE, check_linear
 from sdescore.sampling.grids import Grid, uniform_lambda
 from sdescore.sampling.initial import InitialLaw, initial_states
-from sdescore.sampling.noise import WhiteNoise
 from sdescore.sampling.particles import Particles, Weighting, filter_particles
 from sdescore.sampling.reverse import ReverseProcess
 from sdescore.sampling.run import Run, check_condition
@@ -148,19 +147,14 @@ def smc(
         sde,
         denoiser,
         (runs * particles, *shape),
-        solver,
-        steps,
-        None,
-        grid,
-        None,
-        seed,
-        None,
-        None,
-        device,
-        dtype,
-        WhiteNoise,
-        index_offset * particles,
-        prior,
+        solver=solver,
+        steps=steps,
+        times=grid,
+        prior=prior,
+        seed=seed,
+        index_offset=index_offset * particles,
+        device=device,
+        dtype=dtype,
     )
     given = {name: value.to(run.device) for name, value in check_condition(condition, 1).items()}
     kernels = Kernels(ReverseProcess(sde, run.denoiser, given), run.solver, run.times, batch_size)

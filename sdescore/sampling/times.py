@@ -83,10 +83,14 @@ def _for_net(make: Grid, denoiser: Denoiser) -> Grid:
     """A grid as it suits what the net predicts, inside the noise levels of the net's own process."""
     suited: Grid = make.suited(denoiser.predicts) if hasattr(make, "suited") else make
     own = denoiser.sde
-    low, high = own.lam(torch.tensor([own.start, own.t_min], dtype=torch.float64)).tolist()
+
+    def span(sde: LinearSDE) -> list[float]:
+        return sde.lam(torch.tensor([sde.start, sde.t_min], dtype=torch.float64)).tolist()
 
     def grid(sde: LinearSDE, steps: int) -> Tensor:
-        first, last = sde.lam(torch.tensor([sde.start, sde.t_min], dtype=torch.float64)).tolist()
+        if own == sde:
+            return suited(sde, steps)
+        (first, last), (low, high) = span(sde), span(own)
         if first >= low and last <= high:
             return suited(sde, steps)
         limits = torch.tensor([max(first, low), min(last, high)], dtype=torch.float64)

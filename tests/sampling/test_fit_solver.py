@@ -71,7 +71,7 @@ def test_the_derivative_by_the_noise_level_is_there_for_nets_that_have_none() ->
 
     y = MODES.at(sde, 1.0).sample(4, 2)
     level = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    found = _data(ReverseProcess(sde, net_of(net, sde)), y, level, True)
+    found = _data(ReverseProcess(sde, net_of(net, sde)), y, level)
     (by_differences,) = torch.autograd.grad(found.sum(), level)
     exact = torch.func.jvp(lambda log_rho: own(y, log_rho.exp()), (level.detach(),), (torch.ones_like(level),))[1]
     assert abs(float(exact.sum())) > 0.1
