@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.denoisers.posterior import check_noise_std
 from sdescore.operators import Nonlinear, Operator, as_operator, linearised
 from sdescore.sampling import Noise, OneStep, ReverseProcess, check_one_step, karras
 
 from .exponential_euler import DDIM
-from .measured import check_noise_std, measured
+from .measured import measured
 from .renoise import at_rho
 
 __all__ = ["DAPS"]

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.denoisers.posterior import check_noise_std
 from sdescore.operators import Operator, matrix_of
 from sdescore.sampling import Noise, ReverseProcess, karras
 
-from .measured import check_linear_operator, check_noise_std, measured
+from .measured import check_linear_operator, measured
 
 __all__ = ["DDRM"]
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdescore.common.conjugate_gradients import conjugate_gradients
+from sdescore.denoisers.posterior import check_noise_std
 from sdescore.operators import Nonlinear, Operator, as_operator, linearised
 from sdescore.sampling import Noise, ReverseProcess, karras
 
-from .measured import check_noise_std, measured
+from .measured import measured
 
 __all__ = ["DiffPIR"]
 

@@ -9,7 +9,7 @@ from sdescore.denoisers.posterior import check_measurement
 from sdescore.operators import Nonlinear, Operator, as_operator
 from sdescore.sampling import ReverseProcess
 
-__all__ = ["check_linear_operator", "check_noise_std", "measured", "without"]
+__all__ = ["check_linear_operator", "measured", "without"]
 
 
 def without(reverse: ReverseProcess, name: str, expected: str) -> tuple[ReverseProcess, Tensor]:
@@ -26,12 +26,6 @@ def measured(reverse: ReverseProcess, operator: Operator | Nonlinear, x: Tensor)
     prior, y = without(reverse, "measurement", "the y of each sample")
     check_measurement(y, operator, x)
     return prior, y.to(x)
-
-
-def check_noise_std(noise_std: float) -> None:
-    """Raise ValueError for a standard deviation that is none."""
-    if not 0 <= noise_std < float("inf"):
-        raise ValueError(f"noise_std={noise_std}; expected numbers from 0 on")
 
 
 def check_linear_operator(operator: Any) -> None:

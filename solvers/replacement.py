@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.denoisers.posterior import check_noise_std
 from sdescore.operators import Operator
 from sdescore.sampling import Noise, OneStep, ReverseProcess, Step, check_one_step, karras
 
 from .exponential_euler import DDPM
-from .measured import check_linear_operator, check_noise_std, measured
+from .measured import check_linear_operator, measured
 
 __all__ = ["Replacement"]
 

@@ -15,7 +15,7 @@ from sdescore.denoisers.guidance import Wrapper
 from sdescore.denoisers.posterior_methods import METHODS, Measured, Method
 from sdescore.operators import Nonlinear, Operator, as_operator
 
-__all__ = ["Posterior", "check_measurement", "posterior"]
+__all__ = ["Posterior", "check_measurement", "check_noise_std", "posterior"]
 
 
 def check_measurement(y: Tensor, operator: Operator | Nonlinear, x: Tensor) -> None:
@@ -23,6 +23,12 @@ def check_measurement(y: Tensor, operator: Operator | Nonlinear, x: Tensor) -> N
     expected = operator.A(x).shape
     if y.shape != expected:
         raise ValueError(f"measurement is {described(y)}; the operator measures {tuple(expected)}")
+
+
+def check_noise_std(noise_std: float) -> None:
+    """Raise ValueError for a standard deviation that is none."""
+    if not 0 <= noise_std < math.inf:
+        raise ValueError(f"noise_std={noise_std}; expected numbers from 0 on")
 
 
 class Posterior(Wrapper):
@@ -94,8 +100,7 @@ def posterior(
     Raises TypeError or ValueError for other arguments; when called, for a measurement that is missing or does not fit.
     """
     known = as_operator(operator)
-    if not 0 <= noise_std < math.inf:
-        raise ValueError(f"noise_std={noise_std}; expected numbers from 0 on")
+    check_noise_std(noise_std)
     if not isinstance(iterations, int) or iterations < 1:
         raise ValueError(f"iterations={iterations!r}; expected a positive integer")
     return Posterior(denoiser, known, noise_std, choose(METHODS, method, "method"), scale, iterations)
