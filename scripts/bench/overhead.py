@@ -147,14 +147,13 @@ class Stamped:
         return found
 
 
-def our_sample(solver: Solver, x: Tensor, nfe: int) -> None:
-    output = torch.randn_like(x)
+def our_call(solver: str | Solver, x: Tensor, output: Tensor, nfe: int) -> None:
     sample(VPSDE(), lambda x, t: output, x=x, solver=solver, nfe=nfe, predicts="noise")
 
 
 def our_loop(name: str, x: Tensor, nfe: int) -> list[Stamp]:
     solver = Stamped(find_solver(name), [])
-    our_sample(solver, x, nfe)
+    our_call(solver, x, torch.randn_like(x), nfe)
     return solver.stamps
 
 
@@ -171,10 +170,6 @@ def their_loop(scheduler: str, options: dict[str, Any], x: Tensor, nfe: int) -> 
         state[0] = made.step(output, t, state[0]).prev_sample
 
     return stamped(step, nfe, x.device)
-
-
-def our_call(name: str, x: Tensor, output: Tensor, nfe: int) -> None:
-    sample(VPSDE(), lambda x, t: output, x=x, solver=name, nfe=nfe, predicts="noise")
 
 
 def their_call(scheduler: str, options: dict[str, Any], x: Tensor, output: Tensor, nfe: int) -> None:
@@ -238,7 +233,7 @@ def allocations(name: str, x: Tensor, nfe: int = 40) -> float:
     counts = []
     for n in (nfe, 2 * nfe):
         with Allocations(x.numel()) as found:
-            our_sample(find_solver(name), x, n)
+            our_call(find_solver(name), x, torch.randn_like(x), n)
         counts.append(found.count)
     return (counts[1] - counts[0]) / nfe
 
