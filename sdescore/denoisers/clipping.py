@@ -43,9 +43,6 @@ class Clipped(Wrapper):
         self.clip = clip
         self.keeps_noise = keeps_noise
 
-    def nfe(self, t: Tensor) -> Tensor:
-        return self.inner.nfe(t)
-
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         # p x0 + q eps with eps = (x - alpha x0) / sigma, where x0 is the clipped one, or in eps the net's own.
         of_x = q / self.sde.sigma(t)

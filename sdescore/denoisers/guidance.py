@@ -35,6 +35,9 @@ class Wrapper(Denoiser):
         self.inner = denoiser
         self.scale = float(scale)
 
+    def nfe(self, t: Tensor) -> Tensor:
+        return self.inner.nfe(t)
+
     def save_pretrained(self, folder: Any) -> NoReturn:
         raise ValueError(f"a {type(self).__name__} denoiser is not saved; save the denoiser that it is made of")
 
@@ -182,9 +185,6 @@ class ClassifierGuided(Wrapper):
             raise TypeError(f"log_prob is a {type(log_prob).__name__}; expected a function (x, t, **condition)")
         self.log_prob = log_prob
         self.shared = shared
-
-    def nfe(self, t: Tensor) -> Tensor:
-        return self.inner.nfe(t)
 
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, posterior, sample
+from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, LinearSDE, guided, posterior, sample
 from sdescore.operators import Downsample, Mask, Matrix
 from sdescore.testing import two_sample
 
@@ -136,3 +136,21 @@ def test_bad_measurements_are_named() -> None:
 
     with pytest.raises(ValueError, match="no derivative by x"):
         posterior(Denoiser(Detached(), sde), A, 0.1)(x, t, measurement=torch.zeros(2, 3))
+
+
+def test_a_posterior_counts_the_calls_of_what_it_is_made_of() -> None:
+    """Two branches of a guided prior are two calls, as many as the net is given."""
+    sde, given = VPSDE(), []
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+            given.append(label)
+            return x
+
+    prior = Denoiser(Net(), sde)
+    for denoiser, calls in ((prior, 1), (guided(prior, 2.0), 2)):
+        net = posterior(denoiser, Mask(torch.tensor([1, 0])), 0.1, "pigdm")
+        t = torch.tensor(0.5)
+        given.clear()
+        net(torch.ones(3, 2), t, measurement=torch.zeros(3, 2), label=torch.zeros(3))
+        assert len(given) == int(net.nfe(t)) == calls
