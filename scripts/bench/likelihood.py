@@ -29,9 +29,9 @@ from sdescore import VPSDE, Denoiser, GaussianMixture, LinearSDE, ReverseProcess
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.outputs import write_json
 from sdescore.cli.tables import markdown
-from sdescore.common.evaluation_mode import evaluating
+from sdescore.common.evaluation_mode import evaluating, frozen
 from sdescore.density.flow import ProbabilityFlowODE
-from sdescore.density.likelihood import Density, Prior, frozen
+from sdescore.density.likelihood import Density, Prior
 from sdescore.density.traces import DERIVATIVES, TRACES, quadratic
 from sdescore.nets import UNet
 

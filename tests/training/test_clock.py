@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """What training does by the clock and on signals."""
 
 import json
@@ -19,11 +18,12 @@ from training_runs import SOURCE, assert_same_bits
 
 from sdescore import Denoiser
 from sdescore.cli import main
+from sdescore.data.batches import batches
 from sdescore.training import checkpoints, clock
 from sdescore.training.clock import Caught, Clock, catching
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
-from sdescore.training.run_log import read_log
+from sdescore.training.run_log import picture, read_log
 from sdescore.training.trainer import Trainer
 
 
@@ -62,9 +62,7 @@ class TestClock:
         self, small: TrainConfig, ticking: list[float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A save takes 20 s and a picture 30: of 4 minutes 50 s are left at the last step, and none is exceeded."""
-        import sdescore.training.loop as loop
-
-        save, picture = Trainer.save, loop.picture
+        save = Trainer.save
 
         def slow_save(self: Trainer) -> None:
             ticking[0] += 20
@@ -75,7 +73,7 @@ class TestClock:
             picture(*given)
 
         monkeypatch.setattr(Trainer, "save", slow_save)
-        monkeypatch.setattr(loop, "picture", slow_picture)
+        monkeypatch.setattr("sdescore.training.loop.picture", slow_picture)
         train(replace(small, steps=1000, minutes=4.0), source=SOURCE)
         assert 1230 <= ticking[0] <= 1240
         assert pictures(small) == [2, saved(small)[-1]]
@@ -117,12 +115,12 @@ class TestProcesses:
             ([0.0, 0, 1, 0, 0, 0], (0, True, False, False, False)),
             ([0.0, 0, 0, 1, 1, 1], (0, False, True, True, True)),
         ):
-            own: Any = Clock(small, self.Two(*others), 0.0, now)  # type: ignore[arg-type]
+            own: Any = Clock(small, self.Two(*others), 0.0, now)
             assert own.due(clock.TOGETHER, False, Caught())[1:] == wanted
             assert own.due(3, True, Caught())[1:] == wanted  # the last step
 
     def test_they_ask_each_other_rarely_and_go_by_one_clock(self, small: TrainConfig) -> None:
-        own: Any = Clock(small, self.Two(70.0, 0, 0, 0, 0, 0), 50.0, time.monotonic())  # type: ignore[arg-type]
+        own: Any = Clock(small, self.Two(70.0, 0, 0, 0, 0, 0), 50.0, time.monotonic())
         assert own.due(clock.TOGETHER - 1, False, Caught(15)) == (50.0, 0, False, False, False, False)
         assert own.due(clock.TOGETHER, False, Caught())[0] == 70
         assert own.due(clock.TOGETHER + 1, False, Caught())[0] == 70
@@ -203,17 +201,13 @@ class TestSignals:
             signal.signal(signal.SIGHUP, before)
 
     def test_readers_that_died_of_it_do_not_hide_it(self, small: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-        import sdescore.training.loop as loop
-
-        given = loop.batches
-
         def dying(*args: Any, **named: Any) -> Any:
-            yield next(iter(given(*args, **named)))
+            yield next(iter(batches(*args, **named)))
             if signals:
                 os.kill(os.getpid(), signal.SIGTERM)
             raise RuntimeError("DataLoader worker exited unexpectedly")
 
-        monkeypatch.setattr(loop, "batches", dying)
+        monkeypatch.setattr("sdescore.training.loop.batches", dying)
         signals = True
         with pytest.raises(SystemExit) as caught:
             train(small, source=SOURCE)
