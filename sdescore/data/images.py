@@ -92,7 +92,7 @@ class Images:
 
         try:
             with Image.open(path, formats=_formats()) as image:
-                return to_array(upright(image).convert(self.mode))
+                return _pixels(upright(image), self.mode)
         except Exception as error:  # decoders raise OSError, SyntaxError, struct.error and more
             raise ValueError(f"{path} is not an image that can be read: {error}") from error
 
@@ -168,5 +168,9 @@ def _kind(mode: str) -> str:
 def to_array(image: Any) -> Tensor:
     """A Pillow image, upright, as uint8 (1 or 3, height, width). Raises ValueError for more than 8 bits per channel."""
     image = upright(image)
-    pixels = torch.from_numpy(np.array(image.convert(_kind(image.mode))))
+    return _pixels(image, _kind(image.mode))
+
+
+def _pixels(image: Any, mode: str) -> Tensor:
+    pixels = torch.from_numpy(np.array(image.convert(mode)))
     return pixels.reshape(*pixels.shape[:2], -1).movedim(2, 0)

@@ -116,6 +116,19 @@ def test_images_are_turned_upright(orientation: int, tmp_path: Path) -> None:
     assert np.array_equal(found.movedim(0, 2).numpy(), upright)
 
 
+def test_what_a_file_says_behind_its_pixels_turns_nothing(tmp_path: Path) -> None:
+    """A header is read without the pixels: the shape that it gives is that of the samples."""
+    oriented(tmp_path, "a.png", 6)
+    content = (tmp_path / "a.png").read_bytes()
+    begin = content.index(b"eXIf") - 4
+    end = begin + 12 + int.from_bytes(content[begin : begin + 4], "big")
+    last = content.index(b"IEND") - 4
+    moved = content[:begin] + content[end:last] + content[begin:end] + content[last:]
+    (tmp_path / "a.png").write_bytes(moved)
+    source = Images(tmp_path)
+    assert source.__getitems__([0])[0].shape[1:] == source.shape == (3, 6, 4)
+
+
 def test_images_of_both_ways_up_are_of_one_size(tmp_path: Path) -> None:
     for orientation in (1, 6, 8):
         oriented(tmp_path, f"{orientation}.png", orientation)
