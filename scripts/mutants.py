@@ -1,26 +1,31 @@
 """Change the code in small ways, and see whether the tests that run the changed line notice.
 
     pip install coverage
-    python scripts/mutants.py --map             which test runs which line: the whole suite, once
+    python scripts/mutants.py --map             which test runs which line: those of the rooms, once
     python scripts/mutants.py --count 500       a seeded sample of mutants; the same command goes on where it was
     python scripts/mutants.py --report          the share that was noticed, and the lines of those that were not
 
 A mutant is one changed operator, comparison, constant or condition. It lives in a copy of the tree, never in this one.
+Its tests run in a process that is forked after torch is imported, fastest first, up to the first that fails.
 What was found is in --state, a line a mutant, which survives any interruption.
 """
 
 import argparse
 import ast
+import contextlib
 import json
+import multiprocessing
 import os
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,9 +57,15 @@ SWAPS: dict[type, type] = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
-RC = "[run]\ndynamic_context = test_function\nsource = sdescore\nrelative_files = true\n"
-MOST_TESTS = 12  # of those that run a line, the ones that run fewest lines in all
-LONGEST = 120.0  # seconds that the tests of a mutant may take; one that takes longer counts as noticed
+RC = "[run]\nsource = sdescore\nrelative_files = true\n"
+CONTEXTS = """
+import coverage
+
+def pytest_runtest_logstart(nodeid, location):
+    coverage.Coverage.current().switch_context(nodeid.split("[")[0])
+"""
+ENOUGH = 60.0  # seconds that the tests of a mutant took together when nothing was changed
+LONGEST = 180  # seconds of process time, after which a mutant counts as noticed: it does not come to an end
 
 
 def _bare(node: Any) -> None:
@@ -85,19 +96,21 @@ def mutants(path: Path) -> Iterator[tuple[str, int]]:
             yield f"{path.relative_to(ROOT)}:{number}:{kind}", node.lineno  # type: ignore[attr-defined]
 
 
-def text_of(name: str) -> str:
-    """The text of a mutant's file."""
+def changed(name: str) -> tuple[str, str, str]:
+    """The text of a mutant's file, and what was and is at the place of the change."""
     file, number, kind = name.split(":")
     tree = ast.parse((ROOT / file).read_text())
     node = [*ast.walk(tree)][int(number)]
+    before = ast.unparse(node)
     [*variants(node)][int(kind)](node)
-    return ast.unparse(ast.fix_missing_locations(tree))
+    return ast.unparse(ast.fix_missing_locations(tree)), before, ast.unparse(node)
 
 
 def sampled(count: int, seed: int) -> list[tuple[str, int]]:
-    """A sample of all mutants of the rooms."""
+    """A sample of all mutants of the rooms; a smaller one is the beginning of a larger one."""
     found = [each for room in ROOMS for path in sorted((ROOT / room).glob("*.py")) for each in mutants(path)]
-    return random.Random(seed).sample(found, min(count, len(found)))
+    random.Random(seed).shuffle(found)
+    return found[:count]
 
 
 def copied(folder: Path) -> Path:
@@ -115,62 +128,109 @@ def copied(folder: Path) -> Path:
     return tree
 
 
-def pytest_in(tree: Path, *arguments: str, tool: tuple[str, ...] = (), timeout: float | None = None) -> int:
-    """The exit code of tests in a copy of the tree; 1, a failure, for tests that take too long."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [
-        sys.executable,
-        *tool,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:xdist",
-        "-p",
-        "no:cacheprovider",
-        *arguments,
-    ]
-    try:
-        return subprocess.run(command, cwd=tree, env=environment, timeout=timeout, capture_output=True).returncode
-    except subprocess.TimeoutExpired:
-        return 1
+OPTIONS = ["-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"]
 
 
 def map_lines(where: Path, tests: list[str]) -> None:
-    """Write which test runs which line, to a file of coverage."""
+    """Write which test runs which line, to a file of coverage, and beside it how long each took."""
     with tempfile.TemporaryDirectory() as name:
         tree = copied(Path(name))
         (tree / "coveragerc").write_text(RC)
-        data = where.resolve()
-        tool = ("-m", "coverage", "run", "--rcfile=coveragerc", f"--data-file={data}")
-        pytest_in(tree, "--maxfail=100000", *(tests or ["tests"]), tool=tool)
+        (tree / "contexts_of_tests.py").write_text(CONTEXTS)
+        environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        tool = ["-m", "coverage", "run", "--rcfile=coveragerc", f"--data-file={where.resolve()}", "-m", "pytest"]
+        more = [
+            "--maxfail=100000",
+            "-p",
+            "contexts_of_tests",
+            f"--junitxml={where.resolve()}.xml",
+            "-o",
+            "junit_family=xunit1",
+        ]
+        subprocess.run([sys.executable, *tool, *OPTIONS, *more, *tests], cwd=tree, env=environment)
     print(f"{where} is written")
 
 
+def seconds_of(where: Path) -> dict[str, float]:
+    """How long each test took, all of its parameters together; those that failed are left out."""
+    found: dict[str, float] = defaultdict(float)
+    failed = set()
+    for case in ET.parse(f"{where}.xml").iter("testcase"):
+        file, name = case.attrib["file"], case.attrib["name"].split("[")[0]
+        classes = case.attrib["classname"].removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
+        test = "::".join([file, *filter(None, classes.split(".")), name])
+        found[test] += float(case.attrib["time"])
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.add(test)
+    return {test: seconds for test, seconds in found.items() if test not in failed}
+
+
 def tests_of(where: Path, file: str, line: int) -> list[str]:
-    """The tests that run a line: file::function, at most MOST_TESTS."""
+    """The tests that run a line, fastest first; of a line that is run at import, those that run most of its file."""
     from coverage.numbits import numbits_to_nums
 
-    connection = sqlite3.connect(where)
-    rows = connection.execute(
-        "select context.context, line_bits.numbits from line_bits join file on file.id = line_bits.file_id "
-        "join context on context.id = line_bits.context_id where file.path like ?",
-        (f"%{file.removeprefix('sdescore/')}",),
-    ).fetchall()
-    found = {context: len(nums) for context, bits in rows if context and line in (nums := numbits_to_nums(bits))}
-    files = {path.stem: path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py")}
-    names = []
-    for context in sorted(found, key=lambda each: found[each]):
-        parts = context.split(".")
-        at = next((k for k, part in enumerate(parts) if part in files), None)
-        if at is not None:
-            names.append("::".join([str(files[parts[at]]), *parts[at + 1 :]]))
-    return names[:MOST_TESTS]
+    inside = file if file.startswith("sdescore/") else f"sdescore/{file}"
+    with contextlib.closing(sqlite3.connect(where)) as connection:
+        rows = connection.execute(
+            "select context.context, line_bits.numbits from line_bits join file on file.id = line_bits.file_id "
+            "join context on context.id = line_bits.context_id where file.path in (?, ?)",
+            (inside, file),
+        ).fetchall()
+    seconds = seconds_of(where)
+    lines: dict[str, set[int]] = defaultdict(set)
+    for context, bits in rows:
+        lines[context].update(numbits_to_nums(bits))
+    at_import = lines.pop("", set())
+    known = [test for test in lines if test in seconds]
+    found = [test for test in known if line in lines[test]]
+    if not found and line in at_import:
+        found = sorted(known, key=lambda test: -len(lines[test]))[:20]
+    chosen, total = [], 0.0
+    for test in sorted(found, key=seconds.__getitem__):
+        total += seconds[test]
+        if chosen and total > ENOUGH:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def _run_tests(tree: Path, tests: list[str]) -> None:
+    """Run tests in a copy of the tree, in this forked process."""
+    import pytest
+
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    sys.dont_write_bytecode = True
+    sys.argv = ["pytest"]
+    os.environ["PYTHONPATH"] = str(tree)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os._exit(int(pytest.main([*OPTIONS, *tests])))
+
+
+def passed(tree: Path, tests: list[str]) -> bool:
+    """Whether tests pass in a copy of the tree."""
+    process = multiprocessing.get_context("fork").Process(target=_run_tests, args=(tree, tests))
+    process.start()
+    process.join(5 * LONGEST)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid or 0, 9)  # what it started, and did not end
+    return process.exitcode == 0
 
 
 def run(state: Path, where: Path, count: int, seed: int, minutes: float) -> None:
     """Try the mutants of a sample that are not in the state file yet."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import accelerate  # noqa: F401  what most tests need, once for all of them
+    import torch
+
+    torch.set_num_threads(1)
     done = {json.loads(line)["name"] for line in state.read_text().splitlines()} if state.exists() else set()
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
@@ -181,14 +241,20 @@ def run(state: Path, where: Path, count: int, seed: int, minutes: float) -> None
             file = name.split(":")[0]
             chosen = tests_of(where, file, line)
             outcome = "not run by any test"
+            content, before, after = changed(name)
+            began = time.monotonic()
             if chosen:
                 whole = (tree / file).read_text()
-                (tree / file).write_text(text_of(name))
-                outcome = "survived" if pytest_in(tree, *chosen, timeout=LONGEST) == 0 else "noticed"
+                (tree / file).write_text(content)
+                outcome = "survived" if passed(tree, chosen) else "noticed"
                 (tree / file).write_text(whole)
+            found = {"name": name, "line": line, "outcome": outcome, "before": before, "after": after, "tests": chosen}
             with open(state, "a") as out:
-                out.write(json.dumps({"name": name, "line": line, "outcome": outcome, "tests": chosen}) + "\n")
-            print(f"{outcome:20} {file}:{line}", flush=True)
+                out.write(json.dumps(found) + "\n")
+            print(
+                f"{outcome:20} {time.monotonic() - began:5.1f} s {file}:{line} {before[:60]} -> {after[:60]}",
+                flush=True,
+            )
 
 
 def report(state: Path) -> None:
@@ -198,19 +264,20 @@ def report(state: Path) -> None:
     print(f"{len(found)} mutants: {', '.join(f'{n} {what}' for what, n in counts.most_common())}")
     for each in found:
         if each["outcome"] != "noticed":
-            print(f"{each['outcome']:20} {each['name']}, line {each['line']}")
+            print(f"{each['outcome']}: {each['name']}, line {each['line']}: {each['before']} -> {each['after']}")
 
 
 def main() -> None:
+    rooms = [f"tests/{room.removeprefix('sdescore/')}" for room in ROOMS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--map", action="store_true", help="find which test runs which line")
     parser.add_argument("--report", action="store_true", help="say what was found")
-    parser.add_argument("--tests", nargs="*", default=[], help="with --map, these tests alone")
+    parser.add_argument("--tests", nargs="*", default=rooms, help="with --map, these tests; by default the rooms' own")
     parser.add_argument("--count", type=int, default=500, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
-    parser.add_argument("--state", type=Path, default=Path("runs/mutants.jsonl"), help="where findings are kept")
-    parser.add_argument("--lines", type=Path, default=Path("runs/mutants.coverage"), help="what --map writes")
+    parser.add_argument("--state", type=Path, default=Path("runs/mutants/state.jsonl"), help="where findings are kept")
+    parser.add_argument("--lines", type=Path, default=Path("runs/mutants/coverage"), help="what --map writes")
     given = parser.parse_args()
     given.state.parent.mkdir(parents=True, exist_ok=True)
     if given.map:
