@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from sdescore.common.checks import (
     check_count,
     check_finite,
+    check_function,
     check_integer,
     check_number,
     check_returned,
@@ -144,6 +145,7 @@ def _at_level(score: Callable[[Tensor, Tensor], Tensor], level: Tensor, x: Tenso
 
 def _with_gradient(log_density: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     """log_density(x), (chains,), and its gradient."""
+    check_function("log_density", log_density)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value = check_returned_numbers(log_density(x.clone()), x, "log_density")  # which may write over a copy

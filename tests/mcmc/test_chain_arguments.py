@@ -79,3 +79,10 @@ def test_refusals_of_traces() -> None:
     chains = langevin(torch.neg, torch.zeros(3, 2), step=0.1, steps=8)
     with pytest.raises(TypeError, match="burn=True"):
         chains.effective_sample_size(True)
+
+
+@pytest.mark.parametrize("wrong", [np.float32, torch.float32, 3], ids=str)
+def test_what_is_no_function_is_no_density(wrong: Any) -> None:
+    for chain in (hmc, mala):
+        with pytest.raises(TypeError, match=r"log_density is .*expected a function of x"):
+            chain(wrong, torch.zeros(3, 2), step=0.1, steps=1)
