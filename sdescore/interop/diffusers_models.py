@@ -68,7 +68,8 @@ def load_diffusers(
     Any model that is called as (sample, timestep, ...) will do: UNet2DModel, UNet2DConditionModel, UNet1DModel,
     DiTTransformer2DModel. Its other arguments are conditions by the names that they have in diffusers, such as
     condition={"class_labels": labels} or {"encoder_hidden_states": embedded_texts}. Where the scheduler clips, so does
-    the denoiser; its `inner` does not.
+    the denoiser, as that scheduler does: DDIM's keeps the net's own noise, others' follows from the clipped data. Its
+    `inner` does not clip.
 
     Weights are read from safetensors, or else from a .bin file by torch's unpickler of weights alone.
 
@@ -105,7 +106,7 @@ def load_diffusers(
         terms=replace(schedule.terms, learned_variance=learned),
         shape=shape,
     )
-    return denoiser.eval() if schedule.clip is None else Clipped(denoiser, schedule.clip).eval()
+    return denoiser.eval() if schedule.clip is None else Clipped(denoiser, schedule.clip, schedule.keeps_noise).eval()
 
 
 def _folder(source: str | Path, **hub: Any) -> Path:
@@ -203,7 +204,8 @@ def save_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
         type(inner) in (Denoiser, DiffusersDenoiser) and isinstance(net, diffusers.ModelMixin),
         f"denoiser is a {type(inner).__name__} of a {type(net).__name__}; expected a Denoiser of a model of diffusers",
     )
-    config = _config(inner, denoiser.clip if isinstance(denoiser, Clipped) else None)
+    clip, keeps_noise = (denoiser.clip, denoiser.keeps_noise) if isinstance(denoiser, Clipped) else (None, False)
+    config = _config(inner, clip, keeps_noise)
     cls = getattr(diffusers, config["_class_name"])
     if "generator" not in inspect.signature(cls.step).parameters:  # with which DDPMPipeline calls it
         cls, config = diffusers.DDPMScheduler, {"clip_sample": False, **config}
@@ -220,13 +222,13 @@ def save_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
             os.replace(each, target)
 
 
-def _config(denoiser: Denoiser, clip: Clip | None) -> dict[str, Any]:
+def _config(denoiser: Denoiser, clip: Clip | None, keeps_noise: bool) -> dict[str, Any]:
     """A scheduler's configuration for a denoiser: its own if it has come with one that says all of it."""
     sde, terms = denoiser.sde, denoiser.terms
     if isinstance(denoiser, DiffusersDenoiser) and isinstance(sde, DiscreteSDE):
         schedule = read_schedule(denoiser.scheduler_config)
         same = replace(schedule.terms, learned_variance=terms.learned_variance) == terms
-        if same and schedule.process == sde and schedule.clip == clip:
+        if same and schedule.process == sde and (schedule.clip, schedule.keeps_noise) == (clip, keeps_noise):
             return denoiser.scheduler_config
     kinds = {kind: name for name, kind in PREDICTION_TYPES.items()}
     plain = NetTerms("state", "index", predicts=terms.predicts, learned_variance=terms.learned_variance)
@@ -241,7 +243,7 @@ def _config(denoiser: Denoiser, clip: Clip | None) -> dict[str, Any]:
     products = torch.sigmoid(2 * torch.tensor(sde.lambdas, dtype=torch.float64))
     before = torch.cat([torch.ones(1).double(), products[:-1]])
     return {
-        "_class_name": "DDPMScheduler",
+        "_class_name": "DDIMScheduler" if keeps_noise else "DDPMScheduler",
         "num_train_timesteps": len(products),
         "trained_betas": (1 - products / before).tolist(),
         "prediction_type": kinds[terms.predicts],

@@ -38,7 +38,9 @@ class PushedRun:
     def __init__(self, solver: Solver, schedule: Schedule, x: Tensor, times: Tensor, noise: Noise) -> None:
         process = schedule.process
         net: Denoiser = CalledAtLevel(_ask, process, schedule.terms.predicts, schedule.data_std)
-        reverse = ReverseProcess(process, net if schedule.clip is None else Clipped(net, schedule.clip))
+        if schedule.clip is not None:
+            net = Clipped(net, schedule.clip, schedule.keeps_noise)
+        reverse = ReverseProcess(process, net)
 
         def solve() -> tuple[Tensor, None]:
             state = x

@@ -33,6 +33,7 @@ class Schedule:
         count: The length of the table, num_train_timesteps.
         data_std: The standard deviation of the data, for terms that know of one.
         clip: The limit on the net's data predictions; None for none.
+        keeps_noise: The scheduler clips the data alone and goes on with the net's own noise, as DDIM's does.
     """
 
     process: LinearSDE
@@ -40,6 +41,7 @@ class Schedule:
     count: int = 1000
     data_std: float = 0.5
     clip: Clip | None = None
+    keeps_noise: bool = False
 
     def net_time(self, t: Tensor) -> Tensor:
         """What the net is given at times t of the process, of their shape."""
@@ -80,6 +82,10 @@ def _products(config: Mapping[str, Any]) -> Tensor:
     return products.double()
 
 
+# Their use_clipped_model_output is False by default; DDPM's and others' go on from the clipped data alone.
+KEEP_NOISE = ("DDIMScheduler", "DDIMParallelScheduler", "DDIMInverseScheduler")
+
+
 def _clip(config: Mapping[str, Any]) -> Clip | None:
     if config.get("thresholding"):
         ratio = float(config.get("dynamic_thresholding_ratio", 0.995))
@@ -101,7 +107,9 @@ def _table(config: Mapping[str, Any]) -> Schedule:
     process = DiscreteSDE(tuple((products.log() - torch.log1p(-products)).div(2).tolist()))
     learned = config.get("variance_type") in ("learned", "learned_range")
     terms = NetTerms("state", "index", predicts=predicts, learned_variance=learned)
-    return Schedule(process, terms, len(products), clip=_clip(config))
+    clip = _clip(config)
+    keeps_noise = clip is not None and config.get("_class_name") in KEEP_NOISE
+    return Schedule(process, terms, len(products), clip=clip, keeps_noise=keeps_noise)
 
 
 def _flow(config: Mapping[str, Any]) -> Schedule:

@@ -11,6 +11,7 @@ from tiny_diffusers import conditional, dit, saved, series, unet
 from sdescore import FlowSDE, KarrasSDE, guided, sample
 from sdescore.denoisers import Clipped
 from sdescore.interop import load_diffusers
+from sdescore.sampling import WhiteNoise
 
 diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers", "ignore::FutureWarning")
@@ -61,21 +62,45 @@ def test_what_the_scheduler_clips_is_clipped(clip: dict[str, Any], tmp_path: Pat
         torch.testing.assert_close(alpha * denoiser(X, t) + sigma * denoiser.noise(X, t), X)
 
 
-@pytest.mark.parametrize("clip", [False, True])
+class Drawn(WhiteNoise):
+    """The draws that a pipeline makes after its first with a generator of seed 3."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.generator = torch.Generator().manual_seed(3)
+        torch.randn(2, 3, 8, 8, generator=self.generator)
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, s: torch.Tensor, std: float = 1.0) -> torch.Tensor:
+        return std * torch.randn(x.shape, generator=self.generator)
+
+
+PIPELINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDIM": ("ddim", {}),  # which clips the data by default, and goes on with the net's own noise
+    "DDIM, without clipping": ("ddim", {"clip_sample": False}),
+    "DDIM, dynamic thresholds": ("ddim", {"thresholding": True, "sample_max_value": 1.5}),
+    "DDPM": ("ddpm", {}),  # which clips by default, and goes on from the clipped data
+    "DDPM, without clipping": ("ddpm", {"clip_sample": False}),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
 @pytest.mark.parametrize("table", ["linear", "cosine"])
-def test_samples_are_the_images_of_ddim_pipeline(table: str, clip: bool, tmp_path: Path) -> None:
-    """From its noise, at its times; where it clips, with the noise that goes with the clipped data."""
-    net, scheduler = unet(), diffusers.DDIMScheduler(clip_sample=clip, **TABLES[table])
-    pipeline = diffusers.DDIMPipeline(net, scheduler)
+def test_samples_are_the_images_of_the_pipeline(table: str, name: str, tmp_path: Path) -> None:
+    """From its noise, at its times, with the clipping that its scheduler's configuration says."""
+    solver, options = PIPELINES[name]
+    net, kind = unet(), name[:4]
+    pipeline = getattr(diffusers, f"{kind}Pipeline")(
+        net, getattr(diffusers, f"{kind}Scheduler")(**options, **TABLES[table])
+    )
     pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(3)
     theirs = pipeline(
-        batch_size=2, generator=generator, num_inference_steps=8, use_clipped_model_output=clip, output_type="numpy"
+        batch_size=2, generator=torch.Generator().manual_seed(3), num_inference_steps=8, output_type="numpy"
     ).images
+    pipeline.save_pretrained(tmp_path)
+    denoiser = load_diffusers(tmp_path)
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-    denoiser = load_diffusers(saved(tmp_path, net, scheduler))
-    times = pipeline.scheduler.timesteps.double()
-    mine = sample(denoiser.sde, denoiser, x=x, solver="ddim", times=times)
+    given: dict[str, Any] = {"x": x, "solver": solver, "noise_source": Drawn}
+    mine = sample(denoiser.sde, denoiser, times=pipeline.scheduler.timesteps.double(), **given)
     close((mine / 2 + 0.5).clamp(0, 1), torch.from_numpy(theirs).permute(0, 3, 1, 2))
 
 

@@ -52,16 +52,19 @@ def test_from_diffusers_and_back_the_bits_are_equal(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("predicts", ["noise", "data", "v"])
-@pytest.mark.parametrize("clip", [None, 0.5])
-def test_a_denoiser_of_ours_becomes_a_pipeline(predicts: str, clip: float | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("clip", "keeps_noise"), [(None, False), (0.5, False), (0.5, True)])
+def test_a_denoiser_of_ours_becomes_a_pipeline(
+    predicts: str, clip: float | None, keeps_noise: bool, tmp_path: Path
+) -> None:
     """Of a table that diffusers has no name for: its float32 betas multiply to the same alphas within 1e-5."""
     betas = VPSDE(0.3, 12.0).betas(50)
     sde = DiscreteSDE.from_betas(betas)
     denoiser = Denoiser(unet(), sde, predicts, terms="ddpm").eval()
-    whole = denoiser if clip is None else Clipped(denoiser, Clip(clip))
+    whole = denoiser if clip is None else Clipped(denoiser, Clip(clip), keeps_noise)
     save_diffusers(whole, tmp_path)
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
     torch.testing.assert_close(pipeline.scheduler.alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-5, atol=0)
+    pipeline.scheduler.set_timesteps(50)
     with torch.no_grad():
         for index in (0, 20, 49):
             output = pipeline.unet(X, index).sample
@@ -69,6 +72,7 @@ def test_a_denoiser_of_ours_becomes_a_pipeline(predicts: str, clip: float | None
             torch.testing.assert_close(whole(X, torch.tensor(float(index))), theirs, rtol=1e-4, atol=1e-4)
     again = load_diffusers(tmp_path)
     assert again.predicts == predicts and isinstance(again, Clipped) == (clip is not None)
+    assert getattr(again, "keeps_noise", False) == keeps_noise
     assert images(tmp_path).shape == (2, 8, 8, 3)
 
 
