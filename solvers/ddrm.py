@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sdescore.denoisers.posterior import check_noise_std
-from sdescore.operators import Operator, matrix_of
+from sdescore.operators import Operator, decomposed
 from sdescore.sampling import Noise, ReverseProcess, karras
 
 from .measured import check_linear_operator, measured
@@ -25,7 +25,8 @@ class DDRM:
     https://arxiv.org/abs/2201.11793
 
     Args:
-        operator: Linear; its matrix is decomposed, which suits samples of up to some thousand elements.
+        operator: Linear; one without a decomposition of its own is decomposed by its matrix in every batch, which suits
+            samples of up to some thousand elements.
         noise_std: Standard deviation of the measurement's noise.
         eta: Share of fresh noise in coordinates that are not, or too badly, measured.
         eta_b: Share of the measurement in the others.
@@ -48,52 +49,35 @@ class DDRM:
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
         prior, y = measured(reverse, self.operator, x)
-        known = self._known(x, y)
-        alphas, rhos = [*prior.sde.alpha(times).tolist(), 1.0], [*prior.sde.rho(times).tolist(), 0.0]
-        z = known.start(known.turn(x) / alphas[0], rhos[0])
-        x = alphas[0] * known.back(z)
-        for i in range(len(times)):
-            data = known.turn(prior.data(x, times[i]))
-            rho = rhos[i + 1]
-            eps = torch.where(known.level.isinf(), (z - data) / rhos[i], (known.y - data) / known.level)
-            below = data + rho * (1 - self.eta**2) ** 0.5 * eps
-            above = data + self.eta_b * (known.y - data)
-            noisy = known.level > rho
-            z = torch.where(noisy, below, above)
-            if rho:
-                spread = (rho**2 - (self.eta_b * known.level).square()).clamp(min=0).sqrt()
-                z = z + torch.where(noisy, self.eta * rho, spread) * known.turn(noise.randn(x))
-            x = alphas[i + 1] * known.back(z)
-            yield x
+        svd = decomposed(self.operator, tuple(x.shape[1:]))
+        mask = svd.mask.to(x)
+        seen = mask > 1e-7 * mask.max()
+        level = self.noise_std / mask.where(seen, 1.0)
+        y = svd.U_adjoint(y) / mask.where(seen, 1.0)
 
-    def _known(self, x: Tensor, y: Tensor) -> "_Known":
-        left, values, right = torch.linalg.svd(matrix_of(self.operator, tuple(x.shape[1:])))
-        count = int((values > 1e-7 * values.max()).sum())
-        turned, level = y.new_zeros(len(y), len(right)), y.new_full((len(right),), torch.inf)
-        turned[:, :count] = y.flatten(1) @ (left[:, :count] / values[:count]).to(y)
-        level[:count] = self.noise_std / values[:count]
-        return _Known(turned, level, right.to(x), x.shape[1:])
+        def replaced(free: Tensor, z: Tensor) -> Tensor:
+            """x / alpha with z for the coordinates that are seen."""
+            return free + svd.V(torch.where(seen, z - svd.V_adjoint(free), 0.0))
+
+        alphas, rhos = [*prior.sde.alpha(times).tolist(), 1.0], [*prior.sde.rho(times).tolist(), 0.0]
+        free = x / alphas[0]
+        z = svd.V_adjoint(free)
+        lacking = (1 - (level / rhos[0]).square()).clamp(min=0).sqrt()
+        x = alphas[0] * replaced(free, torch.where(level < rhos[0], y + lacking * z, z))
+        for i in range(len(times)):
+            data, rho = prior.data(x, times[i]), rhos[i + 1]
+            eps = (x / alphas[i] - data) / rhos[i]
+            drawn = noise.randn(x) if rho else torch.zeros_like(x)
+            kept = rho * (1 - self.eta**2) ** 0.5
+            gap = y - svd.V_adjoint(data)
+            spread = (rho**2 - (self.eta_b * level).square()).clamp(min=0).sqrt()
+            moved = torch.where(
+                level > rho,
+                kept * gap / level.clamp(min=torch.finfo(x.dtype).tiny) + self.eta * rho * svd.V_adjoint(drawn),
+                self.eta_b * gap + spread * svd.V_adjoint(drawn),
+            )
+            x = alphas[i + 1] * replaced(data + kept * eps + self.eta * rho * drawn, y - gap + moved)
+            yield x
 
     def nfe(self, intervals: int) -> int:
         return intervals + 1
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The measurement y (batch, elements) in singular coordinates, with the level (elements,) of its noise there."""
-
-    y: Tensor
-    level: Tensor
-    axes: Tensor
-    shape: torch.Size
-
-    def turn(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.axes.T
-
-    def back(self, z: Tensor) -> Tensor:
-        return (z @ self.axes).reshape(-1, *self.shape)
-
-    def start(self, z: Tensor, rho: float) -> Tensor:
-        """A measured coordinate is its measurement with the noise that it lacks, another is z, of deviation rho."""
-        lacking = (1 - (self.level / rho).square()).clamp(min=0).sqrt()
-        return torch.where(self.level < rho, self.y + lacking * z, z)

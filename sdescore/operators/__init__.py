@@ -10,12 +10,12 @@ from sdescore.operators.linear import (
     LinearOperator,
     Mask,
     Matrix,
-    Operator,
-    matrix_of,
 )
 from sdescore.operators.nonlinear import Derivative, Nonlinear, as_operator, linearised
+from sdescore.operators.singular import SVD, Operator, Singular, decomposed, matrix_of
 
 __all__ = [
+    "SVD",
     "Blur",
     "Channels",
     "Composition",
@@ -27,7 +27,9 @@ __all__ = [
     "Matrix",
     "Nonlinear",
     "Operator",
+    "Singular",
     "as_operator",
+    "decomposed",
     "linearised",
     "matrix_of",
 ]

@@ -1,19 +1,20 @@
 """Linear measurements y = A x: masks, downsampling, blurs, channels, Fourier coefficients, matrices, and compositions.
 
 The protocol is that of deepinv's physics: A, A_adjoint and A_dagger on batches, so that such an object serves as it is.
-To add one: a frozen class with A and A_adjoint, and A_dagger where it has a closed form.
+To add one: a frozen class with A and A_adjoint, and A_dagger and svd where they have a closed form.
 """
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from sdescore.common.checks import check_count
 from sdescore.common.linear_combinations import dot, expand
+from sdescore.operators.singular import SVD, hartley, unchanged, with_rows
 
 __all__ = [
     "Blur",
@@ -24,19 +25,7 @@ __all__ = [
     "LinearOperator",
     "Mask",
     "Matrix",
-    "Operator",
-    "matrix_of",
 ]
-
-
-class Operator(Protocol):
-    """What measures: x (batch, *shape) to y (batch, *measured), its adjoint and its pseudo-inverse."""
-
-    def A(self, x: Tensor) -> Tensor: ...
-
-    def A_adjoint(self, y: Tensor) -> Tensor: ...
-
-    def A_dagger(self, y: Tensor) -> Tensor: ...
 
 
 class LinearOperator(ABC):
@@ -77,6 +66,16 @@ def _check(fits: bool, operator: LinearOperator, x: Tensor, expected: str) -> No
         raise ValueError(f"x has samples of shape {tuple(x.shape[1:])}; {type(operator).__name__} expects {expected}")
 
 
+def _ones(shape: tuple[int, ...]) -> Tensor:
+    return torch.ones(1, *shape, dtype=torch.float64)
+
+
+def _coordinates(operator: LinearOperator, shape: tuple[int, ...], value: float) -> SVD:
+    """Of an operator whose measurements are the coordinates, all of one singular value."""
+    values = torch.full_like(operator.A(_ones(shape))[0], value)
+    return SVD(operator, values, lambda z: operator.A_adjoint(z) / value, lambda x: operator.A(x) / value)
+
+
 @dataclass(frozen=True)
 class Composition(LinearOperator):
     """outer after inner."""
@@ -111,6 +110,13 @@ class Matrix(LinearOperator):
     def A_dagger(self, y: Tensor) -> Tensor:
         return y @ torch.linalg.pinv(self.matrix.to(y)).T
 
+    @cached_property
+    def _singular(self) -> tuple[Tensor, Tensor]:
+        return torch.linalg.svd(self.matrix.double(), full_matrices=False)[1:]
+
+    def svd(self, shape: tuple[int, ...]) -> SVD:
+        return with_rows(self, shape, *self._singular)
+
 
 @dataclass(frozen=True, eq=False)
 class Mask(LinearOperator):
@@ -137,6 +143,9 @@ class Mask(LinearOperator):
     def A_dagger(self, y: Tensor) -> Tensor:
         return self.mask.to(y) * y
 
+    def svd(self, shape: tuple[int, ...]) -> SVD:
+        return SVD(self, self.A(_ones(shape))[0], unchanged, unchanged)
+
 
 @dataclass(frozen=True)
 class Downsample(LinearOperator):
@@ -161,6 +170,9 @@ class Downsample(LinearOperator):
         for axis in range(2, y.ndim):
             y = y.repeat_interleave(self.factor, axis)
         return y
+
+    def svd(self, shape: tuple[int, ...]) -> SVD:
+        return _coordinates(self, shape, self.factor ** (-(len(shape) - 1) / 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +206,9 @@ class Blur(LinearOperator):
         least = math.sqrt(torch.finfo(y.dtype).eps) * response.abs().max()
         return self._filtered(y, torch.where(response.abs() > least, 1 / response, 0.0))
 
+    def svd(self, shape: tuple[int, ...]) -> SVD:
+        return SVD(self, self._response(_ones(shape)).abs().expand(shape), hartley, hartley)
+
 
 @dataclass(frozen=True)
 class Channels(LinearOperator):
@@ -214,6 +229,9 @@ class Channels(LinearOperator):
     def A_dagger(self, y: Tensor) -> Tensor:
         return self.A_adjoint(y) / sum(weight**2 for weight in self.weights)
 
+    def svd(self, shape: tuple[int, ...]) -> SVD:
+        return _coordinates(self, shape, math.hypot(*self.weights))
+
 
 @dataclass(frozen=True, eq=False)
 class Fourier(LinearOperator):
@@ -233,17 +251,9 @@ class Fourier(LinearOperator):
         found = torch.complex(y[:, 0], y[:, 1]) * self.mask.to(y)
         return torch.fft.ifftn(found, dim=tuple(range(2, found.ndim)), norm="ortho").real
 
-
-def matrix_of(operator: Operator, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
-    """The matrix (measured, elements) of a linear operator on samples of a shape. Raises ValueError for another.
-
-    It measures every unit vector at once: for small problems.
-    """
-    size = math.prod(shape)
-    unit = torch.eye(size, dtype=dtype)
-    found = operator.A(unit.reshape(size, *shape)).flatten(1).to(dtype).T
-    probe = torch.linspace(-1, 2, size, dtype=dtype)
-    direct = operator.A(probe.reshape(1, *shape)).flatten()
-    if not torch.allclose(found @ probe, direct.to(dtype), rtol=1e-4, atol=1e-6):
-        raise ValueError(f"operator is {operator!r}, which is not linear")
-    return found
+    def svd(self, shape: tuple[int, ...]) -> SVD:
+        """A real x has a coefficient and its mirror image at once: together they count as two measurements of half."""
+        kept = self.mask.to(_ones(shape))
+        axes = tuple(range(kept.ndim))
+        mirrored = kept.flip(axes).roll((1,) * kept.ndim, axes)
+        return SVD(self, ((kept**2 + mirrored**2) / 2).sqrt().expand(shape), hartley, hartley)

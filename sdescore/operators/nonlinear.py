@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdescore.operators.linear import Operator
+from sdescore.operators.singular import Operator
 
 __all__ = ["Derivative", "Nonlinear", "as_operator", "linearised"]
 

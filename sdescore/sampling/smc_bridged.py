@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.operators import Operator, matrix_of
+from sdescore.operators import Operator, Singular, decomposed
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.noise import Noise
@@ -19,30 +19,41 @@ __all__ = ["Bridged", "SingularValues", "through"]
 
 @dataclass(frozen=True)
 class SingularValues:
-    """A measurement along singular vectors (k, elements): x0 there is `value` plus noise of std `ratio`, each (k,).
+    """A measurement along the singular vectors that are `seen`, k coordinates of `svd`.
 
-    log_scale: log p(y) less the log-density of `value`.
+    x0 there is `value` plus noise of std `ratio`, each (k,). log_scale: log p(y) less the log-density of `value`.
     """
 
-    vectors: Tensor
+    svd: Singular
+    seen: Tensor  # (*coordinates,)
     value: Tensor
     ratio: Tensor
     log_scale: float
 
     @classmethod
     def of(cls, operator: Operator, y: Tensor, noise_std: float, shape: Sequence[int]) -> "SingularValues":
-        """By the operator's matrix: for small problems. Raises ValueError for an operator that is not linear."""
-        u, s, v = torch.linalg.svd(matrix_of(operator, tuple(shape)), full_matrices=False)
-        seen = s > 1e-10 * s[0]
-        u, s, v = u[:, seen], s[seen], v[seen]
-        flat = y.flatten().double().to(u.device)
-        turned = u.T @ flat
+        """Raises ValueError for an operator that is not linear."""
+        svd = decomposed(operator, tuple(shape))
+        turned = svd.U_adjoint(y.double()[None])
+        mask = svd.mask.to(turned).expand_as(turned)[0]
+        seen = mask > 1e-10 * mask.max()
+        s = mask[seen]
         log_scale = -float(s.log().sum())
-        unseen = len(flat) - len(s)  # there y is noise alone
+        unseen = y.numel() - len(s)  # there y is noise alone
         if unseen and noise_std > 0:
-            square = float((flat - u @ turned).square().sum()) / noise_std**2
+            square = float((y - svd.U(turned.where(seen, 0.0))[0]).square().sum()) / noise_std**2
             log_scale -= square / 2 + unseen * math.log(2 * math.pi * noise_std**2) / 2
-        return cls(v, turned / s, noise_std / s, log_scale)
+        return cls(svd, seen, turned[0][seen] / s, noise_std / s, log_scale)
+
+    def along(self, x: Tensor) -> Tensor:
+        """Coordinates (batch, k) of x (batch, *shape)."""
+        return self.svd.V_adjoint(x)[:, self.seen.to(x.device)]
+
+    def back(self, z: Tensor) -> Tensor:
+        """What has coordinates (batch, k) and no others."""
+        whole = z.new_zeros(len(z), *self.seen.shape)
+        whole[:, self.seen.to(z.device)] = z
+        return self.svd.V(whole)
 
     def times(self, sde: LinearSDE, last: float) -> Tensor:
         """When x_t along each vector is known as well as y tells it, (k,); not below `last`."""
@@ -84,24 +95,21 @@ class Bridged:
         self.times = t
         self.first = first
         self.gaussian = gaussian
-        self.vectors = found.vectors.to(first)
+        self.found = found
         self.target = (sde.alpha(t)[:, None] * found.value).to(first)
         variance = sde.sigma(t)[:, None] ** 2 - (sde.alpha(t)[:, None] * found.ratio) ** 2
         self.variance = variance.clamp(min=0).masked_fill(t[:, None] <= tau, 0.0).to(first)
         self.tied = (t[:, None] >= tau).to(first)
         self.log_scale = found.log_scale + float(sde.alpha(tau).log().sum())
 
-    def _along(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.vectors.T
-
     def _tie(self, i: int, mean: Tensor, drawn: Tensor, std: float) -> tuple[Tensor, Tensor]:
         """States at times[i] of a kernel whose draw is mean + drawn, and log of the integral of kernel and bridge."""
-        at, free = self._along(mean), self._along(drawn)
+        at, free = self.found.along(mean), self.found.along(drawn)
         total = self.variance[i] + std**2
         gain = std**2 / total
         tied = gain * (self.target[i] - at) + (self.variance[i] / total).sqrt() * free
-        change = (self.tied[i] * (tied - free)) @ self.vectors
-        return mean + drawn + change.reshape(mean.shape), self._log_normal(i, at, total)
+        change = self.found.back(self.tied[i] * (tied - free))
+        return mean + drawn + change, self._log_normal(i, at, total)
 
     def _log_normal(self, i: int, at: Tensor, variance: Tensor) -> Tensor:
         """The log-density of the bridges' targets at times[i], over the coordinates that are tied there."""
@@ -113,14 +121,14 @@ class Bridged:
             std = float(self.kernels.reverse.sde.sigma(self.times[0]))
             x, log_weights = self._tie(0, torch.zeros_like(self.first), self.first, std)
             return (x,), log_weights
-        return (self.first,), self._log_normal(0, self._along(self.first), self.variance[0])
+        return (self.first,), self._log_normal(0, self.found.along(self.first), self.variance[0])
 
     def move(self, i: int, cloud: Cloud, noise: Noise) -> tuple[Cloud, Tensor]:
         (x,) = cloud
         mean, std = self.kernels.mean(i, x, self._data(i, x)), self.kernels.std[i]
         new, log_weights = self._tie(i + 1, mean, noise(x, self.times[i], self.times[i + 1], std), std)
         # What was tied before and still is; where a coordinate is set, its bridge is a point and all its weight given.
-        before = (self._along(x) - self.target[i]).square() / self.variance[i]
+        before = (self.found.along(x) - self.target[i]).square() / self.variance[i]
         before = torch.where(self.tied[i + 1] > 0, before + (2 * math.pi * self.variance[i]).log(), 0.0)
         return (new,), log_weights + before.double().sum(1) / 2
 

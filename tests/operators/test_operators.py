@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from deepinv_manner import Physics
 from torch import Tensor
 
-from sdescore.operators import Blur, Channels, Downsample, Fourier, LinearOperator, Mask, Matrix, matrix_of
+from sdescore.operators import Blur, Channels, Downsample, Fourier, LinearOperator, Mask, Matrix, decomposed, matrix_of
 
 own = torch.Generator().manual_seed(0)
 KEEP = torch.rand(6, 8, generator=own) < 0.5
@@ -48,6 +49,61 @@ def test_pseudo_inverse(operator: LinearOperator, shape: tuple[int, ...]) -> Non
     exact = y @ torch.linalg.pinv(matrix, rtol=1e-9).T
     found = operator.A_dagger(y.reshape(2, *operator.A(drawn(1, *shape)).shape[1:]))
     torch.testing.assert_close(found.flatten(1), exact, rtol=1e-5, atol=1e-6)
+
+
+@every
+def test_singular_values(operator: LinearOperator, shape: tuple[int, ...]) -> None:
+    """Against torch's of the operator's matrix; U and V turn without stretching, and U diag(s) V^T is the operator."""
+    svd, matrix = decomposed(operator, shape), matrix_of(operator, shape)
+    count, x = min(matrix.shape), drawn(3, *shape)
+    z = svd.V_adjoint(x)
+    values = svd.mask.expand_as(z)[0].flatten().double().sort(descending=True).values
+    exact = torch.linalg.svdvals(matrix)
+    torch.testing.assert_close(values[:count], exact[: len(values)], rtol=1e-6, atol=1e-7)
+    assert not bool((values[count:] > 1e-7).any()) and not bool((exact[len(values) :] > 1e-7).any())
+    torch.testing.assert_close(svd.U(svd.mask.to(z) * z), operator.A(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(svd.V_adjoint(svd.V(z)), z)
+    seen = torch.where(svd.mask.expand_as(z) > 1e-6, torch.randn_like(z), 0.0)
+    torch.testing.assert_close(svd.U_adjoint(svd.U(seen)), seen, rtol=1e-6, atol=1e-6)
+    y = torch.randn_like(operator.A(x))
+    left, right = (svd.U(seen) * y).flatten(1).sum(1), (seen * svd.U_adjoint(y)).flatten(1).sum(1)
+    torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6)
+    left, right = (svd.V(z) * x).flatten(1).sum(1), z.square().flatten(1).sum(1)
+    torch.testing.assert_close(left, right)
+
+
+def test_closed_forms_need_no_matrix() -> None:
+    """Of samples whose matrix would have 10^10 elements."""
+    shape, masked = (1, 256, 400), torch.zeros(256, 400)
+    for operator in (Mask(masked), Downsample(4), Blur(torch.ones(3, 3) / 9), Fourier(masked), Channels((1.0,))):
+        assert decomposed(operator, shape).V_adjoint(torch.ones(1, *shape)).shape[0] == 1
+
+
+def test_a_foreign_decomposition_is_taken_if_it_keeps_lengths() -> None:
+    matrix = torch.diag(torch.tensor([2.0, 0.5, 0.0]))
+
+    class Decomposable(Physics):
+        """The manner of deepinv.physics.DecomposablePhysics."""
+
+        length = 1.0
+        mask = matrix.diagonal()
+
+        def U(self, z: Tensor) -> Tensor:
+            return z / self.length
+
+        def U_adjoint(self, y: Tensor) -> Tensor:
+            return y * self.length
+
+        V, V_adjoint = U, U_adjoint
+
+    class Longer(Decomposable):
+        length = 2.0**0.5
+
+    taken, refused = Decomposable(matrix), Longer(matrix)
+    assert decomposed(taken, (3,)) is taken
+    found = decomposed(refused, (3,))
+    assert found is not refused
+    torch.testing.assert_close(found.mask, matrix.diagonal().double())
 
 
 def test_what_they_measure() -> None:

@@ -118,8 +118,8 @@ def test_a_measurement_along_singular_vectors_is_the_same() -> None:
     y, x = torch.randn(4, generator=draw, dtype=torch.float64), torch.randn(3, 6, generator=draw, dtype=torch.float64)
     exact = torch.distributions.Normal(x @ matrix.T, 0.3).log_prob(y).sum(1)
     found = SingularValues.of(Matrix(matrix), y, 0.3, (6,))
-    assert found.vectors.shape == (2, 6)
-    along = torch.distributions.Normal(x @ found.vectors.T, found.ratio).log_prob(found.value).sum(1)
+    assert found.value.shape == (2,)
+    along = torch.distributions.Normal(found.along(x), found.ratio).log_prob(found.value).sum(1)
     torch.testing.assert_close(along + found.log_scale, exact)
 
 

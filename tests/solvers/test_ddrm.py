@@ -1,6 +1,7 @@
 """DDRM: exact where its conditions hold, by its own three cases elsewhere, and how far off these are."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from gaussian_measured import (
 )
 
 from sdescore import VPSDE, GaussianMixture, LinearSDE, sample
-from sdescore.operators import Downsample, Matrix
+from sdescore.operators import Blur, Downsample, Mask, Matrix
 from sdescore.sampling import karras
 from sdescore.solvers import DDRM
 from sdescore.testing import two_sample
@@ -108,3 +109,25 @@ def test_ddrm_of_images() -> None:
     y = small.A(prior.sample(3, 2))
     found = sample(sde, prior.denoiser(sde), (3, 1, 4, 4), solver=DDRM(small), steps=10, condition={"measurement": y})
     torch.testing.assert_close(small.A(found), y, rtol=0, atol=1e-5)
+
+
+def test_ddrm_of_large_images_needs_no_matrix_and_is_the_same_by_one() -> None:
+    """What half of a blurred spectrum is, by a decomposition in closed form and by that of the matrix."""
+    sde, blur = VPSDE(), Blur(torch.tensor([[0.1, 0.2, 0.3], [0.0, 0.2, 0.2]]))
+    prior = GaussianMixture(torch.zeros(1, 1, 4, 6, dtype=torch.float64), 0.5)
+    y = blur.A(prior.sample(3, 2))
+
+    class Plain:
+        A, A_adjoint, A_dagger = blur.A, blur.A_adjoint, blur.A_dagger
+
+    given: dict[str, Any] = dict(steps=10, condition={"measurement": y})
+    closed, by_matrix = (
+        sample(sde, prior.denoiser(sde), (3, 1, 4, 6), solver=DDRM(each, 0.1), **given) for each in (blur, Plain())
+    )
+    torch.testing.assert_close(closed, by_matrix, rtol=1e-6, atol=1e-6)
+    flat = GaussianMixture(torch.zeros(1, 3, 64, 64), 0.5)
+    seen = Mask(torch.arange(64) % 2 == 0)
+    y = seen.A(flat.sample(2, 1))
+    given = dict(steps=4, condition={"measurement": y})
+    found = sample(sde, flat.denoiser(sde), (2, 3, 64, 64), solver=DDRM(seen), **given)
+    torch.testing.assert_close(seen.A(found), y, rtol=0, atol=1e-5)
