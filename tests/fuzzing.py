@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, seed, settings
 # How a call may end otherwise than with an answer: errors that name what is wrong, and results that are not finite.
 NAMED = (ValueError, TypeError, FloatingPointError)
 LONGEST = 10.0  # seconds of process time
-ROUND = 100
 
 
 class TooLong(BaseException):
@@ -63,8 +62,10 @@ def answer(call: Callable[[], Any], names: tuple[str, ...] = ()) -> Any:
             raise AssertionError(f"{type(error).__name__} names none of {names}: {said!r}") from error
 
 
-def fuzz(check: Callable[[Any], None], cases: st.SearchStrategy[Any], share: float, name: str) -> None:
-    """Run a check on random cases for a share of the minutes, and note how many there were.
+def fuzz(
+    check: Callable[[Any], None], cases: st.SearchStrategy[Any], share: float, name: str, a_round: int = 100
+) -> None:
+    """Run a check on random cases, so many a round, for a share of the minutes, and note how many there were.
 
     Each round has a seed of its own, FUZZ_SEED + its number, so that a failure can be run again.
     """
@@ -72,7 +73,7 @@ def fuzz(check: Callable[[Any], None], cases: st.SearchStrategy[Any], share: flo
     until = time.monotonic() + 60 * share * minutes()
     done = 0
 
-    @settings(max_examples=ROUND, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=a_round, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(cases)
     def round_of(case: Any) -> None:
         nonlocal done
