@@ -20,7 +20,7 @@ from sdescore.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.solver import find_solver
 from sdescore.training.averages import Average, HalfLife, PowerFunction
-from sdescore.training.conditions import KINDS, state_conditions
+from sdescore.training.conditions import KINDS
 from sdescore.training.default_net import default_net
 from sdescore.training.learning_rate import DECAYS
 
@@ -281,8 +281,8 @@ class TrainConfig:
         name, sizes = default_net(tuple(source.shape), len(source), device)
         return replace(self, net=name, net_args={**sizes, **self.net_args})
 
-    def build_denoiser(self, source: Source, std: float | None = None) -> Denoiser:
-        """The untrained denoiser for a source. Raises ValueError where the settings do not fit it.
+    def build_denoiser(self, source: Source, conditions: dict[str, Any], std: float | None = None) -> Denoiser:
+        """The untrained denoiser for a source and its state_conditions(). Raises ValueError where settings do not fit.
 
         std is the data's standard deviation; by default the setting data_std, or measured.
         """
@@ -295,5 +295,5 @@ class TrainConfig:
         std = self.data_std or std or data_std(source)
         classes, names = source.classes, getattr(source, "class_names", None)
         labels = (classes, names) if self.conditional else (None, None)
-        net = self.build_net(source.shape, *labels, state_conditions(self.conditions, source))
+        net = self.build_net(source.shape, *labels, conditions)
         return Denoiser(net, self.build_process(), self.predicts, std, shape=source.shape, scaling=source.scaling)

@@ -56,7 +56,8 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         torch.manual_seed(generator("train init", config.seed).initial_seed())
-        self.denoiser = config.build_denoiser(source, std).to(accelerator.device)
+        conditions = state_conditions(config.conditions, source)  # which reads the data
+        self.denoiser = config.build_denoiser(source, conditions, std).to(accelerator.device)
         split = accelerator.is_fsdp2
         channels_last = config.channels_last
         if channels_last and split:
@@ -81,7 +82,7 @@ class Trainer:
         self.share = share(config.batch_size, accelerator.process_index, accelerator.num_processes)
         size = self.share.stop - self.share.start
         self.parts = [share(size, k, config.accumulation) for k in range(config.accumulation)]
-        self.data = self._data()
+        self.data = self._data(conditions)
         self.checksum = checksum(source, config.data)
         self._rehearse()
 
@@ -231,14 +232,13 @@ class Trainer:
             message = f"the model was not written to {folder}: {error}; the checkpoint of step {self.step} is whole"
             raise refused(error, f"{message}, and resuming writes the model too") from error
 
-    def _data(self) -> dict[str, Any]:
+    def _data(self, conditions: dict[str, dict[str, Any]]) -> dict[str, Any]:
         """The properties of the data that must be unchanged in a resumed run."""
         source = self.source
         scaling = source.scaling
         known = {"samples": len(source), "shape": list(source.shape), "data_std": self.denoiser.data_std}
         known |= {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
-        given = self.config.conditions
-        return known | {"conditions": state_conditions(given, source)} if given else known
+        return known | {"conditions": conditions} if conditions else known
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         moments, groups = checkpoints.split_optimizer(self.optimizer.state_dict())
