@@ -1,7 +1,9 @@
 """Nets as denoisers: every prediction from any other, a net's own terms, energies, guidance, clipping, posteriors, the
-exact denoiser of a mixture, saved folders."""
+exact denoiser of a mixture, autoencoders, saved folders."""
 
+from sdescore.denoisers.autoencoder import Autoencoder
 from sdescore.denoisers.clipping import Clip, Clipped, clipped
+from sdescore.denoisers.codes import Codes
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, check_prediction, convert
 from sdescore.denoisers.denoiser import BareDenoiser, Denoiser, as_denoiser
 from sdescore.denoisers.energy import Distance, Energy, log_density
@@ -16,10 +18,12 @@ __all__ = [
     "APG",
     "LGD",
     "PREDICTIONS",
+    "Autoencoder",
     "BareDenoiser",
     "CFGZero",
     "Clip",
     "Clipped",
+    "Codes",
     "Denoiser",
     "Distance",
     "Energy",

@@ -15,6 +15,7 @@ from sdescore.common.checks import check_number, check_tensor, check_times_of
 from sdescore.common.linear_combinations import Coefficient, Summand, combine, nonzero, scale
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import folders
+from sdescore.denoisers.codes import Codes
 from sdescore.denoisers.conversions import PREDICTIONS, Pair, change, check_prediction
 from sdescore.denoisers.terms import NetTerms, find_terms
 from sdescore.processes.base import LinearSDE
@@ -87,6 +88,7 @@ class Denoiser(nn.Module):
             whether they are right.
         shape: Shape of one sample, to travel with the saved net.
         scaling: How raw data was scaled, to travel with the saved net.
+        codes: Of which autoencoder the data are codes, and of what, to travel with it too; None for data themselves.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Denoiser(nn.Module):
         terms: str | NetTerms = "edm",
         shape: tuple[int, ...] | None = None,
         scaling: Scaling | None = None,
+        codes: Codes | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(sde, LinearSDE):
@@ -114,6 +117,7 @@ class Denoiser(nn.Module):
         self.data_std = float(data_std)
         self.shape = None if shape is None else tuple(shape)
         self.scaling = scaling
+        self.codes = codes
 
     @property
     def predicts(self) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 
 from sdescore.common.plugins import find_plugin, named_object, plugin_name
 from sdescore.common.scaling import Scaling
+from sdescore.denoisers.codes import Codes
 from sdescore.denoisers.terms import NetTerms
 from sdescore.processes.base import LinearSDE
 
@@ -42,6 +43,7 @@ class Saveable(Protocol):
     data_std: float
     shape: tuple[int, ...] | None
     scaling: Scaling | None
+    codes: Codes | None
 
 
 def bare(net: nn.Module) -> nn.Module:
@@ -63,6 +65,8 @@ def describe(denoiser: Saveable) -> dict[str, Any]:
         "shape": denoiser.shape,
         "scaling": None if scaling is None else asdict(scaling),
     }
+    if denoiser.codes is not None:
+        content["codes"] = denoiser.codes.to_json()
     to_json(content)
     return content
 
@@ -102,8 +106,9 @@ def rebuild(content: Any, net: nn.Module | None, trust_code: bool) -> dict[str, 
     """
     if isinstance(content, dict) and content.get("format") != FORMAT:
         raise ValueError(f"format is {content.get('format')!r}; this version of sdescore reads {FORMAT}")
-    _, described, process, terms, data_std, shape, scaling, _ = _fields(
-        content, "format net process terms data_std shape scaling sha256", "it"
+    whole = {"codes": None, **content} if isinstance(content, dict) else content  # left out where there are none
+    _, described, process, terms, data_std, shape, scaling, codes, _ = _fields(
+        whole, "format net process terms data_std shape scaling codes sha256", "it"
     )
     name, config = _fields(described, "name config", "net")
     if net is None and config is None:
@@ -116,6 +121,7 @@ def rebuild(content: Any, net: nn.Module | None, trust_code: bool) -> dict[str, 
         "data_std": data_std,
         "shape": None if shape is None else tuple(map(operator.index, shape)),
         "scaling": None if scaling is None else Scaling(**scaling),
+        "codes": None if codes is None else Codes.from_json(codes),
     }
 
 

@@ -31,6 +31,7 @@ class Wrapper(Denoiser):
             denoiser.data_std,
             shape=denoiser.shape,
             scaling=denoiser.scaling,
+            codes=denoiser.codes,
         )
         self.inner = denoiser
         self.scale = float(scale)
