@@ -159,6 +159,8 @@ def as_tensor(
     try:
         if isinstance(value, Tensor) and (value.is_meta or value.is_complex()):
             raise ValueError(f"a {value.dtype} on {value.device}")
+        if torch.as_tensor(value).dtype == torch.bool:
+            raise TypeError("of booleans")
         return torch.as_tensor(value, dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{name} is a {type(value).__name__} ({error}); expected real numbers") from error

@@ -79,3 +79,10 @@ def test_a_function_that_writes_over_its_input_never_reaches_what_is_its_callers
         else:
             with pytest.raises(ValueError, match="net wrote over its input"):
                 checks.unwritten(torch.relu_, x, "net")
+
+
+@pytest.mark.parametrize("wrong", [True, [True, False], np.bool_(True), np.zeros(2, bool), torch.ones(2).bool()])
+def test_booleans_are_no_numbers(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"weights is a .*; expected real numbers"):
+        checks.as_tensor("weights", wrong, torch.float64)
+    assert checks.as_tensor("weights", [0.1, 1], torch.float64).tolist() == [0.1, 1.0]  # to the last digit
