@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from sdescore.interop.autoencoders import find_autoencoder, load_autoencoder
 from sdescore.interop.diffusers_models import load_diffusers, save_diffusers
 from sdescore.interop.edm import load_edm
 from sdescore.interop.k_diffusion import from_k_diffusion, k_diffusion_sampler
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 __all__ = [
     "DiffusersScheduler",
     "Schedule",
+    "find_autoencoder",
     "from_k_diffusion",
     "k_diffusion_sampler",
+    "load_autoencoder",
     "load_diffusers",
     "load_edm",
     "read_schedule",

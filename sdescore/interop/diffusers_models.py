@@ -46,7 +46,7 @@ class DiffusersDenoiser(Denoiser):
         self.scheduler_config = dict(scheduler_config)
 
 
-def _diffusers() -> Any:
+def diffusers_library() -> Any:
     try:
         import diffusers
     except ImportError as error:
@@ -86,11 +86,11 @@ def load_diffusers(
         ValueError: For a net that needs more than x_t and a time, or a schedule that read_schedule() refuses.
         ImportError: Without diffusers.
     """
-    diffusers = _diffusers()
-    folder = _folder(source, **hub)
+    diffusers = diffusers_library()
+    folder = json_folder(source, **hub)
     place = _net_folder(folder, subfolder)
     config = read_json(place / CONFIG)
-    cls = _model_class(diffusers, config.get("_class_name"), place / CONFIG)
+    cls = model_class(diffusers, config.get("_class_name"), place / CONFIG)
     found = _complete(diffusers, _scheduler(folder, place) if scheduler is None else dict(scheduler))
     schedule = read_schedule(found)
     shape, learned = _sample_shape(config, place / CONFIG)
@@ -109,7 +109,7 @@ def load_diffusers(
     return denoiser.eval() if schedule.clip is None else Clipped(denoiser, schedule.clip, schedule.keeps_noise).eval()
 
 
-def _folder(source: str | Path, **hub: Any) -> Path:
+def json_folder(source: str | Path, **hub: Any) -> Path:
     """The folder itself, or the Hub's JSON files in the local cache."""
     if Path(source).is_dir():
         return Path(source)
@@ -157,7 +157,7 @@ def _complete(diffusers: Any, config: dict[str, Any]) -> dict[str, Any]:
     return config if cls is None else {**cls.from_config(config).config, "_class_name": cls.__name__}
 
 
-def _model_class(diffusers: Any, name: Any, path: Path) -> Any:
+def model_class(diffusers: Any, name: Any, path: Path) -> Any:
     cls = _class(diffusers, name, diffusers.ModelMixin)
     require(cls is not None, f"{path} has _class_name={name!r}; expected a model of diffusers, such as UNet2DModel")
     return cls
@@ -197,7 +197,7 @@ def save_diffusers(denoiser: Denoiser, folder: str | Path) -> None:
         ValueError: For another net, process or terms; before the folder is touched.
         ImportError: Without diffusers.
     """
-    diffusers = _diffusers()
+    diffusers = diffusers_library()
     inner = denoiser.inner if isinstance(denoiser, Clipped) else denoiser
     net = bare(inner.net)
     require(
