@@ -1,4 +1,4 @@
-"""Training and sampling on a CUDA device: no step waits for it, and a resumed run gives the same bits."""
+"""Training on a GPU: no step waits for it, and a resumed run gives the same bits."""
 
 import os
 from dataclasses import replace
@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from devices import DEVICE, ON_DEVICE, no_waits
 
-from sdescore import VPSDE, Denoiser, trajectory
 from sdescore.data.source import read
-from sdescore.nets import UNet
 from sdescore.training import checkpoints
 from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
 from sdescore.training.loop import train
 from sdescore.training.trainer import Trainer
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = ON_DEVICE
 
 
 @pytest.fixture(autouse=True)
@@ -40,36 +39,20 @@ def test_no_step_waits_for_the_device(config: TrainConfig) -> None:
     own = make_trainer(config)
     raw, labels = own.source.__getitems__(range(config.batch_size))
     assert labels is not None
-    raw, known = raw.pin_memory(), {"label": labels.pin_memory()}
-    own.update(raw, known)  # kernels are chosen and loaded in the first
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    if DEVICE.type == "cuda":
+        raw, labels = raw.pin_memory(), labels.pin_memory()
+    own.update(raw, {"label": labels})  # kernels are chosen and loaded in the first
+    with no_waits():
         for _ in range(3):
-            own.update(raw, known)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("name", ["adams", "heun", "ddpm", "euler-maruyama", "predictor-corrector"])
-def test_no_step_of_sampling_waits_for_the_device(name: str) -> None:
-    sde = VPSDE()
-    net = Denoiser(UNet(1, 8, base_width=32, multipliers=(1, 2), blocks=1), sde).cuda()
-    states = trajectory(sde, net, (4, 1, 8, 8), solver=name, steps=9)
-    for _ in range(3):  # the grid's coefficients are computed, and kernels chosen and loaded
-        next(states)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(4):
-            assert next(states).is_cuda
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+            own.update(raw, {"label": labels})
 
 
 def test_automatic_settings(config: TrainConfig) -> None:
     own = make_trainer(config)
     weight = own.denoiser.net.get_parameter("encoder.0.conv1.weight")
     assert weight.is_contiguous(memory_format=torch.channels_last) and weight.dtype == torch.float32
-    wanted = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    rounds = DEVICE.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    wanted = "bf16" if rounds else "no"
     assert own.accelerator.mixed_precision == wanted
 
 
