@@ -26,10 +26,11 @@ from sdescore.common.checks import check_fields
 from sdescore.common.files import locked
 from sdescore.data.load import digits
 from sdescore.denoisers import Denoiser
-from sdescore.evaluation.figures import draw_against_nfe, draw_loss, draw_overview, draw_trajectory
+from sdescore.evaluation.figures import draw_against_nfe, draw_loss, draw_overview, save_figure
 from sdescore.evaluation.judge import Judge
 from sdescore.evaluation.metrics import nearest
 from sdescore.evaluation.pictures import save_grid
+from sdescore.evaluation.trajectories import plot_trajectory
 from sdescore.sampling import Solver, find_solver, sample
 from sdescore.training.checkpoints import steps as checkpoints_of
 from sdescore.training.config import TrainConfig
@@ -217,7 +218,7 @@ def demonstrate_in(out: Path, config: DemoConfig) -> None:
     bits = mean_and_error(measure(denoiser, x, seed=config.seed, rtol=1e-3, atol=1e-3, progress=True)["bits_per_dim"])
     draw_loss(out / "loss.png", read_log(out / "train"))
     draw_quality(out / "quality.png", real, rows)
-    draw_trajectory(out / "trajectory.png", denoiser, seed=config.seed)
+    save_figure(out / "trajectory.png", plot_trajectory(denoiser, seed=config.seed), dpi=120)
     text = report(real, rows, bits, config.count)
     write_whole(out / "table.md", text)
     seconds = {"training": training_seconds, "total": time.perf_counter() - since}

@@ -8,16 +8,16 @@
 
 Prints means over all samples with their standard errors. For data with levels, such as images, nats are a bound on the
 log-probability of the levels, and bits per dimension the same: noise of one level's width and that of t_min are added,
-and corrected for; more --draws make the bound tighter. For other data nats are the log-density of values scaled to
-[-1, 1]. --bound adds the evidence bound of the reverse SDE and its gap to the ODE. With --out the same command goes on
-after an interruption.
+and corrected for; more --draws make the bound tighter. For other data nats are the log-density in the units of the
+data: a table in feet has others than one in metres. --bound adds the evidence bound of the reverse SDE and its gap to
+the ODE. With --out the same command goes on after an interruption.
 """
 
 import math
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,9 @@ class LikelihoodConfig:
 
     Args:
         model: Folder of a saved model, such as runs/digits/model, or its name on the Hugging Face Hub.
-        data: digits:test, digits:train, a .npz file (array x) or a folder of images.
+        data: digits:test, digits:train, a .npz file (array x), a .csv file with the model's columns or a folder of
+            images.
+        label_key: Name of the labels, by default y; of a table none.
         out: JSON file for the summary and the values of each sample; must not exist yet. Batches that are done are
             kept beside it until all are.
         count: Take this many samples from the start of the data; by default all.
@@ -69,6 +71,7 @@ class LikelihoodConfig:
 
     model: str
     data: str = "digits:test"
+    label_key: str | None = None
     out: str | None = None
     count: int | None = None
     trace: str = "hutchinson"
@@ -114,6 +117,8 @@ def measure(
 ) -> dict[str, Tensor]:
     """The nats and, for a model of data with levels, the bits per dimension of each sample; x are model values.
 
+    Nats are those of the levels or, without levels, of the data in its own units, as the model's scaling has them.
+
     draws and bound are those of LikelihoodConfig, options of likelihood(); seed and first also number the noise.
     Without `ode` there is the bound alone.
     """
@@ -121,13 +126,15 @@ def measure(
     numbers: dict[str, Any] = {"index_offset": first, "condition": None if labels is None else {"label": labels}}
     quantised = scaling is not None and scaling.levels is not None
     values, mass, data = {}, 0.0, x
-    if scaling is not None and quantised:
+    if scaling is not None and not quantised:
+        mass = scaling.log_volume(x.shape[1:])
+    elif scaling is not None:
         data, mass = dequantize(x, scaling, draw_seed(seed, 0), first), size * math.log(level_width(scaling))
     if ode and scaling is not None and quantised:
         found = quantised_likelihood(sde, denoiser, x, scaling, draws=draws, seed=seed, **numbers, **options)
         values["nats"] = found.log_prob
     elif ode:
-        values["nats"] = log_likelihood(sde, denoiser, x, seed=seed, **numbers, **options)
+        values["nats"] = log_likelihood(sde, denoiser, x, seed=seed, **numbers, **options) + mass
     if bound:
         values["bound_nats"] = elbo(sde, denoiser, data, levels=bound, seed=seed, **numbers).log_prob + mass
     if quantised:
@@ -141,10 +148,11 @@ def measure(
 
 def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
     """The model values of the data, and their labels where the model is told them."""
-    source = load(config.data, scaling=denoiser.scaling)
+    source = load(config.data, label_key=config.label_key, scaling=denoiser.scaling)
     if source.shape != shape:
         raise ValueError(f"data={config.data!r} has samples of shape {source.shape}; the model's are {shape}")
-    if denoiser.scaling is not None and source.scaling != denoiser.scaling:
+    own = denoiser.scaling
+    if own is not None and replace(source.scaling, names=own.names) != own:
         raise ValueError(f"data={config.data!r} has {source.scaling}; the model was trained on {denoiser.scaling}")
     if config.conditional and source.classes is None:
         raise ValueError(f"conditional=True, but data={config.data!r} has no labels")
@@ -152,7 +160,19 @@ def read(config: LikelihoodConfig, denoiser: Denoiser, shape: tuple[int, ...]) -
     x = torch.cat([x for x, _ in parts])[: config.count]
     if not config.conditional:
         return x, None
-    return x, torch.cat([labels for _, labels in parts if labels is not None])[: config.count]
+    found = torch.cat([labels for _, labels in parts if labels is not None])[: config.count]
+    return x, in_numbers_of(denoiser, found, getattr(source, "class_names", None))
+
+
+def in_numbers_of(denoiser: Denoiser, labels: Tensor, names: Sequence[str] | None) -> Tensor:
+    """Labels in the model's numbers, by the names of classes where both have them: a part of the data may lack some."""
+    known = getattr(denoiser.net, "config", {}).get("class_names")
+    if not names or not known or list(names) == list(known):
+        return labels
+    lacking = sorted(set(names) - set(known))
+    if lacking:
+        raise ValueError(f"the data has the classes {', '.join(lacking)}; the model knows {', '.join(known)}")
+    return torch.tensor([known.index(name) for name in names])[labels]
 
 
 def compute(config: LikelihoodConfig) -> None:

@@ -31,9 +31,10 @@ class MeasureConfig:
         count: Samples to look at, evenly spaced; by default all.
         data_args: Arguments of module:name.
         data_key: Name of the samples in a .npz file or a Hugging Face data set.
-        label_key: Name of their labels.
-        data_low: Smallest raw value of arrays, where they do not say it themselves.
+        label_key: Name of their labels, by default y; of a table, none.
+        data_low: Smallest raw value of arrays, where they do not say it themselves, or one for each column or channel.
         data_high: Largest raw value of arrays.
+        data_scale: What floating point is scaled by: whole, columns or standard.
         data_levels: Number of equally spaced raw values of arrays that are quantised.
         corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
     """
@@ -43,9 +44,10 @@ class MeasureConfig:
     count: int | None = None
     data_args: dict[str, Any] = field(default_factory=dict)
     data_key: str = "x"
-    label_key: str = "y"
-    data_low: float | None = None
-    data_high: float | None = None
+    label_key: str | None = None
+    data_low: float | tuple[float, ...] | None = None
+    data_high: float | tuple[float, ...] | None = None
+    data_scale: str | None = None
     data_levels: int | None = None
     corrupt: str = "stop"
 

@@ -7,12 +7,14 @@
     accelerate launch -m sdescore.cli sample ...                            the GPUs of this machine share the set
     torchrun --standalone --nproc_per_node 2 -m sdescore.cli sample ...     two processes share it, on CPUs too
 
-Writes samples.npz (raw values, and labels if there are any), cost.json (net calls per sample and seconds of all
-processes together) and, for images, images/000000.png ... and grid.png.
+Writes samples.npz (raw values, labels if there are any, and the names of columns), cost.json (net calls per sample and
+seconds of all processes together), and, for images, images/000000.png ... and grid.png; for volumes grid.png of slices
+and volumes.gif; for tables samples.csv. --animate 16 adds trajectory.gif, the way of 16 samples from noise to data.
 The same command goes on after an interruption; samples of other settings are never overwritten.
 """
 
 import hashlib
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -28,13 +30,15 @@ from tqdm.auto import tqdm
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
+from sdescore.cli.sample_files import beyond, raw_array, write_images, write_set
 from sdescore.common.checks import check_fields
 from sdescore.common.files import read_json
 from sdescore.common.fingerprint import fingerprint
 from sdescore.common.scaling import Scaling
 from sdescore.data.source import from_array
 from sdescore.denoisers import Denoiser, guided
-from sdescore.evaluation.pictures import is_image, save_grid, to_pixels, write_picture
+from sdescore.evaluation.pictures import is_image
+from sdescore.evaluation.trajectories import save_trajectory
 from sdescore.sampling import (
     Solver,
     approaching,
@@ -60,7 +64,7 @@ GRIDS: dict[str, Grid] = {
     "polynomial-t": polynomial_t(),
     "beta-quantile": beta_quantile(),
 }
-SHOWN = 64  # samples in grid.png
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class SampleConfig:
             is their own, and more costs two net calls instead of one. See sdescore.guided.
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.
+        animate: How many samples trajectory.gif shows on their way from noise to data; 0 for none.
         trust_code: Import the net's class where the model names one of someone's own, as module:name.
     """
 
@@ -103,6 +108,7 @@ class SampleConfig:
     guidance: float = 1.0
     seed: int = 0
     batch_size: int = 256
+    animate: int = 0
     trust_code: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +116,8 @@ class SampleConfig:
         for name in ("count", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; expected integers of at least 1")
+        if not 0 <= self.animate <= self.count:
+            raise ValueError(f"animate={self.animate}; expected integers from 0 to count={self.count}")
         if self.grid is not None and self.grid not in GRIDS:
             raise ValueError(f"grid={self.grid!r}; expected {', '.join(GRIDS)}")
         if self.times is not None and self.grid is not None:
@@ -161,24 +169,6 @@ def labels(label: int | str, config: Mapping[str, Any], count: int) -> Tensor:
             expected = ", ".join([*map(repr, names), f"-1 to {classes - 1}"])
         raise ValueError(f"label={label!r}; expected {expected}")
     return torch.arange(count) % classes if number == -1 else torch.full((count,), number)
-
-
-def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
-    """Samples as the data had them: rounded to its levels, and uint8 where these are small integers."""
-    scaling = denoiser.scaling
-    if scaling is None:
-        return x.float().cpu().numpy()
-    raw = scaling.to_data(x).cpu()
-    integral = scaling.levels is not None and scaling.high - scaling.low == scaling.levels - 1
-    if integral and scaling.low == int(scaling.low) and scaling.low >= 0 and scaling.high <= 255:
-        return raw.round().to(torch.uint8).numpy()
-    return raw.float().numpy()
-
-
-def write_images(folder: Path, first: int, raw: np.ndarray, scaling: Scaling) -> None:
-    """Write raw images as PNG files, numbered."""
-    for i, pixels in enumerate(to_pixels(torch.from_numpy(raw), scaling).movedim(1, 3).squeeze(3).numpy()):
-        write_picture(folder / f"{first + i:06d}.png", pixels)
 
 
 def draw(config: SampleConfig) -> None:
@@ -250,6 +240,7 @@ def draw_batches(
             )
         raw = raw_array(denoiser, x)  # on the CPU, so that the device is done
         cost = {"samples": count, "nfe": len(called), "seconds": time.perf_counter() - since}
+        cost["outside"] = beyond(denoiser, x)
         arrays = {"x": raw} | ({"y": condition["label"].numpy()} if "label" in condition else {})
         if is_image(shape):
             write_images(out / "images", start, arrays["x"], scaling)
@@ -257,11 +248,15 @@ def draw_batches(
         write_whole(parts / f"{start:09d}.npz", npz_bytes(**arrays))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        finish(out, parts, starts, config.count, scaling, is_image(shape))
+        if config.animate:
+            some = {name: rows[: config.animate] for name, rows in given.items()}
+            save_trajectory(out / "trajectory.gif", denoiser, config.animate, seed=config.seed, condition=some)
+        classes = getattr(denoiser.net, "config", {}).get("class_names")
+        finish(out, parts, starts, config.count, scaling, classes)
         print(f"{config.count} samples in {out / 'samples.npz'}")
 
 
-def finish(out: Path, parts: Path, starts: range, count: int, scaling: Scaling, image: bool) -> None:
+def finish(out: Path, parts: Path, starts: range, count: int, scaling: Scaling, classes: list[str] | None) -> None:
     """Put the parts together. Raises OSError unless they hold all that was asked for, each once."""
     found = [int(path.stem) for path in sorted(parts.glob("*.npz"))]
     if found != list(starts):
@@ -275,10 +270,21 @@ def finish(out: Path, parts: Path, starts: range, count: int, scaling: Scaling, 
     if {drawn, *map(len, arrays.values())} != {count}:
         raise OSError(f"{parts} has {drawn} samples; expected {count}: remove the folder and run the command again")
     nfe = sum(cost["nfe"] * cost["samples"] for cost in costs) / count
-    write_json(out / "cost.json", {"samples": count, "nfe": nfe, "seconds": sum(cost["seconds"] for cost in costs)})
-    if image:
-        save_grid(out / "grid.png", torch.from_numpy(arrays["x"][:SHOWN]), scaling)
-    write_whole(out / "samples.npz", npz_bytes(**arrays))
+    outside = sum(cost["outside"] for cost in costs)
+    total = {
+        "samples": count,
+        "nfe": nfe,
+        "seconds": sum(cost["seconds"] for cost in costs),
+        "outside": outside / count,
+    }
+    write_json(out / "cost.json", total)
+    if outside:
+        logger.warning(
+            "%d of %d samples left the range of the data by more than an eighth of it, and were cut off there",
+            outside,
+            count,
+        )
+    write_set(out, arrays, scaling, classes)
     shutil.rmtree(parts)
 
 

@@ -7,8 +7,10 @@ from sdescore.data.images import Images
 from sdescore.data.load import digits, load, npz
 from sdescore.data.map_style import MapStyle
 from sdescore.data.memory_mapped import MemoryMapped
+from sdescore.data.ranges import find_scaling
 from sdescore.data.source import Arrays, Source
 from sdescore.data.statistics import Statistics, measure, read_statistics
+from sdescore.data.table import read_table, table
 from sdescore.data.unreadable import SkipUnreadable
 
 __all__ = [
@@ -22,9 +24,12 @@ __all__ = [
     "Statistics",
     "batches",
     "digits",
+    "find_scaling",
     "idx",
     "load",
     "measure",
     "npz",
     "read_statistics",
+    "read_table",
+    "table",
 ]

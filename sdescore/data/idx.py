@@ -68,7 +68,7 @@ def _at_most(file: GzipFile | BufferedReader, size: int) -> bytearray:
     return content
 
 
-def idx(path: str | Path, split: str = "train", scaling: Scaling | None = None) -> Arrays:
+def idx(path: str | Path, split: str = "train", scaling: Scaling | str | None = None) -> Arrays:
     """Images (n, 1, height, width) of an idx file SET-images-idx3-ubyte, gzipped or not, and the labels beside it.
 
     Args:

@@ -41,7 +41,7 @@ class MapStyle:
 
     Args:
         items: The object.
-        scaling: Range of the raw values; by default 0 to 255 for uint8, while others need one.
+        scaling: Of the raw values; by default 0 to 255 for uint8, while others need one.
         classes: Number of labels; by default the length of items.classes, or no labels if it has none.
         columns: Which entries of an item are the sample and its label.
         class_names: Names of the labels; by default items.classes, where these are names.
@@ -54,7 +54,7 @@ class MapStyle:
     def __init__(
         self,
         items: Any,
-        scaling: Scaling | None = None,
+        scaling: Scaling | str | None = None,
         classes: int | None = None,
         columns: Columns | None = None,
         class_names: Sequence[str] | None = None,
@@ -69,6 +69,10 @@ class MapStyle:
         self.classes = classes or (None if declared is None else len(declared))
         names = class_names or (None if classes or declared is None else list(declared))
         self.class_names = names if names and all(isinstance(name, str) for name in names) else None
+        if isinstance(scaling, str):
+            raise ValueError(
+                f"data_scale={scaling!r} with items that are read one by one; expected a scaling of numbers"
+            )
         first, label = self._read(0, items[0])
         if first.dtype != torch.uint8 and scaling is None:
             raise ValueError(
@@ -108,10 +112,9 @@ class MapStyle:
                 shape = tuple(raw.shape)
                 if shape != self.shape or raw.dtype != self.dtype:
                     raise ValueError(f"it has shape {shape}, {raw.dtype}; expected {self.shape}, {self.dtype}")
-                low, high = float(raw.min()), float(raw.max())
-                if low < self.scaling.low or high > self.scaling.high:
-                    given = f"[{self.scaling.low:g}, {self.scaling.high:g}]"
-                    raise ValueError(f"it spans [{low:g}, {high:g}]; expected values in the given range {given}")
+                wrong = self.scaling.outside(raw.unsqueeze(0))
+                if wrong is not None:
+                    raise ValueError(f"it {wrong[1]}")
             except Exception as error:  # another's code may raise anything
                 raise ValueError(f"item {i} cannot be read: {error}") from error
             samples.append(raw)
@@ -144,7 +147,7 @@ def saved_dataset(
     split: str | None,
     key: str,
     label_key: str,
-    scaling: Scaling | None = None,
+    scaling: Scaling | str | None = None,
     conditions: Sequence[str] = (),
 ) -> Source:
     """A Hugging Face data set on disk, memory-mapped by Arrow: a row is read when a batch takes it.

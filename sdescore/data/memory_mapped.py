@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore.common.scaling import Scaling
+from sdescore.data.ranges import find_scaling
 from sdescore.data.source import Batch, channels_first, checked_labels, from_array
 
 __all__ = ["MemoryMapped", "open_array"]
@@ -24,8 +25,8 @@ class MemoryMapped:
     Args:
         path: File of an array (n, *shape), integers or floating point; images as channels_first takes them.
         labels: File of integers (n,), or None.
-        scaling: Range of the values. By default 0 to 255 for uint8; a file of floating point is read once, in pieces,
-            for its smallest and largest value. Other integers need one.
+        scaling: Of the values, or a rule of find_scaling, for which the file is read once, in pieces. By default 0 to
+            255 for uint8, and the rule's default for floating point; other integers need one.
 
     Raises ValueError, naming the file, for an array that does not fit; and when a row is read, naming the row, for
     values that are not finite or outside the range.
@@ -33,7 +34,9 @@ class MemoryMapped:
 
     lazy = True
 
-    def __init__(self, path: str | Path, labels: str | Path | None = None, scaling: Scaling | None = None) -> None:
+    def __init__(
+        self, path: str | Path, labels: str | Path | None = None, scaling: Scaling | str | None = None
+    ) -> None:
         self.path = Path(path)
         self.labels_path = labels
         self.rows = open_array(self.path, "r")
@@ -42,7 +45,8 @@ class MemoryMapped:
         if self.rows.dtype.kind not in "uif" or self.rows.dtype.itemsize > 8:
             raise ValueError(f"{path} has dtype {self.rows.dtype}; expected integers or floating point")
         self.shape = tuple(self._tensor(self.rows[:1]).shape[1:])
-        self.scaling = scaling or self._range()
+        self.scaling = scaling if isinstance(scaling, Scaling) else self._scaling(scaling)
+        self.scaling.check_shape(self.shape)
         self.labels = None if labels is None else _labels(labels, len(self.rows))
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
 
@@ -56,24 +60,23 @@ class MemoryMapped:
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 
-    def _range(self) -> Scaling:
+    def _scaling(self, scale: str | None) -> Scaling:
         dtype = self.rows.dtype
-        if dtype == np.uint8:
+        if scale is None and dtype == np.uint8:
             return Scaling()
-        if dtype.kind != "f":
+        if scale is None and dtype.kind != "f":
             raise ValueError(f"{self.path} has dtype {dtype} and no range; expected data_low and data_high")
         logger.info("reading %s for its range, which data_low and data_high would make unnecessary", self.path)
-        low = np.inf
-        high = -np.inf
         size = max(1, CHUNK // max(1, self.rows[0].nbytes))
-        for start in range(0, len(self.rows), size):
-            part = self.rows[start : start + size]
-            self._check_finite(part, start)
-            low = min(low, float(part.min()))
-            high = max(high, float(part.max()))
-        if low == high:
-            raise ValueError(f"{self.path} is {low:g} everywhere, without a range; expected data_low and data_high")
-        return Scaling(low, high, None)
+        try:
+            return find_scaling((self._piece(start, size) for start in range(0, len(self.rows), size)), scale)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {str(error).removeprefix(f'{self.path}: ')}") from error
+
+    def _piece(self, start: int, size: int) -> Tensor:
+        part = self.rows[start : start + size]
+        self._check_finite(part, start)
+        return self._tensor(part)
 
     def _check_finite(self, part: np.ndarray, first: int | Sequence[int]) -> None:
         if part.dtype.kind == "f" and not np.isfinite(part).all():
@@ -88,14 +91,11 @@ class MemoryMapped:
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         rows = np.asarray(self.rows[np.asarray(indices)])
         self._check_finite(rows, indices)
-        if rows.min() < self.scaling.low or rows.max() > self.scaling.high:
-            flat = rows.reshape(len(rows), -1)
-            bad = int(np.argmax((flat < self.scaling.low).any(1) | (flat > self.scaling.high).any(1)))
-            raise ValueError(
-                f"{self.path}: row {indices[bad]} spans [{flat[bad].min():g}, {flat[bad].max():g}]; expected values in "
-                f"the given range [{self.scaling.low:g}, {self.scaling.high:g}]"
-            )
-        return self._tensor(rows), None if self.labels is None else self.labels[torch.as_tensor(indices)]
+        raw = self._tensor(rows)
+        wrong = self.scaling.outside(raw)
+        if wrong is not None:
+            raise ValueError(f"{self.path}: row {indices[wrong[0]]} {wrong[1]}")
+        return raw, None if self.labels is None else self.labels[torch.as_tensor(indices)]
 
 
 def _labels(path: str | Path, count: int) -> Tensor:

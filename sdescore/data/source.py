@@ -8,8 +8,19 @@ import torch
 from torch import Tensor
 
 from sdescore.common.scaling import Scaling
+from sdescore.data.ranges import find_scaling
 
-__all__ = ["Arrays", "Batch", "Source", "channels_first", "checked_labels", "from_array", "read", "signed"]
+__all__ = [
+    "Arrays",
+    "Batch",
+    "Source",
+    "channels_first",
+    "checked_labels",
+    "from_array",
+    "read",
+    "scaling_of",
+    "signed",
+]
 
 Batch = tuple[Tensor, Tensor | None]
 MOST_CLASSES = 2**20
@@ -47,15 +58,16 @@ class Arrays:
     Args:
         raw: (n, *shape), integers or floating point; (n,) becomes (n, 1).
         labels: Integers (n,) from 0.
-        scaling: Range of the raw values. By default 0 to 255 in 256 levels for uint8, and the smallest to the largest
-            value for floating point; other integers need one.
+        scaling: Of the raw values, or a rule of find_scaling by which they give it. By default 0 to 255 in 256 levels
+            for uint8, and the rule's default for floating point; other integers need one.
 
     Raises ValueError for values that are not finite or outside the range, saying where, and for labels that do not fit.
     """
 
     lazy = False
+    class_names: list[str] | None = None
 
-    def __init__(self, raw: Tensor, labels: Tensor | None = None, scaling: Scaling | None = None) -> None:
+    def __init__(self, raw: Tensor, labels: Tensor | None = None, scaling: Scaling | str | None = None) -> None:
         for name, given in (("x", raw), ("labels", labels)):
             if not isinstance(given, Tensor) and (name == "x" or given is not None):
                 raise TypeError(f"{name} is a {type(given).__name__}; expected a tensor")
@@ -66,14 +78,10 @@ class Arrays:
         _check_finite(raw)
         raw = signed(raw)
         self.raw = raw.unsqueeze(1) if raw.ndim == 1 else raw
-        self.scaling = scaling or _default_scaling(raw)
-        low, high = float(raw.min()), float(raw.max())
-        if low < self.scaling.low or high > self.scaling.high:
-            outside = (self.raw < self.scaling.low) | (self.raw > self.scaling.high)
-            raise ValueError(
-                f"x spans [{low:g}, {high:g}]; expected values in the given range [{self.scaling.low}, "
-                f"{self.scaling.high}], left first in sample {int(outside.flatten(1).any(1).nonzero()[0])}"
-            )
+        self.scaling = scaling if isinstance(scaling, Scaling) else scaling_of(raw, scaling)
+        wrong = self.scaling.outside(self.raw)
+        if wrong is not None:
+            raise ValueError(f"x: sample {wrong[0]} {wrong[1]}")
         self.labels = None if labels is None else checked_labels(labels, len(raw))
         self.shape = tuple(self.raw.shape[1:])
         self.classes = None if self.labels is None else int(self.labels.max()) + 1
@@ -117,14 +125,13 @@ def _check_finite(raw: Tensor) -> None:
         raise ValueError(f"x[{where}] is {raw[tuple(bad[0])]}; {len(bad)} of {raw.numel()} values are not finite")
 
 
-def _default_scaling(raw: Tensor) -> Scaling:
-    if raw.dtype == torch.uint8:
-        return Scaling()
-    if not raw.is_floating_point():
+def scaling_of(raw: Tensor, scale: str | None, names: tuple[str, ...] | None = None) -> Scaling:
+    """The scaling of raw values (n, *shape) by a rule of find_scaling, or the default. Raises ValueError."""
+    if scale is None and raw.dtype == torch.uint8:
+        return Scaling(names=names)
+    if scale is None and not raw.is_floating_point():
         raise ValueError(f"x has dtype {raw.dtype} and no range; expected a scaling, uint8 or floating point")
-    if raw.min() == raw.max():
-        raise ValueError(f"x is {raw.min():g} everywhere, without a range; expected a scaling")
-    return Scaling(float(raw.min()), float(raw.max()), None)
+    return find_scaling([raw], scale, names)
 
 
 def channels_first(raw: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ __all__ = ["Statistics", "checksum", "data_std", "measure", "read_statistics"]
 
 @dataclass(frozen=True)
 class Statistics:
-    """Number, shape and range of a source's samples, and the mean and standard deviation of its scaled values.
+    """Number, shape and scaling of a source's samples, and the mean and standard deviation of its scaled values.
 
     mean and std are taken over all elements of `measured` samples, after scaling to [-1, 1].
     """
@@ -28,8 +28,8 @@ class Statistics:
     samples: int
     measured: int
     shape: tuple[int, ...]
-    low: float
-    high: float
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
     levels: int | None
     classes: int | None
     mean: float
@@ -46,8 +46,8 @@ def _of(source: Source) -> dict[str, Any]:
     return {
         "samples": len(source),
         "shape": tuple(source.shape),
-        "low": float(scaling.low),
-        "high": float(scaling.high),
+        "low": scaling.low,
+        "high": scaling.high,
         "levels": scaling.levels,
         "classes": source.classes,
     }
@@ -84,10 +84,11 @@ def read_statistics(path: str | Path, source: Source | None = None) -> Statistic
     """The statistics in a file. Raises ValueError, naming the file, if it holds none, or those of another source."""
     try:
         content = read_json(path)
-        found = Statistics(**content | {"shape": tuple(content["shape"])})
+        tuples = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+        found = Statistics(**content | tuples | {"shape": tuple(content["shape"])})
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}; `sdescore measure` makes one") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} has no statistics: {error}") from error
     now = {} if source is None else _of(source)
     then = asdict(found)

@@ -31,7 +31,7 @@ def check_tolerance(rtol: float, atol: float) -> None:
 def warn_out_of_range(sde: LinearSDE, denoiser: Denoiser, x: Tensor, index_offset: int = 0) -> None:
     """Warn of samples x (batch, *shape) at t_min beyond [-1, 1], if the denoiser's data was scaled to that."""
     scaling = denoiser.scaling
-    if scaling is None:
+    if scaling is None or not scaling.bounded:
         return
     t = torch.tensor(sde.t_min, dtype=torch.float64)
     # Half a level for dequantisation, and the noise of t_min.

@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from torch import Tensor
 
 from sdescore.common.files import replace_file
-from sdescore.common.linear_combinations import expand
-from sdescore.common.scaling import Scaling
-from sdescore.denoisers import Denoiser
-from sdescore.evaluation.pictures import save_grid
-from sdescore.sampling import karras, trajectory
 
-__all__ = ["draw_against_nfe", "draw_loss", "draw_overview", "draw_trajectory", "panels", "save_figure"]
+__all__ = ["draw_against_nfe", "draw_loss", "draw_overview", "panels", "save_figure"]
 
 
 def panels(columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
@@ -34,20 +28,6 @@ def save_figure(path: Path, figure: Any, **options: Any) -> None:
     figure.savefig(buffer, format="png", **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, buffer.getvalue())
-
-
-def draw_trajectory(path: Path, denoiser: Denoiser, seed: int, rows: int = 6, columns: int = 10) -> None:
-    """Some samples on their way from noise to data, left to right, each state at the contrast of the data."""
-    assert denoiser.shape is not None
-    sde = denoiser.sde
-    std = denoiser.data_std
-    times = karras()(sde, 18)
-    states = list(trajectory(sde, denoiser, (rows, *denoiser.shape), solver="heun", times=times, seed=seed))
-    scale = std / (sde.alpha(times) ** 2 * std**2 + sde.sigma(times) ** 2).sqrt()
-    states = [expand(factor, x) * x for factor, x in zip(scale, states, strict=False)] + states[-1:]
-    shown = [states[i] for i in np.linspace(0, len(states) - 1, columns).round().astype(int)]
-    images = torch.stack(shown, 1).flatten(0, 1).clamp(-1, 1)
-    save_grid(path, images, Scaling(-1.0, 1.0, None), columns)
 
 
 def draw_overview(path: Path, sets: Mapping[str, Tensor], side: int = 8) -> None:

@@ -1,7 +1,9 @@
-"""Samples as a picture."""
+"""Samples as pictures: grids, slices of volumes, and animations."""
 
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor
 from sdescore.common.files import replace_file
 from sdescore.common.scaling import Scaling
 
-__all__ = ["is_image", "save_grid", "to_pixels"]
+__all__ = ["grid", "is_image", "is_volume", "save_animation", "save_grid", "save_slices", "slices", "to_pixels"]
+
+FRAME = 0.12  # seconds that an animation shows each picture; the last one ten times as long
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -19,17 +23,21 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 def to_pixels(raw: Tensor, scaling: Scaling | None = None) -> Tensor:
-    """Raw data in the scaling's range as uint8 from 0 to 255, rounded; of the same shape."""
-    scaling = scaling or Scaling()
-    unit = (raw.to("cpu", torch.float64) - scaling.low) / (scaling.high - scaling.low)
+    """Raw data (n, *shape) in the scaling's range as uint8 from 0 to 255, rounded; of the same shape."""
+    unit = ((scaling or Scaling()).unchecked(raw.to("cpu", torch.float64)) + 1) / 2
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> None:
-    """Write raw images (n, channels, height, width) as one picture, row by row; small ones are magnified.
+def is_volume(shape: tuple[int, ...]) -> bool:
+    """Whether samples of this shape are volumes that can be shown: (1 or 3 channels, depth, height, width)."""
+    return len(shape) == 4 and shape[0] in (1, 3)
 
-    columns is by default about the square root of n. Raises ValueError unless there are 1 or 3 channels; OSError,
-    naming the file, if the disk refuses.
+
+def grid(raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> np.ndarray:
+    """Raw images (n, channels, height, width) as one picture, row by row; small ones are magnified.
+
+    columns is by default about the square root of n. Returns uint8 (height, width) or (height, width, 3). Raises
+    ValueError unless there are 1 or 3 channels.
     """
     if raw.ndim != 4 or not len(raw) or not is_image(tuple(raw.shape[1:])):
         raise ValueError(f"images have shape {tuple(raw.shape)}; expected (n, 1 or 3, height, width)")
@@ -43,7 +51,43 @@ def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, col
     for i, image in enumerate(pixels):
         top, left = i // columns * high + gap, i % columns * wide + gap
         canvas[:, top : top + height * zoom, left : left + width * zoom] = image
-    write_picture(Path(path), canvas.movedim(0, 2).squeeze(2).numpy())
+    return canvas.movedim(0, 2).squeeze(2).numpy()
+
+
+def slices(raw: Tensor, most: int = 8) -> Tensor:
+    """Of raw volumes (n, channels, depth, height, width) evenly spaced slices along the depth, (n k, channels, ...).
+
+    The first and the last slice are among them. Raises ValueError unless there are 1 or 3 channels.
+    """
+    if raw.ndim != 5 or not len(raw) or not is_volume(tuple(raw.shape[1:])):
+        raise ValueError(f"volumes have shape {tuple(raw.shape)}; expected (n, 1 or 3, depth, height, width)")
+    depth = raw.shape[2]
+    chosen = torch.linspace(0, depth - 1, min(most, depth)).round().long()
+    return raw[:, :, chosen].movedim(2, 1).flatten(0, 1)
+
+
+def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> None:
+    """Write raw images as one picture: see grid(). Raises OSError, naming the file, if the disk refuses."""
+    write_picture(Path(path), grid(raw, scaling, columns))
+
+
+def save_slices(path: str | Path, raw: Tensor, scaling: Scaling | None = None, most: int = 8) -> None:
+    """Write raw volumes as one picture, a row of slices for each: see slices()."""
+    save_grid(path, slices(raw, most), scaling, min(most, raw.shape[2]))
+
+
+def save_animation(path: str | Path, pictures: Iterable[np.ndarray]) -> None:
+    """Write pictures of uint8 as an animated GIF, or what else the file's name says, that starts over for ever.
+
+    Raises ValueError for no pictures and for a name that says no format, OSError, naming the file, if the disk refuses.
+    """
+    from PIL import Image
+
+    frames = [Image.fromarray(pixels) for pixels in pictures]
+    if not frames:
+        raise ValueError("there are no pictures; expected at least one")
+    pauses = [round(1000 * FRAME)] * (len(frames) - 1) + [round(10_000 * FRAME)]
+    _write(Path(path), frames[0], save_all=True, append_images=frames[1:], duration=pauses, loop=0)
 
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
@@ -53,10 +97,16 @@ def write_picture(path: Path, pixels: np.ndarray) -> None:
     """
     from PIL import Image
 
+    _write(path, Image.fromarray(pixels))
+
+
+def _write(path: Path, image: Any, **options: Any) -> None:
+    from PIL import Image
+
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None:
         raise ValueError(f"{path} is not the name of a picture; expected names that end in .png, for example")
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, format=kind)
+    image.save(buffer, format=kind, **options)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, buffer.getvalue())

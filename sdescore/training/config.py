@@ -9,8 +9,8 @@ from torch import nn
 
 from sdescore.common.checks import check_fields, check_number
 from sdescore.common.plugins import check_arguments, find_plugin
-from sdescore.common.scaling import Scaling
 from sdescore.data.load import load
+from sdescore.data.ranges import SCALES, given_scaling
 from sdescore.data.source import Source
 from sdescore.data.statistics import data_std
 from sdescore.denoisers.conversions import PREDICTIONS
@@ -28,6 +28,7 @@ __all__ = ["TrainConfig"]
 
 CHOICES = {
     "corrupt": ("stop", "skip"),
+    "data_scale": (None, *SCALES),
     "predicts": tuple(PREDICTIONS),
     "weighting": tuple(WEIGHTINGS),
     "time_distribution": tuple(TIME_DISTRIBUTIONS),
@@ -54,14 +55,16 @@ class TrainConfig:
     """Settings of a training run.
 
     Args:
-        data: "digits", a .npz file, a .npy file of any size, a folder of images (sub-folders are classes), a file or
-            folder of MNIST-like idx files, a folder written by Hugging Face's save_to_disk, or module:name of a data
-            set like torchvision's; where there are splits, ":test" after the name chooses the test set.
+        data: "digits", a .npz or .csv file, a .npy file of any size, a folder of images (sub-folders are classes),
+            MNIST-like idx files or their folder, a folder of Hugging Face's save_to_disk, or module:name of a data set
+            like torchvision's; where there are splits, ":test" after the name chooses the test set.
         data_args: Arguments of module:name, such as root.
         data_key: Name of the samples in a .npz file or a Hugging Face data set.
-        label_key: Name of their labels; those of NAME.npy are in NAME.y.npy.
-        data_low: Smallest raw value of arrays; by default 0 for uint8, the smallest found for floating point.
-        data_high: Largest raw value of arrays; by default 255 for uint8, the largest found for floating point.
+        label_key: Name of their labels, by default y; those of NAME.npy are in NAME.y.npy; a table's column, if named.
+        data_low: Smallest raw value of arrays, or one for each column or channel; by default 0 for uint8.
+        data_high: Largest raw value of arrays, or one for each; by default 255 for uint8.
+        data_scale: What scales floating point else: whole (the smallest and largest of all values), columns (those of
+            each) or standard (mean and deviation of each, without ends: the default for tables; for all else whole).
         data_levels: Number of equally spaced raw values if the arrays are quantised; by default 256 for uint8.
         corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
         statistics: File of `sdescore measure`, from which data_std is read; by default 4,096 samples are measured.
@@ -119,9 +122,10 @@ class TrainConfig:
     data: str = "digits"
     data_args: dict[str, Any] = field(default_factory=dict)
     data_key: str = "x"
-    label_key: str = "y"
-    data_low: float | None = None
-    data_high: float | None = None
+    label_key: str | None = None
+    data_low: float | tuple[float, ...] | None = None
+    data_high: float | tuple[float, ...] | None = None
+    data_scale: str | None = None
     data_levels: int | None = None
     corrupt: str = "stop"
     statistics: str | None = None
@@ -231,12 +235,7 @@ class TrainConfig:
 
     def build_source(self) -> Source:
         """The data. Raises ValueError for data that does not fit the settings."""
-        low, high, levels = self.data_low, self.data_high, self.data_levels
-        scaling = None
-        if low is not None and high is not None:
-            scaling = Scaling(low, high, levels)
-        elif (low, high, levels) != (None, None, None):
-            raise ValueError(f"data_low={low}, data_high={high}, data_levels={levels}; expected low and high")
+        scaling = given_scaling(self.data_low, self.data_high, self.data_levels, self.data_scale)
         source = load(
             self.data,
             key=self.data_key,
@@ -246,8 +245,9 @@ class TrainConfig:
             skip=self.corrupt == "skip",
             conditions=list(self.conditions),
         )
-        if scaling and source.scaling != scaling:
-            raise ValueError(f"data_low and data_high are given, but data={self.data!r} has a range of its own")
+        found = replace(source.scaling, names=None)
+        if scaling is not None and (found.levels is not None if isinstance(scaling, str) else found != scaling):
+            raise ValueError(f"data={self.data!r} has a range of its own; expected no data_low or data_scale")
         return source
 
     def build_process(self) -> LinearSDE:

@@ -237,7 +237,8 @@ class Trainer:
         source = self.source
         scaling = source.scaling
         known = {"samples": len(source), "shape": list(source.shape), "data_std": self.denoiser.data_std}
-        known |= {"low": float(scaling.low), "high": float(scaling.high), "classes": source.classes}
+        low, high = (list(each) if isinstance(each, tuple) else each for each in (scaling.low, scaling.high))
+        known |= {"low": low, "high": high, "classes": source.classes}
         return known | {"conditions": conditions} if conditions else known
 
     def _state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

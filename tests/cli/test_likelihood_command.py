@@ -163,7 +163,7 @@ def test_a_net_that_fails_for_some_keeps_the_others_and_says_where(
     [
         (["--rtol", "1e-20"], "rtol=1e-20.*expected a finite number of at least"),
         (["--probes", "0"], "probes=0"),
-        (["--data", "OUTSIDE"], r"x spans \[3, 40\].*left first in sample 1"),
+        (["--data", "OUTSIDE"], r"x: sample 1 spans \[40, 40\]; expected values in the given range \[0, 16\]"),
     ],
 )
 def test_what_cannot_be_computed_is_one_line(

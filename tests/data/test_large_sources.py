@@ -80,7 +80,7 @@ class TestMapped:
 
     def test_range(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sdescore.data.memory_mapped.CHUNK", 64)  # several pieces
-        x = np.random.default_rng(0).normal(size=(50, 3))
+        x = np.random.default_rng(0).normal(size=(50, 3, 1))
         np.save(tmp_path / "x.npy", x)
         source = load(str(tmp_path / "x.npy"))
         assert source.scaling == Scaling(x.min(), x.max(), None)

@@ -58,7 +58,7 @@ class TestBadInput:
             ({"sde_args": {"beta": 3}}, "sde_args has beta; VPSDE takes beta_min, beta_max"),
             ({"sde_args": {"beta_max": -3}}, "beta_max=-3"),
             ({"data_low": 0.0, "data_high": 16.0}, "data='digits' has a range of its own"),
-            ({"data_levels": 16}, "data_levels=16; expected low and high"),
+            ({"data_levels": 16}, "data_levels=16, data_scale=None; expected low and high"),
             ({"data": "absent"}, "data='absent'; expected"),
         ],
     )

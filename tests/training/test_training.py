@@ -166,8 +166,8 @@ class TestOutcome:
         """The loss of the exact score: the mean over t of alpha^2 s^2 / (alpha^2 s^2 + sigma^2)."""
         stds, sde = torch.tensor([0.9, 0.2]), VPSDE()
         oracle = GaussianMixture(torch.tensor([[0.3, -0.1]]), stds[None])
-        source = Arrays(4 * oracle.sample(20_000))
-        low, high = source.scaling.low, source.scaling.high
+        source = Arrays(4 * oracle.sample(20_000), scaling="whole")
+        low, high = map(float, (source.scaling.low, source.scaling.high))  # type: ignore[arg-type]
         config = replace(
             config,
             flips=False,
