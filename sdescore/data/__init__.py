@@ -1,6 +1,7 @@
-"""Sources of samples: arrays, files, folders and map-style data sets; their order and statistics."""
+"""Sources of samples: arrays, files, folders, map-style data sets and codes; their order and statistics."""
 
 from sdescore.data.batches import batches
+from sdescore.data.codes import MappedCodes, write_codes
 from sdescore.data.conditions import Conditioned
 from sdescore.data.idx import idx
 from sdescore.data.images import Images
@@ -18,6 +19,7 @@ __all__ = [
     "Conditioned",
     "Images",
     "MapStyle",
+    "MappedCodes",
     "MemoryMapped",
     "SkipUnreadable",
     "Source",
@@ -32,4 +34,5 @@ __all__ = [
     "read_statistics",
     "read_table",
     "table",
+    "write_codes",
 ]

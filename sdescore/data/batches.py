@@ -1,7 +1,7 @@
 """Which samples of a source each step takes, and the share of each process."""
 
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from sdescore.common.random import generator
 from sdescore.data.source import Source, read
 
-__all__ = ["batches", "evenly_spaced", "order", "share"]
+__all__ = ["batches", "evenly_spaced", "in_order", "order", "share"]
 
 
 @lru_cache(maxsize=4)
@@ -64,6 +64,20 @@ def batches(
     """
     mine = share(batch, rank, processes)
     chosen = (order(seed, len(source), step, batch)[mine].tolist() for step in steps)
+    yield from _read_all(source, chosen, workers, pin)
+
+
+def in_order(
+    source: Source, size: int, start: int = 0, workers: int = 0
+) -> Generator[tuple[Tensor, dict[str, Tensor]], None, None]:
+    """All samples from `start` on, so many at a time, and what is known of them by name; otherwise as batches()."""
+    count = len(source)
+    yield from _read_all(source, (list(range(i, min(i + size, count))) for i in range(start, count, size)), workers)
+
+
+def _read_all(
+    source: Source, chosen: Iterable[list[int]], workers: int, pin: bool = False
+) -> Generator[tuple[Tensor, dict[str, Tensor]], None, None]:
     loader = DataLoader(
         cast(Any, _Reading(source)),
         batch_sampler=chosen,

@@ -10,6 +10,7 @@ import torch
 
 from sdescore.common.plugins import check_arguments, named_object
 from sdescore.common.scaling import Scaling
+from sdescore.data.codes import MappedCodes, is_codes
 from sdescore.data.conditions import Conditioned, MappedRows
 from sdescore.data.idx import idx, is_idx
 from sdescore.data.images import Images
@@ -103,10 +104,11 @@ def load(
             an idx file of images as MNIST's, or their folder: "folder" or "folder:test";
             a folder of images, with sub-folders as classes;
             a folder written by Hugging Face's save_to_disk: "folder", or "folder:split" if it has splits;
+            a folder of an autoencoder's codes, which write_codes() made;
             "module:name" of a source, or of a function or class that makes a data set such as torchvision's.
         key: Name of the samples in a .npz file or a Hugging Face data set.
         label_key: Name of their labels, by default y, the y of NAME.y.npy too; a table has by default none.
-        scaling: Of the values, or a rule of find_scaling; ignored by the digits and by images, which have their own.
+        scaling: Of the values, or a rule of find_scaling; ignored by digits, images and codes, which have their own.
         args: Arguments of the function or class.
         skip: Replace or leave out samples that cannot be read, with a warning, instead of raising.
         conditions: What is known of each sample besides, by name: arrays of the same .npz file, columns of a Hugging
@@ -145,6 +147,8 @@ def load(
     elif part is None and path.suffix == ".npy":
         labels = path.with_name(f"{path.stem}.{label_key or 'y'}.npy")
         source = MemoryMapped(path, labels if labels.exists() else None, scaling)
+    elif part is None and is_codes(path):
+        source = MappedCodes(path)
     elif part is None and path.is_dir():
         source = Images(path, skip)
     else:

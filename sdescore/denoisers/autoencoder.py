@@ -103,8 +103,8 @@ class Autoencoder(nn.Module):
 
 def _wide(found: Any, given: Tensor, name: str) -> Tensor:
     """A tensor that a function returned for a batch. Raises ValueError for anything else."""
-    if not isinstance(found, Tensor) or found.ndim == 0 or len(found) != len(given):
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(given):
         raise ValueError(
-            f"{name} returned {described(found)} for {len(given)} samples; expected a tensor, sample first"
+            f"{name} returned {described(found)} for {len(given)} samples; expected a tensor ({len(given)}, *shape)"
         )
     return found.to(torch.promote_types(found.dtype, torch.float32))
