@@ -10,44 +10,19 @@ from torch import nn
 from sdescore.common.checks import check_fields, check_number
 from sdescore.common.plugins import check_arguments, find_plugin
 from sdescore.data.load import load
-from sdescore.data.ranges import SCALES, given_scaling
+from sdescore.data.ranges import given_scaling
 from sdescore.data.source import Source
 from sdescore.data.statistics import data_std
-from sdescore.denoisers.conversions import PREDICTIONS
 from sdescore.denoisers.denoiser import Denoiser
 from sdescore.denoisers.descriptions import NETS, PROCESSES, build_net, build_process, find_class
-from sdescore.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.solver import find_solver
 from sdescore.training.averages import Average, HalfLife, PowerFunction
 from sdescore.training.conditions import KINDS
 from sdescore.training.default_net import default_net
-from sdescore.training.learning_rate import DECAYS
+from sdescore.training.setting_rules import AT_LEAST_ONE, AT_LEAST_ZERO, CHOICES, FREE
 
 __all__ = ["TrainConfig"]
-
-CHOICES = {
-    "corrupt": ("stop", "skip"),
-    "data_scale": (None, *SCALES),
-    "predicts": tuple(PREDICTIONS),
-    "weighting": tuple(WEIGHTINGS),
-    "time_distribution": tuple(TIME_DISTRIBUTIONS),
-    "optimizer": ("adamw", "adam"),
-    "decay": tuple(DECAYS),
-    "mixed_precision": ("auto", "no", "bf16", "fp16"),
-    "tracker": ("tensorboard", "none"),
-}
-AT_LEAST_ONE = ("accumulation", "batch_size", "log_every", "save_every", "keep", "sample_count", "sample_steps")
-AT_LEAST_ZERO = ("steps", "warmup", "workers", "seed", "sample_every", "weight_decay", "snapshot_every")
-
-# What a resumed run may change. The data is compared by itself. How a step is computed affects the last bits of the
-# weights, and dropout, about which there is a warning.
-FREE = {
-    *("data", "data_args", "statistics", "workers"),
-    *("steps", "minutes", "accumulation", "channels_last", "compile"),
-    *("out", "save_every", "save_minutes", "keep", "log_every", "tracker", "progress", "snapshot_every"),
-    *("sample_every", "sample_count", "sample_solver", "sample_steps"),
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +42,10 @@ class TrainConfig:
             each) or standard (mean and deviation of each, without ends: the default for tables; for all else whole).
         data_levels: Number of equally spaced raw values if the arrays are quantised; by default 256 for uint8.
         corrupt: What to do about samples that cannot be read: stop, or skip them with a warning that names each.
+        autoencoder: Folder or repository of a diffusers autoencoder, or module:name of your own Autoencoder or pair of
+            functions (encoder, decoder): the net is trained on its codes of the data, and samples are decoded.
+        autoencoder_args: Arguments of the autoencoder, such as posterior=sample.
+        codes: Folder where the codes are, or are made once; by default codes in out. As data it needs no autoencoder.
         statistics: File of `sdescore measure`, from which data_std is read; by default 4,096 samples are measured.
         flips: Mirror every other image, left to right.
         dequantize: Add uniform noise of one level's width to quantised data: needed for a good likelihood.
@@ -128,6 +107,9 @@ class TrainConfig:
     data_scale: str | None = None
     data_levels: int | None = None
     corrupt: str = "stop"
+    autoencoder: str | None = None
+    autoencoder_args: dict[str, Any] = field(default_factory=dict)
+    codes: str | None = None
     statistics: str | None = None
     flips: bool = False
     dequantize: bool = False
@@ -288,12 +270,22 @@ class TrainConfig:
         """
         if self.conditional and source.classes is None:
             raise ValueError(f"conditional=True, but data={self.data!r} has no labels")
-        if self.flips and len(source.shape) != 3:
-            raise ValueError(f"flips=True, but samples have shape {source.shape}; expected images")
+        codes = getattr(source, "codes", None)
+        if self.flips and (codes is not None or len(source.shape) != 3):
+            given = "are codes" if codes is not None else f"have shape {source.shape}"
+            raise ValueError(f"flips=True, but samples {given}; expected images")
         if self.dequantize and source.scaling.levels is None:
             raise ValueError(f"dequantize=True, but data={self.data!r} has no levels")
         std = self.data_std or std or data_std(source)
         classes, names = source.classes, getattr(source, "class_names", None)
         labels = (classes, names) if self.conditional else (None, None)
         net = self.build_net(source.shape, *labels, conditions)
-        return Denoiser(net, self.build_process(), self.predicts, std, shape=source.shape, scaling=source.scaling)
+        return Denoiser(
+            net,
+            self.build_process(),
+            self.predicts,
+            std,
+            shape=source.shape,
+            scaling=source.scaling,
+            codes=codes,
+        )

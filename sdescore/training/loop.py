@@ -21,6 +21,7 @@ from sdescore.denoisers.denoiser import Denoiser
 from sdescore.training import checkpoints
 from sdescore.training.accelerator import build_accelerator
 from sdescore.training.clock import Caught, Clock, catching
+from sdescore.training.codes import codes_of
 from sdescore.training.config import TrainConfig
 from sdescore.training.run_log import RunLog, picture
 from sdescore.training.trainer import Trainer
@@ -107,7 +108,7 @@ def _train(
 ) -> Denoiser:
     """train() in a folder that no other process writes to."""
     start, config = find_start(config, resume)
-    source = source or config.build_source()
+    source = codes_of(source or config.build_source(), config, accelerator)
     config = config.resolved(source, accelerator.device.type)
     out = Path(config.out)
     device = accelerator.device
@@ -207,5 +208,5 @@ def _keep(trainer: Trainer, pictured: bool) -> bool:
     if pictured:
         averaged = trainer.averaged
         if trainer.accelerator.is_main_process:
-            picture(config, averaged, step, trainer.shown())
+            picture(config, averaged, step, trainer.shown(), getattr(trainer.source, "autoencoder", None))
     return pictured

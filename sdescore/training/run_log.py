@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.files import parse_json, refused, replace_file
-from sdescore.denoisers.denoiser import Denoiser
+from sdescore.denoisers import Autoencoder, Denoiser
 from sdescore.evaluation.pictures import is_image, save_grid
 from sdescore.sampling.sample import sample
 from sdescore.training.config import TrainConfig
@@ -123,8 +123,14 @@ class RunLog:
                 raise refused(error, f"{self.path} was not written: {error}; checkpoints are untouched") from error
 
 
-def picture(config: TrainConfig, denoiser: Denoiser, step: int, condition: Mapping[str, Tensor]) -> None:
-    """Write samples to samples/step-...: images as .png, others as .npz.
+def picture(
+    config: TrainConfig,
+    denoiser: Denoiser,
+    step: int,
+    condition: Mapping[str, Tensor],
+    autoencoder: Autoencoder | None = None,
+) -> None:
+    """Write samples to samples/step-...: images as .png, others as .npz; decoded, where there is an autoencoder.
 
     A preview must not take the training's time: those of sample_count that are begun within PICTURE_SECONDS are drawn.
     """
@@ -142,12 +148,16 @@ def picture(config: TrainConfig, denoiser: Denoiser, step: int, condition: Mappi
     except FloatingPointError as error:  # no reason to end a run that may recover
         logger.warning("no samples at step %d: %s", step, error)
         return
-    raw = denoiser.scaling.to_data(torch.cat(drawn)).cpu()
+    raw, scaling = denoiser.scaling.to_data(torch.cat(drawn)), denoiser.scaling
+    if autoencoder is not None and denoiser.codes is not None:
+        scaling = denoiser.codes.scaling
+        raw = scaling.to_data(autoencoder.to_data(raw))
+    raw = raw.cpu()
     path = Path(config.out) / "samples" / f"step-{step:06d}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if is_image(denoiser.shape):
-            save_grid(path.with_suffix(".png"), raw, denoiser.scaling)
+        if is_image(tuple(raw.shape[1:])):
+            save_grid(path.with_suffix(".png"), raw, scaling)
         else:
             np.savez(path.with_suffix(".npz"), x=raw.numpy())
     except OSError as error:  # the run ends only if a checkpoint cannot be written
