@@ -1,26 +1,30 @@
 """Compare sets of samples with real data.
 
-    sdescore evaluate --samples runs/digits/heun
+    sdescore evaluate --samples runs/digits/heun                                  digits
+    sdescore evaluate --samples runs/mine/all --reference my_test --training my_train
     sdescore evaluate --samples '[runs/a/heun-18, runs/a/heun-35]' --out runs/a/evaluation
     sdescore evaluate --samples mine.npz --reference my_test.npz --training my_train.npz \\
-        --features inception --weights inception_v3.safetensors --classifier '' --cache runs/features
+        --features inception --weights inception_v3.safetensors --cache runs/features
     accelerate launch -m sdescore.cli evaluate ...                         the GPUs of this machine share the features
     torchrun --standalone --nproc_per_node 2 -m sdescore.cli evaluate ...  two processes share them, on CPUs too
 
 For each set: Fréchet and kernel distance, precision and recall in the space of the features; sliced Wasserstein
 distance and nearest training samples in that of the data; net calls and seconds, where `sdescore sample` left them. The
 rows of the reference and of the training data say what can be reached. All but the kernel distance depend on the number
-of samples: compare sets of one size.
+of samples: compare sets of one size. "outside" is the share of samples that leave the real data's range, or left it
+before they were cut off, by more than an eighth of its width.
 
-Features are a function of a Python file in the current folder or of an installed module, module:function; an nn.Module
-that module:Class makes, filled with --weights; a TorchScript file; or torchvision's Inception v3, with weights. They
-take model values, a tensor (n, *shape) in [-1, 1], and give (n, d); a classifier gives probabilities (n, classes).
+Features are by default those of the digits' judge for the digits, the values themselves for vectors, and the answers of
+fixed random filters for all else: distances in them compare sets with each other; they are no FIDs. Others: a function
+of a Python file in the current folder or of an installed module, module:function; an nn.Module that module:Class makes,
+filled with --weights; a TorchScript file; or torchvision's Inception v3, with weights. They take model values, a tensor
+(n, *shape) in [-1, 1], and give (n, d); a classifier gives probabilities (n, classes).
 """
 
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +34,13 @@ from torch import Tensor
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.kept_features import kept_features
 from sdescore.cli.outputs import claim, write_json, write_whole
-from sdescore.cli.sources import all_values, features_of
+from sdescore.cli.sets import Range, Set, open_sets
+from sdescore.cli.sources import features_of
 from sdescore.cli.tables import markdown
 from sdescore.common.checks import check_fields
 from sdescore.common.files import is_empty, read_json
 from sdescore.common.plugins import named_object
-from sdescore.common.scaling import Scaling
-from sdescore.data.load import load
-from sdescore.data.source import Source
+from sdescore.evaluation.default_features import default_features
 from sdescore.evaluation.features import Features
 from sdescore.evaluation.figures import draw_against_nfe
 from sdescore.evaluation.judge import share_recognised
@@ -62,6 +65,7 @@ TITLES = {
     "sliced_wasserstein": "sliced W",
     "nearest": "nearest ÷ real",
     "memorised": "memorised",
+    "outside": "outside",
     "recognised": "recognised",
 }
 DIGITS = {"nfe": ".4g", "seconds": ".1f", "memorised": ".4f"}
@@ -74,10 +78,13 @@ class EvaluateConfig:
     Args:
         samples: A set or a list of them: folders of `sdescore sample`, .npz files (array x) or folders of images.
         reference: Real data that the model has not seen: digits:test, or any data that training takes.
-        training: What the model was trained on, for comparison and to find what is memorised; '' for none.
-        features: module:function, module:Class with weights, a TorchScript file, or inception with weights.
+        training: What the model was trained on, for comparison and to find what is memorised; '' for none. By default
+            digits:train beside digits:test, and none beside other data.
+        features: module:function, module:Class with weights, a TorchScript file, inception with weights, values or
+            random-filters; by default what fits the data.
         weights: File of the features' weights: .safetensors, or of torch.save if it holds tensors alone.
-        classifier: module:function that gives the probabilities of classes; '' for none.
+        classifier: module:function that gives the probabilities of classes, and knows the data; '' for none. By
+            default the digits' judge for the digits, and none for other data. Never alone: a distance stands beside it.
         threshold: Probability from which a sample counts as recognised.
         metrics: Which to compute: frechet, kernel, precision-recall, sliced-wasserstein, neighbours.
         neighbours: How many neighbours the balls of precision and recall reach to.
@@ -90,10 +97,10 @@ class EvaluateConfig:
 
     samples: str | list[str]
     reference: str = "digits:test"
-    training: str = "digits:train"
-    features: str = f"{JUDGE}:features"
+    training: str | None = None
+    features: str | None = None
     weights: str | None = None
-    classifier: str = f"{JUDGE}:probabilities"
+    classifier: str | None = None
     threshold: float = 0.9
     metrics: tuple[str, ...] = METRICS
     neighbours: int = 3
@@ -113,55 +120,36 @@ class EvaluateConfig:
         unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
             raise ValueError(f"metrics has {', '.join(unknown)}; expected {', '.join(METRICS)}")
+        if self.classifier and not {"frechet", "kernel"} & set(self.metrics):
+            raise ValueError(
+                f"classifier={self.classifier!r} with metrics={list(self.metrics)}; expected frechet or kernel among "
+                "them: what is recognised need not look like the data"
+            )
         if self.out is not None and Path(self.out).is_dir() and not is_empty(Path(self.out)):
             raise ValueError(f"out={self.out!r} is not empty; expected a new folder")
 
 
-@dataclass(frozen=True)
-class Set:
-    """A set of samples or of real data, and what is known of how it was made."""
-
-    name: str
-    source: Source
-    known: dict[str, Any]
-
-    @classmethod
-    def open(cls, name: str, scaling: Scaling | None = None) -> "Set":
-        """The set of a name; of a folder of `sdescore sample` its samples.npz, with the solver and the cost."""
-        folder, known = Path(name), {}
-        if (folder / "samples.npz").is_file():
-            for file, keys in (("settings.json", ("solver",)), ("cost.json", ("nfe", "seconds"))):
-                path = folder / file
-                content = read_json(path) if path.exists() else {}
-                known.update({key: content[key] for key in keys if key in content})
-            name = str(folder / "samples.npz")
-        return cls(str(folder) if known else name, load(name, scaling=scaling), known)
-
-
-def flat(each: Set) -> Tensor:
-    """All samples of a set as vectors of model values (n, d)."""
-    return all_values(each.source).flatten(1)
-
-
-def opened(config: EvaluateConfig) -> list[Set]:
-    """The reference, the training data if there are any, and the sets; all of one shape."""
-    reference = Set.open(config.reference)
-    names = [config.samples] if isinstance(config.samples, str) else config.samples
-    found = [reference]
-    for name in [config.training] * bool(config.training) + names:
-        found.append(Set.open(name, reference.source.scaling))
-        shape, wanted = found[-1].source.shape, reference.source.shape
-        if shape != wanted:
-            raise ValueError(f"{name} has samples of shape {shape}; those of {config.reference} have {wanted}")
-    return found
+def resolved(config: EvaluateConfig, shape: tuple[int, ...]) -> EvaluateConfig:
+    """The settings with features, a classifier and training data that fit the reference, where none are named."""
+    digits = config.reference.partition(":")[0] == "digits"
+    fitting: dict[str, Any] = {
+        "training": "digits:train" if config.reference == "digits:test" else "",
+        "features": "inception" if config.weights else f"{JUDGE}:features" if digits else default_features(shape),
+        "classifier": f"{JUDGE}:probabilities" if digits and {"frechet", "kernel"} & set(config.metrics) else "",
+    }
+    return replace(config, **{name: value for name, value in fitting.items() if getattr(config, name) is None})
 
 
 class Table:
     """Measures each set against the real data; the first set is the reference."""
 
     def __init__(self, config: EvaluateConfig, accelerator: Accelerator) -> None:
-        self.config, self.accelerator, self.sets = config, accelerator, opened(config)
-        self.features = Features(config.features, config.weights, accelerator.device)
+        config = resolved(config, tuple(Set.open(config.reference).source.shape))
+        names = [config.samples] if isinstance(config.samples, str) else config.samples
+        self.config, self.accelerator = config, accelerator
+        self.sets = open_sets(config.reference, config.training or "", names)
+        logger.info("features: %s", config.features)
+        self.features = Features(str(config.features), config.weights, accelerator.device)
         self.classifier = named_object(config.classifier, "classifier") if config.classifier else None
         self.options: dict[str, Any] = {"batch": config.batch_size, "accelerator": accelerator}
         self.around: Neighbourhood | None = None
@@ -179,10 +167,16 @@ class Table:
             made.append((each, features, probabilities))
         if not self.accelerator.is_main_process:
             return []
-        data = {"sliced-wasserstein", "neighbours"} & set(config.metrics)
-        reference = flat(self.sets[0]) if data else None
-        if config.training and "neighbours" in config.metrics and reference is not None:
-            self.around = Neighbourhood(flat(real[1]), reference)
+        values = [each.values() for each in real] if {"sliced-wasserstein", "neighbours"} & set(config.metrics) else []
+        reference = values[0].flatten(1) if values else None
+        if reference is not None and config.training and "neighbours" in config.metrics:
+            self.around = Neighbourhood(values[1].flatten(1), reference)
+            if self.around.usual is None:
+                logger.warning(
+                    "reference=%r is what the model was trained on: nearest ÷ real is left out, and distances to it "
+                    "are no test of what is new. Keep some data back",
+                    config.reference,
+                )
         rows = []
         for number, (each, features, probabilities) in enumerate(made):
             logger.info("measuring %s", each.name)
@@ -190,7 +184,10 @@ class Table:
             if number:
                 row |= self._in_features(features, made[0][1])
             if reference is not None:
-                row |= self._in_data(each, reference, number)
+                x = each.values()
+                row |= self._in_data(x.flatten(1), reference, number)
+                outside = Range.of(values[-1]).share_outside(x)  # of the training data, if there are any
+                row["outside"] = max(outside, each.known.get("outside", 0.0))
             if probabilities is not None:
                 row["recognised"] = share_recognised(probabilities, config.threshold)
             rows.append(row)
@@ -208,8 +205,8 @@ class Table:
             row["precision"], row["recall"] = precision_recall(real, features, self.config.neighbours)
         return row
 
-    def _in_data(self, each: Set, reference: Tensor, number: int) -> dict[str, float]:
-        asked, x = self.config.metrics, flat(each)
+    def _in_data(self, x: Tensor, reference: Tensor, number: int) -> dict[str, float]:
+        asked = self.config.metrics
         row: dict[str, float] = {}
         if number and "sliced-wasserstein" in asked:
             value, error = sliced_wasserstein(x, reference, self.config.projections)
@@ -224,7 +221,7 @@ class Table:
         first = 2 if self.config.training else 1
         if self.around is not None and is_image(shape):
             for number, each in enumerate(self.sets[first:]):
-                self.around.picture(out / f"neighbours-{number}.png", flat(each), shape)
+                self.around.picture(out / f"neighbours-{number}.png", each.values().flatten(1), shape)
         priced = [row for row in rows[first:] if "nfe" in row and "solver" in row]
         names = {"frechet": "Fréchet distance", "kernel": "kernel distance", "sliced_wasserstein": "sliced Wasserstein"}
         titles = {key: title for key, title in names.items() if key in rows[-1]}
@@ -279,7 +276,7 @@ def compare_claimed(config: EvaluateConfig) -> None:
         table.pictures(out, rows)
         write_whole(out / "table.md", text + "\n")
         known = {} if likelihood is None else {"bits_per_dim": likelihood}
-        write_json(out / "evaluation.json", {"config": asdict(config), "sets": rows, **known})
+        write_json(out / "evaluation.json", {"config": asdict(table.config), "sets": rows, **known})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

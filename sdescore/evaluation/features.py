@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from sdescore.common.fingerprint import fingerprint
 from sdescore.common.plugins import named_object
+from sdescore.evaluation.default_features import random_filters, values
 
 __all__ = ["Features", "Function", "inception", "load_weights", "rows_of"]
 
 Function = Callable[[Tensor], Any]  # of model values (n, *shape) to a row for each
+BUILT_IN: dict[str, Function] = {"values": values, "random-filters": random_filters}
 
 
 class Features:
@@ -23,7 +25,8 @@ class Features:
 
     Args:
         name: module:function; module:Class of an nn.Module, or a function that makes one, with weights; a TorchScript
-            file; or "inception" for torchvision's Inception v3 with weights.
+            file; "inception" for torchvision's Inception v3 with weights; or "values" and "random-filters", which
+            need neither: see default_features.
         weights: File of a state_dict, .safetensors or one that torch.load reads with weights_only, for the last two
             kinds of module; nothing is ever unpickled beyond tensors.
         device: Where modules run.
@@ -36,10 +39,13 @@ class Features:
     def __init__(self, name: str, weights: str | None = None, device: torch.device | str = "cpu") -> None:
         self.name, digest = name, hashlib.sha256(name.encode())
         path = Path(name)
-        if name == "inception":
+        if name in BUILT_IN:
+            found: Any = BUILT_IN[name]
+            digest.update(_source_of(found))
+        elif name == "inception":
             if weights is None:
                 raise ValueError("features='inception' needs weights: a file of torchvision's Inception v3")
-            found: Any = inception(weights)
+            found = inception(weights)
         elif path.suffix in (".pt", ".ts", ".torchscript"):
             found = _script(path)
             digest.update(path.read_bytes())
@@ -56,6 +62,8 @@ class Features:
                     raise ValueError(f"features={name!r} makes a {type(found).__name__}; expected an nn.Module to fill")
                 if weights is not None:
                     _fill(found, weights)
+        if weights is not None and name in BUILT_IN:
+            raise ValueError(f"weights={weights!r} with features={name!r}, which have none")
         if weights is not None:
             digest.update(Path(weights).read_bytes())
         if isinstance(found, nn.Module):

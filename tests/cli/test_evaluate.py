@@ -142,7 +142,7 @@ class TestSets:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of digits:test have (1, 8, 8)"),
+            (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of reference='digits:test' have"),
             (["--features", "digits"], "features='digits'; expected 'module:name'"),
             (["--features", "sdescore.cli.digits_judge:smell"], "has no attribute 'smell'"),
             (["--features", "own_judge:scalars"], "gave (297,) for 297 samples; expected (n, d)"),
@@ -258,7 +258,7 @@ class TestFeatures:
     @pytest.mark.parametrize("count", [1, 2, 7, 10])
     def test_processes_share_them(self, count: int) -> None:
         """Three processes, simulated: what each would send, put together by each."""
-        source = Arrays(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)))
+        source = Arrays(torch.randn(count, 4, generator=torch.Generator().manual_seed(0)), scaling="whole")
         sent: list[torch.Tensor] = []
 
         class Process:
