@@ -200,18 +200,37 @@ def report(config: CompareConfig, floor: float) -> None:
     draw_picture(config, values, floor)
 
 
+def draw_distances(axis: Any, config: CompareConfig, values: dict[tuple[str, str, int], float], floor: float) -> None:
+    """What is best of its library at some number of calls in colour and by name, the others grey."""
+    lines: dict[tuple[str, str], dict[int, float]] = {}
+    for (library, name, calls), value in values.items():
+        lines.setdefault((library, name), {})[calls] = value
+    best = {
+        min(
+            (line for line in lines if line[0] == library and calls in lines[line]), key=lambda line: lines[line][calls]
+        )
+        for library in {line[0] for line in lines}
+        for calls in config.nfe
+        if any(line[0] == library and calls in lines[line] for line in lines)
+    }
+    for library, name in sorted(lines, key=lambda line: line in best):
+        points, shown = sorted(lines[library, name].items()), (library, name) in best
+        style, label = "o-" if library == "sdescore" else "s--", f"{library}, {name}" if shown else None
+        axis.plot(*zip(*points, strict=True), style, label=label, **({} if shown else {"color": "0.85"}))
+    axis.axhline(floor, color="0.4", linewidth=1, linestyle=":", label="training images")
+    axis.set(xscale="log", yscale="log", xlabel="net calls per sample", ylabel="Fréchet distance to the test images")
+    axis.set(
+        ylim=(floor / 1.5, 4 * float(np.median([max(line.values()) for line in lines.values()])))
+    )  # others leave it
+    axis.set_xticks(config.nfe, [str(nfe) for nfe in config.nfe], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.legend(fontsize=8)
+
+
 def draw_picture(config: CompareConfig, values: dict[tuple[str, str, int], float], floor: float) -> None:
     """The distances against the calls, and samples of the best of both."""
-    figure, axes = panels(3, (12, 4.6), width_ratios=[1.3, 1, 1])
-    for library, name in dict.fromkeys((key[0], key[1]) for key in sorted(values, reverse=True)):
-        points = sorted((key[2], value) for key, value in values.items() if key[:2] == (library, name))
-        style = "o-" if library == "sdescore" else "s--"
-        axes[0].plot(*zip(*points, strict=True), style, label=f"{library}, {name}")
-    axes[0].axhline(floor, color="gray", linewidth=1, label="training images")
-    axes[0].set(xscale="log", yscale="log", xlabel="net calls per sample", ylabel="Fréchet distance to the test images")
-    axes[0].set_xticks(config.nfe, [str(nfe) for nfe in config.nfe], minor=False)
-    axes[0].minorticks_off()
-    figure.legend(fontsize=8, ncols=5, loc="outside lower center")
+    figure, axes = panels(3, (12, 4.2), width_ratios=[1.6, 1, 1])
+    draw_distances(axes[0], config, values, floor)
     for axis, library in zip(axes[1:], ("sdescore", "diffusers"), strict=True):
         axis.axis("off")
         if not any(key[0] == library for key in values):

@@ -68,7 +68,8 @@ def draw_against_nfe(
             line = sorted((row for row in rows if row["solver"] == solver), key=lambda row: float(row["nfe"]))
             values = [row[key] for row in line]
             errors = [row.get(f"{key}_error") or 0 for row in line]
-            axis.errorbar([row["nfe"] for row in line], values, errors, marker="o", markersize=4, label=solver)
+            costs = [row["nfe"] for row in line]
+            axis.errorbar(costs, values, errors, marker="o", markersize=4, label=solver, clip_on=False)
         if key in levels:
             name, value = levels[key]
             axis.axhline(value, color="0.5", linestyle="--", label=name)
@@ -76,5 +77,6 @@ def draw_against_nfe(
         costs = sorted({row["nfe"] for row in rows})
         axis.set_xticks(costs, [f"{nfe:g}" for nfe in costs])
         axis.set_xticks([], minor=True)
+        axis.margins(0.08, 0.12)
         axis.legend(fontsize="small")
     save_figure(path, figure, dpi=120)
