@@ -30,13 +30,13 @@ from tqdm.auto import tqdm
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
-from sdescore.cli.sample_files import beyond, raw_array, write_images, write_set
+from sdescore.cli.sample_files import beyond, decoded, find_decoder, raw_array, write_images, write_set
 from sdescore.common.checks import check_fields
 from sdescore.common.files import read_json
 from sdescore.common.fingerprint import fingerprint
 from sdescore.common.scaling import Scaling
 from sdescore.data.source import from_array
-from sdescore.denoisers import Denoiser, guided
+from sdescore.denoisers import Autoencoder, Denoiser, guided
 from sdescore.evaluation.pictures import is_image
 from sdescore.evaluation.trajectories import save_trajectory
 from sdescore.sampling import (
@@ -91,7 +91,8 @@ class SampleConfig:
         seed: Sample i depends on the seed and on i alone.
         batch_size: Samples at a time in each process.
         animate: How many samples trajectory.gif shows on their way from noise to data; 0 for none.
-        trust_code: Import the net's class where the model names one of someone's own, as module:name.
+        autoencoder: Where the autoencoder of a model of codes is now, which decodes them; by default as in training.
+        trust_code: Import the net's class and autoencoder where the model names someone's own, as module:name.
     """
 
     model: str
@@ -109,6 +110,7 @@ class SampleConfig:
     seed: int = 0
     batch_size: int = 256
     animate: int = 0
+    autoencoder: str | None = None
     trust_code: bool = False
 
     def __post_init__(self) -> None:
@@ -174,11 +176,14 @@ def labels(label: int | str, config: Mapping[str, Any], count: int) -> Tensor:
 def draw(config: SampleConfig) -> None:
     """Draw this process's batches of the set; the main process then puts them together."""
     denoiser, shape = load_model(config.model, config.trust_code)
+    autoencoder = find_decoder(denoiser, config.autoencoder, config.trust_code)
+    if autoencoder is not None and config.animate:
+        raise ValueError(f"animate={config.animate}, but the model makes codes; expected 0")
     out = Path(config.out)
     weights = fingerprint(denoiser)
     solver = build_solver(config.solver, config.solver_args)
     times = config.spacing(weights)
-    settings = {name: value for name, value in asdict(config).items() if name not in ("model", "out")}
+    settings = {name: value for name, value in asdict(config).items() if name not in ("model", "out", "autoencoder")}
     settings["weights"] = weights
     if isinstance(times, Tensor):
         settings["times"] = times.tolist()  # the file may change
@@ -186,12 +191,13 @@ def draw(config: SampleConfig) -> None:
     if config.condition is not None:
         settings["condition"] = hashlib.sha256(Path(config.condition).read_bytes()).hexdigest()  # the file may change
     with claim(out, settings):
-        draw_batches(config, denoiser, shape, solver, times, given, settings)
+        draw_batches(config, denoiser, autoencoder, shape, solver, times, given, settings)
 
 
 def draw_batches(
     config: SampleConfig,
     denoiser: Denoiser,
+    autoencoder: Autoencoder | None,
     shape: tuple[int, ...],
     solver: Solver,
     times: Tensor | Grid | None,
@@ -211,7 +217,8 @@ def draw_batches(
     if config.guidance != 1:
         denoiser = guided(denoiser, config.guidance)
     parts = out / "parts"
-    scaling = denoiser.scaling or Scaling(-1.0, 1.0, None)
+    of_data = (denoiser.codes or denoiser).scaling
+    scaling = of_data or Scaling(-1.0, 1.0, None)
     starts = range(0, config.count, config.batch_size)
     mine = starts[accelerator.process_index :: accelerator.num_processes]
     left = [start for start in mine if not (parts / f"{start:09d}.npz").exists()]
@@ -238,11 +245,11 @@ def draw_batches(
                 batch_size=config.batch_size,
                 progress=show and not several,
             )
-        raw = raw_array(denoiser, x)  # on the CPU, so that the device is done
+        raw = raw_array(of_data, decoded(denoiser, autoencoder, x))  # on the CPU, so that the device is done
         cost = {"samples": count, "nfe": len(called), "seconds": time.perf_counter() - since}
         cost["outside"] = beyond(denoiser, x)
         arrays = {"x": raw} | ({"y": condition["label"].numpy()} if "label" in condition else {})
-        if is_image(shape):
+        if is_image(raw.shape[1:]):
             write_images(out / "images", start, arrays["x"], scaling)
         write_json(parts / f"{start:09d}.json", cost)
         write_whole(parts / f"{start:09d}.npz", npz_bytes(**arrays))

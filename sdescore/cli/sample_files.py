@@ -10,7 +10,7 @@ from torch import Tensor
 from sdescore.cli.outputs import npz_bytes, write_whole
 from sdescore.common.scaling import Scaling
 from sdescore.data.table import write_table
-from sdescore.denoisers import Denoiser
+from sdescore.denoisers import Autoencoder, Denoiser
 from sdescore.evaluation.pictures import (
     grid,
     is_image,
@@ -21,20 +21,50 @@ from sdescore.evaluation.pictures import (
     to_pixels,
     write_picture,
 )
+from sdescore.interop import find_autoencoder
 
-__all__ = ["beyond", "raw_array", "write_images", "write_set"]
+__all__ = ["beyond", "decoded", "find_decoder", "raw_array", "write_images", "write_set"]
 
+AT_A_TIME = 16  # codes that are decoded together: images need more memory than they
 SHOWN = 64  # images in grid.png
 VOLUMES = 8  # volumes in grid.png, and in volumes.gif
 MARGIN = 0.125  # of the range: what data may be left by before it is said
 
 
-def raw_array(denoiser: Denoiser, x: Tensor) -> np.ndarray:
+def find_decoder(denoiser: Denoiser, name: str | None, trust_code: bool) -> Autoencoder | None:
+    """The autoencoder that decodes a model's samples, under another name if one is given; None where they are data.
+
+    Raises ValueError for another autoencoder than that of the model's codes, and FileNotFoundError if there is none.
+    """
+    codes = denoiser.codes
+    if codes is None:
+        if name is not None:
+            raise ValueError(f"autoencoder={name!r}, but the model makes data, not codes; expected none")
+        return None
+    if not (name or codes.autoencoder):
+        raise ValueError("the autoencoder of the model's codes has no name; expected autoencoder=, its own")
+    try:
+        found = find_autoencoder(name or codes.autoencoder, codes.args, trust_code=trust_code)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; expected autoencoder=, where that of the model's codes is now") from error
+    found.check(codes)
+    return found
+
+
+def decoded(denoiser: Denoiser, autoencoder: Autoencoder | None, x: Tensor) -> Tensor:
+    """The data, scaled to [-1, 1], of samples of codes; samples as they are without an autoencoder."""
+    if autoencoder is None:
+        return x
+    assert denoiser.scaling is not None
+    autoencoder = autoencoder.to(x.device)
+    return torch.cat([autoencoder.to_data(part) for part in denoiser.scaling.to_data(x).split(AT_A_TIME)])
+
+
+def raw_array(scaling: Scaling | None, x: Tensor) -> np.ndarray:
     """Samples as the data had them: rounded to its levels, uint8 where these are small integers.
 
     float64 where each column has a scale of its own, whose values may need more digits than float32 has.
     """
-    scaling = denoiser.scaling
     if scaling is None:
         return x.float().cpu().numpy()
     if isinstance(scaling.low, tuple) or isinstance(scaling.high, tuple):
