@@ -10,7 +10,7 @@ Denoiser of its DiscreteSDE, so that both libraries' samplers can use it; data i
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from sdescore.cli.models import training_of
 from sdescore.cli.outputs import write_json
 from sdescore.common.random import generator
 from sdescore.data.batches import batches
+from sdescore.data.source import Source
+from sdescore.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -60,13 +62,36 @@ def noise_levels(alphas_cumprod: Tensor) -> Tensor:
 
 def loop(config: LoopConfig) -> None:
     """Train, and save the averaged weights."""
+    own, out = training_of(config.run), Path(config.out)
+    steps = config.steps or own.steps
+    log: list[dict[str, float]] = []
+    losses: list[Tensor] = []
+    since = time.perf_counter()
+    with tqdm(total=steps, disable=not config.progress, unit="step") as bar:
+
+        def note(step: int, loss: Tensor) -> None:
+            nonlocal since
+            bar.update()
+            losses.append(loss)
+            if step % config.log_every == 0 or step == steps:
+                speed = len(losses) * own.batch_size / (time.perf_counter() - since)
+                mean = float(torch.stack(losses).mean())
+                log.append({"step": step, "loss": mean, "images_per_second": round(speed, 1)})
+                losses.clear()
+                since = time.perf_counter()
+                write_json(out / "log.json", log)
+
+        denoiser = fit(own, own.build_source(), steps, note)
+    denoiser.save_pretrained(out / "model")
+    print(f"{steps} steps of {own.batch_size} images, last loss {log[-1]['loss']:.4f}; model in {out / 'model'}")
+
+
+def fit(own: TrainConfig, source: Source, steps: int, note: Callable[[int, Tensor], None]) -> Denoiser:
+    """The averaged denoiser after so many steps with a run's settings; note gets each step and its loss."""
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from diffusers.training_utils import EMAModel
 
-    own, out = training_of(config.run), Path(config.out)
-    steps = config.steps or own.steps
-    source = own.build_source()
     torch.manual_seed(generator("train init", own.seed).initial_seed())
     net = own.build_net(source.shape, None)
     scheduler: Any = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
@@ -76,10 +101,7 @@ def loop(config: LoopConfig) -> None:
     decay = 0.5 ** (own.batch_size / own.ema_halflives[0])  # type: ignore[index]  # a tuple once it is checked
     ema: Any = EMAModel(net.parameters(), decay=decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     torch.manual_seed(own.seed)
-    log: list[dict[str, float]] = []
-    losses, since = [], time.perf_counter()
-    reader = batches(source, own.seed, own.batch_size, range(steps))
-    for step, (raw, _) in enumerate(tqdm(reader, total=steps, disable=not config.progress, unit="step"), start=1):
+    for step, (raw, _) in enumerate(batches(source, own.seed, own.batch_size, range(steps)), start=1):
         x0 = source.scaling.to_model(raw)
         noise = torch.randn_like(x0)
         timesteps = torch.randint(0, len(levels), (len(x0),))
@@ -91,18 +113,11 @@ def loop(config: LoopConfig) -> None:
         schedule.step()
         optimizer.zero_grad()
         ema.step(net.parameters())
-        losses.append(loss.detach())
-        if step % config.log_every == 0 or step == steps:
-            speed = len(losses) * own.batch_size / (time.perf_counter() - since)
-            log.append({"step": step, "loss": float(torch.stack(losses).mean()), "images_per_second": round(speed, 1)})
-            losses, since = [], time.perf_counter()
-            write_json(out / "log.json", log)
+        note(step, loss.detach())
     ema.copy_to(net.parameters())
     # A net that is told x_t of unit variance is a Denoiser's net with data of unit variance.
     sde = DiscreteSDE.from_betas(scheduler.betas)
-    denoiser = Denoiser(net, sde, "noise", data_std=1.0, shape=source.shape, scaling=source.scaling)
-    denoiser.save_pretrained(out / "model")
-    print(f"{steps} steps of {own.batch_size} images, last loss {log[-1]['loss']:.4f}; model in {out / 'model'}")
+    return Denoiser(net, sde, "noise", data_std=1.0, shape=source.shape, scaling=source.scaling)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
