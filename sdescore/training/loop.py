@@ -23,7 +23,7 @@ from sdescore.training.accelerator import build_accelerator
 from sdescore.training.clock import Caught, Clock, catching
 from sdescore.training.codes import codes_of
 from sdescore.training.config import TrainConfig
-from sdescore.training.run_log import RunLog, picture
+from sdescore.training.run_log import RunLog, picture, track
 from sdescore.training.trainer import Trainer
 
 __all__ = ["TrainConfig", "train"]
@@ -208,5 +208,8 @@ def _keep(trainer: Trainer, pictured: bool) -> bool:
     if pictured:
         averaged = trainer.averaged
         if trainer.accelerator.is_main_process:
-            picture(config, averaged, step, trainer.shown(), getattr(trainer.source, "autoencoder", None))
+            decoder = getattr(trainer.source, "autoencoder", None)
+            drawn = picture(config, averaged, step, trainer.shown(), decoder)
+            if drawn is not None:
+                track(trainer.accelerator, trainer.source, step, drawn)
     return pictured

@@ -16,16 +16,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sdescore.common.files import parse_json, refused, replace_file
+from sdescore.common.scaling import Scaling
+from sdescore.data.batches import evenly_spaced
+from sdescore.data.source import Source
 from sdescore.denoisers import Autoencoder, Denoiser
-from sdescore.evaluation.pictures import is_image, save_grid
+from sdescore.evaluation.metrics import sliced_wasserstein
+from sdescore.evaluation.pictures import grid, is_image, is_volume, save_grid, save_slices, slices
 from sdescore.sampling.sample import sample
 from sdescore.training.config import TrainConfig
 
-__all__ = ["RunLog", "picture", "read_log"]
+__all__ = ["RunLog", "picture", "read_log", "track"]
 
 logger = logging.getLogger(__name__)
 PICTURE_SECONDS = 15.0
 AT_A_TIME = 16
+SHOWN = 8  # volumes in a picture
+COMPARED = 512  # samples of the data that a preview is compared with
 
 
 def read_log(out: str | Path) -> list[dict[str, float]]:
@@ -129,9 +135,10 @@ def picture(
     step: int,
     condition: Mapping[str, Tensor],
     autoencoder: Autoencoder | None = None,
-) -> None:
-    """Write samples to samples/step-...: images as .png, others as .npz; decoded, where there is an autoencoder.
+) -> tuple[Tensor, Tensor, Scaling] | None:
+    """Write samples to samples/step-...: images and slices of volumes as .png, others as .npz; decoded, if need be.
 
+    Returns the samples as model values, as data, and the data's scaling; None if the net has failed.
     A preview must not take the training's time: those of sample_count that are begun within PICTURE_SECONDS are drawn.
     """
     assert denoiser.shape is not None and denoiser.scaling is not None
@@ -147,8 +154,9 @@ def picture(
                 break
     except FloatingPointError as error:  # no reason to end a run that may recover
         logger.warning("no samples at step %d: %s", step, error)
-        return
-    raw, scaling = denoiser.scaling.to_data(torch.cat(drawn)), denoiser.scaling
+        return None
+    x = torch.cat(drawn)
+    raw, scaling = denoiser.scaling.to_data(x), denoiser.scaling
     if autoencoder is not None and denoiser.codes is not None:
         scaling = denoiser.codes.scaling
         raw = scaling.to_data(autoencoder.to_data(raw))
@@ -158,7 +166,31 @@ def picture(
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_image(tuple(raw.shape[1:])):
             save_grid(path.with_suffix(".png"), raw, scaling)
+        elif is_volume(tuple(raw.shape[1:])):
+            save_slices(path.with_suffix(".png"), raw[:SHOWN], scaling)
         else:
             np.savez(path.with_suffix(".npz"), x=raw.numpy())
     except OSError as error:  # the run ends only if a checkpoint cannot be written
         logger.warning("no picture at step %d: %s", step, error)
+    return x, raw, scaling
+
+
+def track(accelerator: Accelerator, source: Source, step: int, drawn: tuple[Tensor, Tensor, Scaling]) -> None:
+    """Show a preview in the tracker: images and slices, and its sliced Wasserstein distance to as much data.
+
+    The distance is that of model values, to evenly spaced samples of the data: few and the same at every step, so that
+    it says how the run goes, and no more.
+    """
+    if not accelerator.trackers:
+        return
+    x, raw, scaling = drawn
+    shape = tuple(raw.shape[1:])
+    if is_image(shape) or is_volume(shape):
+        pixels = grid(raw if is_image(shape) else slices(raw[:SHOWN]), scaling, None if is_image(shape) else 8)
+        for tracker in accelerator.trackers:
+            layout = {"dataformats": "HW" if pixels.ndim == 2 else "HWC"}
+            tracker.tracker.add_image("samples", pixels, step, **layout)
+    chosen = evenly_spaced(len(source), max(COMPARED, len(x)))
+    real = source.scaling.to_model(source.__getitems__(chosen)[0])
+    distance, _ = sliced_wasserstein(x.cpu().flatten(1), real.flatten(1), projections=200)
+    accelerator.log({"sliced_wasserstein": distance}, step=step)

@@ -15,6 +15,7 @@ from training_runs import make_trainer, next_batch
 
 from sdescore import VPSDE, Denoiser, GaussianMixture, KarrasSDE, Scaling, denoising_score_matching, sample
 from sdescore.data.source import Arrays
+from sdescore.evaluation import sliced_wasserstein
 from sdescore.training import checkpoints
 from sdescore.training.config import TrainConfig
 from sdescore.training.draws import draw
@@ -226,6 +227,28 @@ class TestOutcome:
         seen = {event.step: event.value for event in events.Scalars("loss")}
         wanted = {int(line["step"]): line["loss"] for line in read_log(config.out)}
         assert seen == pytest.approx(wanted, rel=1e-6)
+
+    def test_tracker_shows_samples_and_how_far_they_are(self, config: TrainConfig) -> None:
+        """The grid that is in the folder too, and the distance of model values to the data, at every preview."""
+        from PIL import Image
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        config = replace(config, tracker="tensorboard", steps=4, sample_every=2, sample_count=6, sample_steps=3)
+        trained = train(config)
+        events = EventAccumulator(str(Path(config.out) / "tracker"))
+        events.Reload()
+        shown = events.Images("samples")
+        with Image.open(Path(config.out) / "samples/step-000004.png") as grid:
+            assert shown[-1].step == 4 and (shown[-1].width, shown[-1].height) == grid.size
+        given = {"label": torch.arange(6) % 10} if config.conditional else {}
+        options: dict[str, Any] = {"solver": config.sample_solver, "steps": 3, "seed": config.seed}
+        x = sample(trained.sde, trained, (6, *trained.shape), condition=given, **options)
+        source = config.build_source()
+        chosen = [k * (len(source) - 1) // 511 for k in range(512)]
+        real = source.scaling.to_model(source.__getitems__(chosen)[0])
+        distance, _ = sliced_wasserstein(x.flatten(1), real.flatten(1), projections=200)
+        found = {event.step: event.value for event in events.Scalars("sliced_wasserstein")}
+        assert found.keys() == {2, 4} and found[4] == pytest.approx(distance, rel=1e-4)
 
     def test_bf16_computes_in_bf16_and_keeps_float32(self, plain: TrainConfig) -> None:
         own = make_trainer(replace(plain, mixed_precision="bf16"))
