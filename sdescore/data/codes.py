@@ -6,7 +6,7 @@ comes last: it says that the rest is there, of which data and by which autoencod
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from sdescore.common.files import is_empty, locked, read_json, replace_file
 from sdescore.common.scaling import Scaling
 from sdescore.data.batches import in_order
 from sdescore.data.conditions import Conditioned, MappedRows
-from sdescore.data.memory_mapped import MemoryMapped
+from sdescore.data.memory_mapped import CHUNK, MemoryMapped, open_array
+from sdescore.data.ranges import find_scaling
 from sdescore.data.source import Source, from_array, read
 from sdescore.data.statistics import checksum
 from sdescore.denoisers import Autoencoder, Codes
@@ -36,14 +37,7 @@ FORMAT = 1
 NEAR = 0.02  # of the largest value of a code: how far two devices may be apart, in half precision too
 
 
-class _Rows(MemoryMapped):
-    """The rows of a .npy file as they are: codes have their channels first, however few there are elsewhere."""
-
-    def _tensor(self, rows: np.ndarray) -> Tensor:
-        return from_array(np.array(rows))  # a copy, since the mapped file is read-only
-
-
-class MappedCodes(_Rows):
+class MappedCodes(MemoryMapped):
     """The codes in a folder that write_codes() made, with the labels and conditions of the data.
 
     Raises ValueError, naming the file, for another folder and a damaged one.
@@ -70,6 +64,10 @@ class MappedCodes(_Rows):
 
     def __reduce__(self) -> tuple[Callable[..., "MappedCodes"], tuple[Any, ...]]:
         return MappedCodes, (self.folder,)
+
+    def _tensor(self, rows: np.ndarray) -> Tensor:
+        # As they are: codes have their channels first, however few there are elsewhere. The mapped file is read-only.
+        return from_array(np.array(rows))
 
     def conditions(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The conditions of the data; see Conditioned."""
@@ -205,10 +203,16 @@ def _opened(path: Path, shape: tuple[int, ...], dtype: np.dtype, new: bool) -> n
 
 def _scaling(path: Path) -> Scaling:
     """Each channel by its mean and deviation; one scale for all where a channel is dead."""
+    rows = open_array(path, "r")
+    size = max(1, CHUNK // max(1, rows[0].nbytes))
+
+    def pieces() -> Iterator[Tensor]:
+        return (from_array(np.array(rows[start : start + size])) for start in range(0, len(rows), size))
+
     try:
-        return _Rows(path, None, "standard").scaling
+        return find_scaling(pieces(), "standard")
     except ValueError:
-        return _Rows(path, None, "whole").scaling
+        return find_scaling(pieces(), "whole")
 
 
 def _check(found: MappedCodes, source: Source, autoencoder: Autoencoder, wanted: dict[str, Any]) -> None:
