@@ -93,10 +93,10 @@ def settings_of(default: TrainConfig, shape: tuple[int, ...], std: float) -> dic
         dropout = {f"dropout of {share}": {"dropout": share} for share in (0.1, 0.3)}
         smaller = {"half the width": {"width": args["width"] // 2}, "rate ÷ 3": {"lr": default.lr / 3}}
         return {**dropout, **smaller, **common}
-    steeper = {"warm-up of 20": {"warmup": 20}, "rate × 3": {"lr": 3 * default.lr}}
-    without = {"no dropout": {"dropout": 0.0}} if args["dropout"] else {}
-    spread = {} if 0.4 < std < 0.6 else {BY_SPREAD: {}}
-    return {**steeper, **spread, **common, **without}
+    steeper: dict[str, dict[str, Any]] = {"warm-up of 20": {"warmup": 20}, "rate × 3": {"lr": 3 * default.lr}}
+    found: dict[str, dict[str, Any]] = {**steeper, BY_SPREAD: {}, **common, "no dropout": {"dropout": 0.0}}
+    idle = {BY_SPREAD: 0.4 < std < 0.6, "no dropout": not args["dropout"]}
+    return {name: changes for name, changes in found.items() if not idle.get(name)}
 
 
 class Bench:
@@ -154,7 +154,7 @@ class Bench:
         if setting == AVERAGE:  # comes with the default
             return self.run("default", seed)
         changes = dict(self.settings.get(setting, {}))
-        net_args = {k: changes.pop(k) for k in ("dropout", "width") if k in changes}
+        net_args: dict[str, Any] = {k: changes.pop(k) for k in ("dropout", "width") if k in changes}
         config = replace(self.default, seed=seed, net_args={**self.default.net_args, **net_args}, **changes)
         config = replace(config, steps=self.steps() * self.default.batch_size // config.batch_size)
         began = time.process_time()
