@@ -31,6 +31,7 @@ from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.models import build_solver, counted, load_model, read_times
 from sdescore.cli.outputs import claim, npz_bytes, write_json, write_whole
 from sdescore.cli.sample_files import beyond, decoded, find_decoder, raw_array, write_images, write_set
+from sdescore.cli.sources import read_arrays
 from sdescore.common.checks import check_fields
 from sdescore.common.files import read_json
 from sdescore.common.fingerprint import fingerprint
@@ -84,8 +85,8 @@ class SampleConfig:
         times: File of `sdescore fit`, instead of steps, nfe and grid.
         label: Class of all samples, by its number or its name; -1 for every class in turn. Without it a model with
             classes draws any.
-        condition: A .npz file of what else the model is given, by name, in the units of the data that it was trained
-            on: row i is for sample i.
+        condition: A .npz or .csv file of what else the model is given, by name, in the units of the data that it was
+            trained on: row i is for sample i.
         guidance: How far to go beyond the prediction for the label and the conditions, away from that without them; 1
             is their own, and more costs two net calls instead of one. See sdescore.guided.
         seed: Sample i depends on the seed and on i alone.
@@ -148,17 +149,6 @@ class SampleConfig:
                 raise ValueError(f"condition={self.condition!r}: {name} has {len(rows)} rows; expected {self.count}")
             known[name] = from_array(rows[: self.count])
         return known
-
-
-def read_arrays(path: str | None) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file; none without one. Raises ValueError, naming the file, if it cannot be read."""
-    if path is None:
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
-        raise ValueError(f"condition={path!r} is no .npz file that can be read: {error}") from error
 
 
 def labels(label: int | str, config: Mapping[str, Any], count: int) -> Tensor:

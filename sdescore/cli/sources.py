@@ -1,8 +1,10 @@
-"""What commands compute of a data source: its model values, and features of them by several processes."""
+"""What commands read: arrays by name, a data source's model values, and features of them by several processes."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -10,9 +12,10 @@ from tqdm.auto import tqdm
 
 from sdescore.data.batches import share
 from sdescore.data.source import Source
+from sdescore.data.table import columns_of, is_table
 from sdescore.evaluation.features import Function, rows_of
 
-__all__ = ["all_values", "features_of", "model_values"]
+__all__ = ["all_values", "features_of", "model_values", "read_arrays"]
 
 
 def model_values(
@@ -62,3 +65,16 @@ def features_of(
     gathered: Any = accelerator.gather(padded.to(device))
     parts = gathered.cpu().split(max(sizes))
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def read_arrays(path: str | None) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file or the columns of a table; none without one. Raises ValueError, naming the file."""
+    if path is None:
+        return {}
+    if is_table(Path(path)):
+        return {name: column.numpy() for name, column in columns_of(path).items()}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # zipfile, zlib and numpy raise errors of many types for damaged files
+        raise ValueError(f"condition={path!r} is no .npz file that can be read: {error}") from error

@@ -15,7 +15,7 @@ from sdescore.common.scaling import Scaling
 from sdescore.data.conditions import Conditioned
 from sdescore.data.source import Arrays, Source, scaling_of
 
-__all__ = ["is_table", "read_table", "table", "write_table"]
+__all__ = ["columns_of", "is_table", "read_table", "table", "write_table"]
 
 MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 SUFFIXES = (".csv", ".tsv")
@@ -88,6 +88,12 @@ def _numbers(path: str | Path, columns: dict[str, list[tuple[int, str]]], names:
             "without a value; leave out columns that are no numbers, or give one as the labels (label_key)"
         )
     return torch.tensor(values, dtype=torch.float64).T.contiguous()
+
+
+def columns_of(path: str | Path) -> dict[str, Tensor]:
+    """All columns by name, each (rows, 1), float64. Raises ValueError as table() does."""
+    columns = read_table(path)
+    return dict(zip(columns, _numbers(path, columns, list(columns)).split(1, 1), strict=True))
 
 
 def _labels(path: str | Path, column: list[tuple[int, str]], name: str) -> tuple[Tensor, list[str] | None]:

@@ -142,7 +142,7 @@ class TestSets:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of reference='digits:test' have"),
+            (["--samples", "wide.npz"], "wide.npz has samples of shape (1, 4, 4); those of reference='digits:test'"),
             (["--features", "digits"], "features='digits'; expected 'module:name'"),
             (["--features", "sdescore.cli.digits_judge:smell"], "has no attribute 'smell'"),
             (["--features", "own_judge:scalars"], "gave (297,) for 297 samples; expected (n, d)"),

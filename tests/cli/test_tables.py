@@ -97,3 +97,18 @@ def test_scales_on_request(tmp_path: Path, scale: str, bounded: bool) -> None:
     scaling = Denoiser.from_pretrained(str(tmp_path / "r/model")).scaling
     assert scaling is not None and scaling.bounded == bounded
     assert isinstance(scaling.low, tuple) == (scale != "whole")
+
+
+def test_a_column_as_a_condition_in_and_out(tmp_path: Path, refusal: Refusal) -> None:
+    """Of a table with an age: the model of the rest is told it, in years, by a table of one column."""
+    written(tmp_path / "x.csv", np.random.default_rng(0).random((32, 3)), ("age", "b", "c"))
+    quick = ["--steps", "1", "--batch_size", "4", "--sample_every", "0", "--tracker", "none", "--progress", "false"]
+    run = str(tmp_path / "r")
+    given = ["--conditions", '{"age": "vector"}', "--net_args.width", "8"]
+    main(["train", "--data", str(tmp_path / "x.csv"), *given, "--out", run, *quick])
+    written(tmp_path / "ages.csv", np.full((6, 1), 0.5), ("age",))
+    drawn = ["sample", "--model", f"{run}/model", "--count", "6", "--nfe", "4", "--out", f"{run}/drawn"]
+    main([*drawn, "--condition", str(tmp_path / "ages.csv")])
+    assert np.load(f"{run}/drawn/samples.npz")["columns"].tolist() == ["b", "c"]
+    written(tmp_path / "ages.csv", np.full((6, 1), 0.5), ("years",))
+    assert "has years; expected age" in refusal(*drawn[:-1], f"{run}/two", "--condition", str(tmp_path / "ages.csv"))
