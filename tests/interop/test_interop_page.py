@@ -26,13 +26,15 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert (tmp_path / "ours" / "model_index.json").is_file()
     assert names["pipe"].scheduler.config["solver"] == "adams"  # type: ignore[attr-defined]
     assert names["images"].shape[0] == 2  # type: ignore[attr-defined]
+    assert names["coded"].shape == (3, 8, 8)  # type: ignore[attr-defined]
+    assert len(list((tmp_path / "runs" / "latent" / "samples" / "images").iterdir())) == 40
     assert capsys.readouterr().out
 
 
 def test_each_way_is_a_few_lines() -> None:
     """An import, and at most three lines that do something."""
     _, *ways = [block for block in blocks(PAGE.read_text("utf-8")) if block.language in ("python", "text")]
-    assert len(ways) == 7
+    assert len(ways) == 9
 
     def lines(block: Block) -> list[str]:
         return [line for line in block.code.splitlines() if line and not line.startswith(("import ", "from "))]
