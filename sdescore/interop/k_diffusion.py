@@ -21,6 +21,9 @@ __all__ = ["GlobalNoise", "from_k_diffusion", "k_diffusion_sampler"]
 Model = Callable[..., Tensor]  # (x, sigma (batch,), **extra) to the data prediction
 Callback = Callable[[dict[str, Any]], Any]
 
+FORMULA_TO_ZERO = ("lms",)  # k-diffusion's takes its last step by its formula, where all others take the prediction
+NEAR_ZERO = 1e-9  # of the level before
+
 
 class GlobalNoise:
     """Draws from torch's global generator, as k-diffusion's samplers do."""
@@ -92,7 +95,7 @@ def k_diffusion_sampler(solver: str | Solver = "adams", seed: int | None = None)
 
     model(x, sigma, **extra_args) returns the data prediction for x (batch, *shape) and sigma (batch,). sigmas is a
     decreasing vector; x is the state at the first, and what is returned that at the last: the data where it is 0, for
-    which the last prediction stands. callback is called once a step, with a dict of x, i, sigma, sigma_hat, which is
+    which the last prediction stands, but with "lms", as there, its formula. callback is called once a step, with a dict of x, i, sigma, sigma_hat, which is
     the sigma of the call, and denoised. disable hides the progress bar.
 
     Args:
@@ -120,6 +123,8 @@ def k_diffusion_sampler(solver: str | Solver = "adams", seed: int | None = None)
         given = sigmas.detach().double().cpu()
         if given.ndim != 1 or len(given) < 2 or not bool((given.diff() < 0).all()) or given[-1] < 0:
             raise ValueError(f"sigmas is {sigmas}; expected a vector of two or more falling numbers down to 0 or above")
+        if given[-1] == 0 and any(chosen == solver_of(name) for name in FORMULA_TO_ZERO):
+            given = torch.cat([given[:-1], NEAR_ZERO * given[-2:-1]])
         times = given[:-1] if given[-1] == 0 else given
         # Ancestral steps lead to levels below that at their end, and then back up.
         process = KarrasSDE(float(times[-1]) / 1000, float(times[0]))
