@@ -95,8 +95,8 @@ def k_diffusion_sampler(solver: str | Solver = "adams", seed: int | None = None)
 
     model(x, sigma, **extra_args) returns the data prediction for x (batch, *shape) and sigma (batch,). sigmas is a
     decreasing vector; x is the state at the first, and what is returned that at the last: the data where it is 0, for
-    which the last prediction stands, but with "lms", as there, its formula. callback is called once a step, with a dict of x, i, sigma, sigma_hat, which is
-    the sigma of the call, and denoised. disable hides the progress bar.
+    which the last prediction stands, but with "lms", as there, its formula. callback is called once a step, with a dict
+    of x, i, sigma, sigma_hat, which is the sigma of the call, and denoised. disable hides the progress bar.
 
     Args:
         solver: A name or a Solver, as of sample().
