@@ -17,12 +17,12 @@ from sdescore.common.random import generator
 from sdescore.denoisers import BareDenoiser
 from sdescore.operators import Matrix
 
-__all__ = ["AZULA", "LinearProblem", "mcgdiff_problem"]
+__all__ = ["AZULA", "LinearProblem", "mcgdiff_problem", "wide_problem"]
 
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """A mixture of unit Gaussians with means (components, size), measured once: y = A x + noise_std z.
+    """A mixture of Gaussians N(mean, variance I), means (components, size), measured once: y = A x + noise_std z.
 
     As the covariances are equal, its denoiser and posterior are products of small matrices.
     """
@@ -32,28 +32,30 @@ class LinearProblem:
     operator: Matrix
     y: Tensor
     noise_std: float
+    variance: float = 1.0
 
     @property
     def data_std(self) -> float:
         mean = self.weights @ self.means
-        return float((1 + self.weights @ (self.means - mean).square()).mean().sqrt())
+        return float((self.variance + self.weights @ (self.means - mean).square()).mean().sqrt())
 
     def denoiser(self, sde: LinearSDE) -> Denoiser:
         means, log_weights = self.means, self.weights.log()
-        squares = means.square().sum(1) / 2
+        squares, own_variance = means.square().sum(1) / 2, self.variance
 
         def data(x: Tensor, t: Tensor) -> Tensor:
             alpha, sigma = float(sde.alpha(t[0])), float(sde.sigma(t[0]))
-            variance = alpha**2 + sigma**2
+            variance = alpha**2 * own_variance + sigma**2
             own = (log_weights + (alpha * (x @ means.T) - alpha**2 * squares) / variance).softmax(1)
-            return alpha / variance * x + sigma**2 / variance * (own @ means)
+            return alpha * own_variance / variance * x + sigma**2 / variance * (own @ means)
 
         return BareDenoiser(data, sde, "data", self.data_std)
 
     @cached_property
     def _root(self) -> Tensor:
         matrix = self.operator.matrix
-        return torch.linalg.cholesky(matrix @ matrix.T + self.noise_std**2 * torch.eye(len(matrix)).to(matrix))
+        noise = self.noise_std**2 * torch.eye(len(matrix)).to(matrix)
+        return torch.linalg.cholesky(self.variance * matrix @ matrix.T + noise)
 
     @cached_property
     def shares(self) -> Tensor:
@@ -66,10 +68,18 @@ class LinearProblem:
         """n draws (n, size) of the posterior: of the prior given the component, moved by Kalman's gain."""
         own, matrix = generator("exact posterior", seed), self.operator.matrix
         mode = torch.multinomial(self.shares, n, replacement=True, generator=own)
-        x = self.means[mode] + torch.randn(n, self.means.shape[1], generator=own, dtype=torch.float64)
+        x = torch.randn(n, self.means.shape[1], generator=own, dtype=torch.float64)
+        x = self.means[mode] + self.variance**0.5 * x
         z = torch.randn(n, len(self.y), generator=own, dtype=torch.float64)
         gap = self.y - (self.operator.A(x) + self.noise_std * z)
-        return x + torch.cholesky_solve(gap.T, self._root).T @ matrix
+        return x + self.variance * torch.cholesky_solve(gap.T, self._root).T @ matrix
+
+    @property
+    def mean(self) -> Tensor:
+        """Of the posterior."""
+        gaps = (self.y - self.operator.A(self.means)).T
+        moved = self.variance * torch.cholesky_solve(gaps, self._root).T @ self.operator.matrix
+        return self.shares @ (self.means + moved)
 
 
 def mcgdiff_problem(size: int, measured: int, number: int, noise_std: float | None = 0.1) -> LinearProblem:
@@ -94,6 +104,23 @@ def mcgdiff_problem(size: int, measured: int, number: int, noise_std: float | No
     mode = int(torch.multinomial(weights, 1, generator=own))
     y = operator.A(means[mode : mode + 1] + randn(1, size))[0] + std * randn(measured)
     return LinearProblem(means, weights, operator, y, std)
+
+
+def wide_problem(number: int) -> LinearProblem:
+    """256 elements, of which 128 sums are measured with a variance of .1, as in arXiv 2609.37227.
+
+    What its authors published of it leaves open is chosen here: 10 equally likely components N(m, I / 2), m ~ N(0, I),
+    and entries of A from N(0, 1 / 128). The mean of 256 exact draws then errs by .55; theirs by .543.
+    """
+    own = generator("wide posterior", number)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=own, dtype=torch.float64)
+
+    means, operator = randn(10, 256), Matrix(randn(128, 256) / 128**0.5)
+    x = means[int(torch.randint(10, (1,), generator=own))] + 0.5**0.5 * randn(256)
+    y = operator.A(x[None])[0] + 0.1**0.5 * randn(128)
+    return LinearProblem(means, torch.full((10,), 0.1).double(), operator, y, 0.1**0.5, 0.5)
 
 
 # azula ----------------------------------------------------------------------------------------------------------------

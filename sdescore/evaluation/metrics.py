@@ -146,21 +146,26 @@ def nearest(samples: Tensor, data: Tensor, count: int = 1) -> tuple[Tensor, Tens
     return torch.cat([distances for distances, _ in found]), torch.cat([numbers for _, numbers in found])
 
 
-def sliced_wasserstein(first: Tensor, second: Tensor, projections: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """The sliced 2-Wasserstein distance (Bonneel et al. 2015), and its standard error over the random projections.
+def sliced_wasserstein(
+    first: Tensor, second: Tensor, projections: int = 1000, seed: int = 0, order: int = 2
+) -> tuple[float, float]:
+    """The sliced Wasserstein distance (Bonneel et al. 2015), and its standard error over the random projections.
 
-    The root of the mean, over directions that are uniform on the sphere, of the squared 2-Wasserstein distance of the
-    projected sets: exact on a line, where sorting solves it, also for sets of different sizes.
+    The p-th root, p the order, of the mean over directions that are uniform on the sphere of the p-th power of the
+    p-Wasserstein distance of the projected sets: exact on a line, where sorting solves it, also for sets of different
+    sizes.
 
     Args:
         first, second: (n, d); n may differ between the sets.
         projections: Number of directions.
         seed: Of the directions.
+        order: 1 weighs a little mass that is far away less than 2 does.
 
     Raises ValueError for other shapes and for values that are not finite.
     """
     x, y = _pair((1, 1), first=first, second=second)
     check_integer("projections", projections, 2)
+    check_integer("order", order, 1)
     check_seed(seed)
     draw = generator("sliced wasserstein", seed, device="cpu")
     directions = torch.randn(projections, x.shape[1], generator=draw, dtype=torch.float64).to(x.device)
@@ -170,10 +175,10 @@ def sliced_wasserstein(first: Tensor, second: Tensor, projections: int = 1000, s
     ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()  # times n m, so integers
     widths = torch.diff(ends, prepend=ends.new_zeros(1)).to(x) / (n * m)
     at_x, at_y = ((ends - 1) // m).to(x.device), ((ends - 1) // n).to(x.device)
-    squares = []
+    powers = []
     for some in directions.split(64):
         u, v = (some @ x.T).sort(1).values, (some @ y.T).sort(1).values
-        squares.append(((u[:, at_x] - v[:, at_y]).square() * widths).sum(1))
-    square = torch.cat(squares)
-    value = float(square.mean()) ** 0.5
-    return value, float(square.std()) / projections**0.5 / max(2 * value, 1e-300)
+        powers.append(((u[:, at_x] - v[:, at_y]).abs().pow(order) * widths).sum(1))
+    power = torch.cat(powers)
+    value = float(power.mean()) ** (1 / order)
+    return value, float(power.std()) / projections**0.5 / max(order * value ** (order - 1), 1e-300)
