@@ -121,6 +121,8 @@ def test_bad_measurements_are_named() -> None:
     with pytest.raises(ValueError, match="not linear"):
         smc(sde, PRIOR.denoiser(sde), torch.square, torch.ones(2), method="mcgdiff", **given)
     assert not net.rows
+    with pytest.raises(ValueError, match="no derivative by x"):
+        smc(sde, lambda x, t: -x.detach(), A, Y, **given)
 
 
 def test_dead_particles_are_named() -> None:

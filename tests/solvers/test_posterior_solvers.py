@@ -245,6 +245,12 @@ def test_bad_measurements_are_named(kind: Any) -> None:
         sample(sde, net, (4, 4), solver=solver, steps=4, condition={"measurement": y})
 
 
+def test_a_net_without_derivative_is_named() -> None:
+    sde, given = VPSDE(), {"measurement": torch.zeros(3, 2)}
+    with pytest.raises(ValueError, match="no derivative by x"):
+        sample(sde, lambda x, t: -x.detach(), (3, 4), solver=DPS(Matrix(A)), condition=given, dtype=torch.float64)
+
+
 def test_bad_arguments_are_named() -> None:
     matrix: Any = Matrix(A)
     three: Any = 3
