@@ -6,7 +6,7 @@ READY := .venv/.installed
 # Each starts on a half of its own, in order, so that what a file's tests share is made once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: setup demo forecast fuzz test test-slow test-pages docs lint format types wheel-test clean
+.PHONY: setup demo forecast fuzz gpu gpu-pack test test-slow test-pages docs lint format types wheel-test clean
 
 setup: $(READY) ## the environment alone
 
@@ -35,6 +35,13 @@ docs: $(READY) ## the site: build/site/index.html; no dead links, and every publ
 MINUTES ?= 1
 fuzz: $(READY) ## random arguments and damaged files, for MINUTES=1
 	OMP_NUM_THREADS=1 FUZZ_MINUTES=$(MINUTES) $(BIN)/pytest -q -p no:xdist -m fuzz
+
+gpu: $(READY) ## tests, training, sampling and likelihood on a GPU in 8 minutes: runs/gpu/table.md; small without one
+	$(BIN)/python scripts/bench/gpu.py --minutes 8
+
+DATA ?=
+gpu-pack: $(READY) ## what a machine without a network lacks for that, with DATA=folder of CIFAR-10; there .ci/gpu runs it
+	$(BIN)/python scripts/bench/gpu_pack.py $(if $(DATA),--data $(DATA))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ __all__ = ["SIZES", "builders", "cost"]
 # The widths of the levels of diffusers' nets, in images of 32 x 32 x 3 with attention at 16 x 16, two blocks a level;
 # and the base width and multipliers that bring ours near them in parameters and operations together, in whole vectors.
 SIZES: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
+    "tiny": ((32, 32), 16, (1, 1)),
     "small": ((32, 64, 64), 32, (1, 2, 2)),
     "full": ((128, 256, 256, 256), 144, (1, 2, 2, 2)),
 }
