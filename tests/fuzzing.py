@@ -6,14 +6,16 @@ import signal
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
 import torch
 from hypothesis import HealthCheck, given, seed, settings
+from torch import Tensor
 
 # How a call may end otherwise than with an answer: errors that name what is wrong, and results that are not finite.
 NAMED = (ValueError, TypeError, FloatingPointError)
@@ -90,6 +92,23 @@ def fuzz(
         if report:
             with open(Path(report), "a") as file:
                 file.write(f"{name}\t{done}\tseeds {first} to {number}\n")
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results are the same bits, as far as they are numbers."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        if one.is_meta:
+            return other.is_meta
+        return one.shape == other.shape and one.dtype == other.dtype and bool(((one == other) | (one != one)).all())
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or one != one
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if is_dataclass(one) and not isinstance(one, type) and type(one) is type(other):
+        return all(same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
+    return not isinstance(other, Exception)
 
 
 def tensors() -> st.SearchStrategy[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from fuzzing import TooLong, answer, anything, fuzz
+from fuzzing import TooLong, answer, anything, fuzz, same
 from torch import Tensor
 
 import sdescore
@@ -219,21 +219,6 @@ def _of_another_kind(right: Any, value: Any, numbers: bool) -> bool:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) and not isinstance(value, np.bool_) else value
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two results are the same bits, as far as they are numbers."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.is_meta:
-            return other.is_meta
-        return one.shape == other.shape and one.dtype == other.dtype and bool(((one == other) | (one != one)).all())
-    if isinstance(one, float) and isinstance(other, float):
-        return one == other or one != one
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if is_dataclass(one) and not isinstance(one, type) and type(one) is type(other):
-        return all(same(getattr(one, each.name), getattr(other, each.name)) for each in fields(one))
-    return not isinstance(other, Exception)
 
 
 def _made(value: Any) -> bool:
