@@ -131,10 +131,11 @@ def test_score_sde_s_pipeline_of_the_exploding_process() -> None:
     assert abs(float(images.std()) - 0.2) < 0.01
 
 
-def test_without_the_extra_an_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("sdescore.interop.")]:
-        if name.rpartition(".")[2] in ("diffusers_scheduler", "pipeline_run", "pushed"):
+@pytest.mark.parametrize("missing", ["greenlet", "diffusers"])
+def test_without_the_extra_an_error_names_it(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    for name in [name for name in sys.modules if name.startswith(("sdescore.interop.", f"{missing}."))]:
+        if name.rpartition(".")[2] in ("diffusers_scheduler", "pipeline_run", "pushed") or name.startswith(missing):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "greenlet", None)
-    with pytest.raises(ImportError, match=r"greenlet.*DiffusersScheduler needs pip install 'sdescore\[interop\]'"):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=rf"{missing}.*DiffusersScheduler needs pip install 'sdescore\[interop\]'"):
         from sdescore.interop import DiffusersScheduler  # noqa: F401

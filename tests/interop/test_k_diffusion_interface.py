@@ -1,5 +1,6 @@
 """Our solvers behind k-diffusion's signature, beside its own samplers, and its models as our denoisers."""
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -114,6 +115,15 @@ def test_samples_are_those_of_sample(name: str) -> None:
     ours = k_diffusion_sampler(name, seed=3)(model, x, sigmas, disable=True)
     theirs = sample(sde, MIXTURE.denoiser(sde), x=x, times=sigmas[:-1], solver=name, seed=3)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_neither_way_needs_k_diffusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "k_diffusion", None)
+    x = k_diffusion_sampler("euler")(model, START, torch.tensor([40.0, 2.0, 0.0]), disable=True)
+    net = from_k_diffusion(model, 0.02, 50.0)
+    torch.testing.assert_close(
+        sample(net.sde, net, x=START, times=torch.tensor([40.0, 2.0]).double(), solver="euler"), x, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_a_model_of_k_diffusion_is_a_denoiser(k: Any, sigmas: Tensor) -> None:
