@@ -34,7 +34,7 @@ from torch import Tensor
 from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.kept_features import kept_features
 from sdescore.cli.outputs import claim, write_json, write_whole
-from sdescore.cli.sets import Range, Set, open_sets
+from sdescore.cli.sets import Range, open_sets
 from sdescore.cli.sources import features_of
 from sdescore.cli.tables import markdown
 from sdescore.common.checks import check_fields
@@ -129,11 +129,16 @@ class EvaluateConfig:
             raise ValueError(f"out={self.out!r} is not empty; expected a new folder")
 
 
+def with_training(config: EvaluateConfig) -> EvaluateConfig:
+    """The settings with training data that fit the reference, where none are named."""
+    fitting = "digits:train" if config.reference == "digits:test" else ""
+    return replace(config, training=fitting) if config.training is None else config
+
+
 def resolved(config: EvaluateConfig, shape: tuple[int, ...]) -> EvaluateConfig:
-    """The settings with features, a classifier and training data that fit the reference, where none are named."""
+    """The settings with features and a classifier that fit the reference, where none are named."""
     digits = config.reference.partition(":")[0] == "digits"
     fitting: dict[str, Any] = {
-        "training": "digits:train" if config.reference == "digits:test" else "",
         "features": "inception" if config.weights else f"{JUDGE}:features" if digits else default_features(shape),
         "classifier": f"{JUDGE}:probabilities" if digits and {"frechet", "kernel"} & set(config.metrics) else "",
     }
@@ -144,10 +149,11 @@ class Table:
     """Measures each set against the real data; the first set is the reference."""
 
     def __init__(self, config: EvaluateConfig, accelerator: Accelerator) -> None:
-        config = resolved(config, tuple(Set.open(config.reference).source.shape))
         names = [config.samples] if isinstance(config.samples, str) else config.samples
+        config = with_training(config)
+        self.sets = open_sets(config.reference, str(config.training), names)
+        config = resolved(config, tuple(self.sets[0].source.shape))
         self.config, self.accelerator = config, accelerator
-        self.sets = open_sets(config.reference, config.training or "", names)
         logger.info("features: %s", config.features)
         self.features = Features(str(config.features), config.weights, accelerator.device)
         self.classifier = named_object(config.classifier, "classifier") if config.classifier else None
@@ -200,7 +206,8 @@ class Table:
         if "frechet" in asked:
             row["frechet"] = frechet_distance(features, real)
         if "kernel" in asked:
-            row["kernel"], row["kernel_error"] = kernel_distance(features, real)
+            groups = max(2, min(20, len(features) // 2, len(real) // 2))  # fewer where there are few samples
+            row["kernel"], row["kernel_error"] = kernel_distance(features, real, groups)
         if "precision-recall" in asked:
             row["precision"], row["recall"] = precision_recall(real, features, self.config.neighbours)
         return row

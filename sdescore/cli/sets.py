@@ -1,5 +1,6 @@
 """The sets that `sdescore evaluate` compares, and which of their samples leave the range of real data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sdescore.common.files import read_json
 from sdescore.common.scaling import Scaling
 from sdescore.data.load import load
 from sdescore.data.source import Source
+from sdescore.data.table import is_table, table
 
 __all__ = ["Range", "Set", "open_sets"]
 
@@ -27,8 +29,13 @@ class Set:
     known: dict[str, Any]
 
     @classmethod
-    def open(cls, name: str, scaling: Scaling | None = None) -> "Set":
-        """The set of a name; of a folder of `sdescore sample` its samples.npz, with the solver and the cost."""
+    def open(cls, name: str, scaling: Scaling | None = None, columns: Sequence[str] | None = None) -> "Set":
+        """The set of a name, and of a table these columns alone, if there are any.
+
+        Of a folder of `sdescore sample` it is its samples.npz, with the solver and the cost.
+        """
+        if columns is not None and is_table(Path(name)):
+            return cls(name, table(name, scaling=scaling, names=columns), {})
         folder, known = Path(name), {}
         if (folder / "samples.npz").is_file():
             for file, keys in (("settings.json", ("solver",)), ("cost.json", ("nfe", "seconds", "outside"))):
@@ -48,7 +55,8 @@ def open_sets(reference: str, training: str, names: list[str]) -> list[Set]:
 
     Raises ValueError for other shapes. What leaves the reference's range is measured, not refused.
     """
-    found = [Set.open(reference)]
+    columns = Set.open(names[0]).source.scaling.names if names else None  # real data may have more
+    found = [Set.open(reference, columns=columns)]
     scaling = replace(found[0].source.scaling, bounded=False)
     for name in [training] * bool(training) + names:
         found.append(Set.open(name, scaling))

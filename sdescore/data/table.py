@@ -113,6 +113,7 @@ def table(
     label_key: str | None = None,
     scaling: Scaling | str | None = None,
     conditions: Sequence[str] = (),
+    names: Sequence[str] | None = None,
 ) -> Source:
     """The rows of a CSV file as samples (columns,), float64; each column has by default a scale of its own.
 
@@ -121,21 +122,22 @@ def table(
         label_key: Column of the labels: integers from 0, or texts, whose order numbers them; None for none.
         scaling: As for Arrays; one with names chooses the columns, and their order.
         conditions: Columns that are no data but known of each sample.
+        names: The columns that are data; by default those of the scaling, or all others.
 
     Raises ValueError, naming the column, the row and the line, for missing values and for what is no number.
     """
     columns = read_table(path)
-    wanted = scaling.names if isinstance(scaling, Scaling) and scaling.names else None
-    for name in (*([label_key] if label_key else []), *conditions, *(wanted or ())):
+    wanted = tuple(names or ()) or (scaling.names if isinstance(scaling, Scaling) else None) or ()
+    for name in (*([label_key] if label_key else []), *conditions, *wanted):
         if name not in columns:
             raise ValueError(f"{path} has no column {name!r}; expected one of {', '.join(map(repr, columns))}")
-    names = wanted or tuple(name for name in columns if name != label_key and name not in conditions)
-    if not names:
+    chosen = wanted or tuple(name for name in columns if name != label_key and name not in conditions)
+    if not chosen:
         raise ValueError(f"{path} has no columns but the labels and the conditions; expected at least one")
-    raw = _numbers(path, columns, names)
+    raw = _numbers(path, columns, chosen)
     labels, class_names = (None, None) if label_key is None else _labels(path, columns[label_key], label_key)
     try:
-        known = replace(scaling, names=names) if isinstance(scaling, Scaling) else scaling_of(raw, scaling, names)
+        known = replace(scaling, names=chosen) if isinstance(scaling, Scaling) else scaling_of(raw, scaling, chosen)
         source = Arrays(raw, labels, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

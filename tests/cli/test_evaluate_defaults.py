@@ -72,6 +72,20 @@ def test_samples_that_leave_the_range_are_counted(tmp_path: Path) -> None:
     assert Range.of(x).share_outside(torch.tensor([[[0.0, 1.12]], [[0.0, 1.13]]])) == 0.5
 
 
+def test_of_a_table_the_columns_of_the_samples_are_compared(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    real, drawn = draw.random((40, 2)), draw.random((30, 2))
+    lines = [f"{b},cat,{a}" for a, b in real.tolist()]
+    (tmp_path / "real.csv").write_text("\n".join(["b,kind,a", *lines]))
+    np.savez(tmp_path / "real.npz", x=real, columns=["a", "b"])
+    np.savez(tmp_path / "drawn.npz", x=drawn, columns=["a", "b"])
+    for kind in ("csv", "npz"):
+        named = ["--samples", str(tmp_path / "drawn.npz"), "--reference", str(tmp_path / f"real.{kind}")]
+        main(["evaluate", *named, "--out", str(tmp_path / kind)])
+    one, other = (rows(tmp_path / kind)[1] for kind in ("csv", "npz"))
+    assert {**one, "set": ""} == pytest.approx({**other, "set": ""}) and one["frechet"] > 0
+
+
 def test_a_reference_that_was_trained_on_gives_a_warning_and_no_number(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
