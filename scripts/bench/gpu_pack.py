@@ -25,7 +25,10 @@ from sdescore.cli.command_line import run_with_settings
 from sdescore.cli.outputs import make_folder, npz_bytes, write_whole
 from sdescore.cli.tables import markdown
 
-LACKING = ["torchsde", "trampoline", "torchode", "torchtyping", "typeguard", "jsonargparse", "docstring-parser", "typeshed-client", "diffusers", "importlib-metadata", "lazy-importer", "greenlet"]
+LACKING = (
+    *("torchsde", "trampoline", "torchode", "torchtyping", "typeguard", "diffusers", "importlib-metadata"),
+    *("lazy-importer", "jsonargparse", "docstring-parser", "typeshed-client", "greenlet"),
+)
 GLIBC = ("2_28", "2_27", "2_24", "2_17")
 LIMIT = 64 * 2**20
 

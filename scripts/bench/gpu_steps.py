@@ -17,21 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).parents[1]))  # for what scripts share
+from bench import gpu_likelihood, gpu_recipe
 from bench.gpu_data import Images
 from bench.gpu_sizes import SIZES, Sizes
 from bench.gpu_table import Table
-from bench.likelihood import METHODS, Problem
 from bench.nets import builders, cost
 from bench.train import Setting, matrix_rate, peak_memory, stepper, whole_step
 from shared.clock import clock
 
-from sdescore import VPSDE, Denoiser, denoising_score_matching, sample
-from sdescore.common.evaluation_mode import evaluating, frozen
+from sdescore import VPSDE, Denoiser, sample
 from sdescore.common.files import read_json
-from sdescore.density.likelihood import Prior
 
 ROOT = Path(__file__).parents[2]
 Figures = dict[str, Any]
@@ -121,7 +118,7 @@ def train(work: Work) -> Iterator[Unit]:
         parameters, operations = cost(builders(sizes.net)[name])
         if ours.precision not in rates:
             rate(lambda figures: None)
-        found = {"images/s": batch / seconds, "ms a step": 1000 * seconds, "parameters, M": parameters}
+        found: Figures = {"images/s": batch / seconds, "ms a step": 1000 * seconds, "parameters, M": parameters}
         found |= {"GFLOP/image": operations, "peak, GB": peak_memory(step, device)}
         return found | {"of the matrix rate": batch * operations / seconds / rates[ours.precision]}
 
@@ -141,15 +138,16 @@ def train(work: Work) -> Iterator[Unit]:
             for setting in settings:
                 yield f"{name}, {setting}, batch {batch}", partial(bare, name, setting, batch)
         if batch == sizes.batches[0]:
-            step = partial(stepper, builders(sizes.net)["sdescore"], ours, device, batch)
-            yield f"kernels of a step, {ours}, batch {batch}", lambda report, step=step: kernels(step(), device)
+            make = partial(stepper, builders(sizes.net)["sdescore"], ours, device, batch)
+            yield f"kernels of a step, {ours}, batch {batch}", partial(kernels, make, device)
         yield f"train(), {ours}, batch {batch}", partial(whole, batch)
 
 
-def kernels(step: Callable[[], Any], device: torch.device) -> Figures:
+def kernels(make: Callable[[], Callable[[], None]], device: torch.device, report: Report) -> Figures:
     """What a step consists of: on a CPU torch's operations."""
     from torch.profiler import ProfilerActivity, profile
 
+    step = make()
     for _ in range(3):
         step()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -198,11 +196,12 @@ def sampling(work: Work) -> Iterator[Unit]:
         if mode is not None:
             inner.forward = torch.compile(inner.forward, **mode)
         x = torch.randn(shape, device=device, dtype=dtype)
-        t = torch.zeros(sizes.images, device=device)
+        # As each sampler gives it: another shape or kind would be compiled apart.
+        t = torch.zeros(sizes.images, device=device) if inner is net else torch.tensor(500)
 
         def alone() -> None:
             for _ in range(sizes.calls):
-                net(x, t)
+                inner(x, t)
 
         return inner, alone
 
@@ -226,59 +225,12 @@ def sampling(work: Work) -> Iterator[Unit]:
         yield f"diffusers, {mode}", partial(theirs, arguments)
 
 
-def likelihoods(work: Work) -> Iterator[Unit]:
-    """The time of a likelihood beside torchdiffeq's dopri5, of a net that has learnt a little."""
-    sizes, device = work.sizes, work.device
-    # Rounding to TF32 would be above the tolerance, and the steps without end.
-    torch.backends.cudnn.allow_tf32 = False
-
-    @torch.enable_grad()
-    def learnt() -> nn.Module:
-        torch.manual_seed(0)
-        denoiser = Denoiser(builders(sizes.net)["sdescore"]().to(device), VPSDE(), "noise")
-        optimizer = torch.optim.Adam(denoiser.parameters(), 1e-3)
-        x = work.images.train
-        steps, count = sizes.learning
-        for k in range(steps):
-            rows = torch.arange(count * k, count * (k + 1)) % len(x)
-            with torch.autocast(device.type, torch.bfloat16):
-                losses = denoising_score_matching(denoiser, x[rows].to(device), time_distribution="importance")
-            losses.mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        return denoiser
-
-    known: dict[str, Any] = {}
-
-    def one(method: str, tolerance: float, report: Report) -> Figures:
-        denoiser = known.setdefault("denoiser", None) or known.update(denoiser=learnt()) or known["denoiser"]
-        x = work.images.test[: sizes.likelihoods].to(device, torch.float64)
-        problem = Problem(VPSDE(), denoiser, x, "hutchinson", Prior(VPSDE()), torch.zeros(len(x)))
-        with evaluating(denoiser), frozen(denoiser):
-            since = clock(device)
-            found: Tensor = METHODS[method][0](problem, tolerance)
-            seconds = clock(device) - since
-        nats = float(found.mean()) / x[0].numel()
-        return {"images/s": len(x) / seconds, "seconds": seconds, "net calls": problem.nfe, "nats/dim": nats}
-
-    for tolerance in sizes.tolerances:
-        for method in ("ours", "torchdiffeq, t"):
-            yield f"{method}, {tolerance:g}", partial(one, method, tolerance)
-
-
-def cifar10(work: Work) -> Iterator[Unit]:
-    """The recipe, for the time that there is."""
-    from bench.gpu_recipe import units
-
-    return units(work)
-
-
 STEPS: dict[str, Callable[[Work], Iterator[Unit]]] = {
     "tests": tests,
     "train": train,
     "sample": sampling,
-    "likelihood": likelihoods,
-    "cifar10": cifar10,
+    "likelihood": gpu_likelihood.units,
+    "cifar10": gpu_recipe.units,
 }
 
 

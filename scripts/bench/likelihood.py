@@ -160,7 +160,7 @@ def torchdiffeq_q(problem: Problem, tolerance: float) -> Tensor:
 
 
 def _odeint(problem: Problem, slope: Any, x: Tensor, ends: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-    start = (x, torch.zeros(len(x), dtype=x.dtype))
+    start = (x, x.new_zeros(len(x)))
     options = {"step_t": ends[1:]}  # or it would step past the end
     with torch.no_grad():
         found = odeint(slope, start, ends, rtol=tolerance, atol=tolerance, method="dopri5", options=options)

@@ -27,19 +27,24 @@ class Block(nn.Module):
         return F.relu(y + past)
 
 
+def level(before: int, channels: int, stride: int) -> nn.Sequential:
+    """Three blocks, the first of which narrows."""
+    return nn.Sequential(Block(before, channels, stride), Block(channels, channels, 1), Block(channels, channels, 1))
+
+
 class ResNet20(nn.Module):
     """Classes of images (n, 3, 32, 32) in [-1, 1]; features() are what it decides by, (n, 64)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        widths = (16, 16, 32, 64)
-        for level in (1, 2, 3):
-            blocks = [
-                Block(widths[level - 1 if k == 0 else level], widths[level], 1 + (level > 1 > k)) for k in range(3)
-            ]
-            setattr(self, f"layer{level}", nn.Sequential(*blocks))
+        self.layer1 = level(16, 16, 1)
+        self.layer2 = level(16, 32, 2)
+        self.layer3 = level(32, 64, 2)
         self.linear = nn.Linear(64, 10)
         self.register_buffer("mean", torch.tensor(MEAN).reshape(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).reshape(3, 1, 1), persistent=False)
@@ -47,7 +52,8 @@ class ResNet20(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(((x + 1) / 2 - self.mean) / self.std)))
         y = self.layer3(self.layer2(self.layer1(y)))
-        return y.mean((2, 3))
+        found: Tensor = y.mean((2, 3))
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(self.features(x))

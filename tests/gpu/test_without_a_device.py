@@ -13,11 +13,13 @@ from noise_doubles import Constant
 from torch import Tensor
 
 from sdescore import VPSDE, Denoiser, Noise, OneStep, ReverseProcess, find_solver
+from sdescore.denoisers.folders import build_net
 from sdescore.nets import MLP
 from sdescore.sampling.run import solver_states
 from sdescore.sampling.times import time_grid
 from sdescore.training.accelerator import build_accelerator
 from sdescore.training.config import TrainConfig
+from sdescore.training.default_net import default_net
 from sdescore.training.trainer import Trainer
 
 META = torch.device("meta")
@@ -102,10 +104,11 @@ def test_a_training_step_brings_over_the_samples_alone(config: TrainConfig, on_m
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 96), (5,)])
 def test_the_default_nets_compile_whole(shape: tuple[int, ...]) -> None:
     """As for a GPU: fullgraph raises where the graph would break."""
-    from test_default_net import built
-
     torch._dynamo.reset()
-    net = built(shape, "cuda")
+    name, arguments = default_net(shape, 50_000, "cuda")
+    known = {"channels": shape[0], "image_size": list(shape[1:]), "dims": len(shape) - 1, "features": shape[0]}
+    with META:
+        net = build_net(name, arguments, known)
     x, c_noise = torch.empty(2, *shape, device=META), torch.empty(2, device=META)
     assert torch.compile(net.forward, backend="eager", fullgraph=True)(x, c_noise).shape == x.shape
 
