@@ -16,6 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from sdescore.sampling.noise import WhiteNoise
 
+# Read once, at the first product on a GPU; deterministic algorithms refuse another value.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 ON_DEVICE = [
     pytest.mark.gpu,

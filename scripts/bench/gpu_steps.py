@@ -1,18 +1,16 @@
 #!/usr/bin/env python
 """One step of bench/gpu.py, in a process of its own: what it measures goes into the table figure by figure."""
 
-import ctypes
 import gc
 import json
 import os
-import signal
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,12 +120,22 @@ def train(work: Work) -> Iterator[Unit]:
         found |= {"GFLOP/image": operations, "peak, GB": peak_memory(step, device)}
         return found | {"of the matrix rate": batch * operations / seconds / rates[ours.precision]}
 
+    @lru_cache(maxsize=1)  # compiling takes long, and memory is wanted for the next
+    def made(name: str, setting: Setting, batch: int) -> Callable[[], None]:
+        torch._dynamo.reset()  # or the second batch size would be compiled for any
+        return stepper(builders(sizes.net)[name], setting, device, batch)
+
     def bare(name: str, setting: Setting, batch: int, report: Report) -> Figures:
-        return timed(name, stepper(builders(sizes.net)[name], setting, device, batch), batch)
+        return timed(name, made(name, setting, batch), batch)
+
+    def parts(batch: int, report: Report) -> Figures:
+        return kernels(made("sdescore", ours, batch), device)
 
     def whole(batch: int, report: Report) -> Figures:
         from bench.nets import SIZES as NETS
 
+        made.cache_clear()
+        torch._dynamo.reset()
         _, base, multipliers = NETS[sizes.net]
         arguments = {"base_width": base, "multipliers": list(multipliers), "blocks": 2, "attention": [16]}
         return timed("sdescore", whole_step(arguments, batch, ours), batch)
@@ -137,17 +145,15 @@ def train(work: Work) -> Iterator[Unit]:
         for name, settings in sizes.settings.items():
             for setting in settings:
                 yield f"{name}, {setting}, batch {batch}", partial(bare, name, setting, batch)
-        if batch == sizes.batches[0]:
-            make = partial(stepper, builders(sizes.net)["sdescore"], ours, device, batch)
-            yield f"kernels of a step, {ours}, batch {batch}", partial(kernels, make, device)
+                if (name, setting, batch) == ("sdescore", ours, sizes.batches[0]):
+                    yield f"kernels of a step, {setting}, batch {batch}", partial(parts, batch)
         yield f"train(), {ours}, batch {batch}", partial(whole, batch)
 
 
-def kernels(make: Callable[[], Callable[[], None]], device: torch.device, report: Report) -> Figures:
+def kernels(step: Callable[[], None], device: torch.device) -> Figures:
     """What a step consists of: on a CPU torch's operations."""
     from torch.profiler import ProfilerActivity, profile
 
-    step = make()
     for _ in range(3):
         step()
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -257,8 +263,6 @@ def run(work: Work) -> bool:
 
 def main() -> None:
     work = Work(**json.loads(sys.argv[1]))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: to end with what started it, however that ends
     if os.getppid() != work.parent:
         sys.exit("the process that started this has ended")
     if work.kind == "cpu":
