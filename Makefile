@@ -6,7 +6,7 @@ READY := .venv/.installed
 # Each starts on a half of its own, in order, so that what a file's tests share is made once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: setup demo forecast fuzz gpu gpu-pack test test-slow test-pages docs lint format types wheel-test clean
+.PHONY: setup demo forecast fuzz gpu gpu-pack test test-slow test-pages docs notebooks lint format types wheel-test clean
 
 setup: $(READY) ## the environment alone
 
@@ -30,6 +30,9 @@ test-pages: $(READY) ## the code of the README, the tutorial and docs/, as it is
 
 docs: $(READY) ## the site: build/site/index.html; no dead links, and every public name in the reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(READY) ## the tutorial as three notebooks, run: build/notebooks/
+	OMP_NUM_THREADS=2 $(BIN)/python scripts/notebooks.py
 
 # A failure names its case. FUZZ_SEED=n begins with that seed, FUZZ_REPORT=file notes how many cases there were.
 MINUTES ?= 1
