@@ -93,8 +93,8 @@ def settings_of(default: TrainConfig, shape: tuple[int, ...], std: float) -> dic
         dropout = {f"dropout of {share}": {"dropout": share} for share in (0.1, 0.3)}
         smaller = {"half the width": {"width": args["width"] // 2}, "rate ÷ 3": {"lr": default.lr / 3}}
         return {**dropout, **smaller, **common}
-    steeper: dict[str, dict[str, Any]] = {"warm-up of 20": {"warmup": 20}, "rate × 3": {"lr": 3 * default.lr}}
-    found: dict[str, dict[str, Any]] = {**steeper, BY_SPREAD: {}, **common, "no dropout": {"dropout": 0.0}}
+    rates = {"rate × 3": {"lr": 3 * default.lr}, "rate ÷ 3": {"lr": default.lr / 3}}
+    found: dict[str, dict[str, Any]] = {**rates, BY_SPREAD: {}, **common, "no dropout": {"dropout": 0.0}}
     idle = {BY_SPREAD: 0.4 < std < 0.6, "no dropout": not args["dropout"]}
     return {name: changes for name, changes in found.items() if not idle.get(name)}
 

@@ -97,7 +97,8 @@ def fit(own: TrainConfig, source: Source, steps: int, note: Callable[[int, Tenso
     scheduler: Any = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     levels = noise_levels(scheduler.alphas_cumprod)
     optimizer = torch.optim.AdamW(net.parameters(), lr=own.lr, betas=own.betas, weight_decay=1e-6, eps=1e-8, fused=True)
-    schedule = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=own.warmup, num_training_steps=steps)
+    rise = min(own.warmup, steps // 10)
+    schedule = get_scheduler("cosine", optimizer=optimizer, num_warmup_steps=rise, num_training_steps=steps)
     decay = 0.5 ** (own.batch_size / own.ema_halflives[0])  # type: ignore[index]  # a tuple once it is checked
     ema: Any = EMAModel(net.parameters(), decay=decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
     torch.manual_seed(own.seed)

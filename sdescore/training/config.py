@@ -70,7 +70,7 @@ class TrainConfig:
         lr: Learning rate, at its highest.
         betas: Adam's decay rates of the gradient's first and second moment.
         weight_decay: Of the optimiser.
-        warmup: Steps over which the learning rate rises from 0.
+        warmup: Steps over which the learning rate rises from 0; a tenth of steps or minutes where that is less.
         decay: How it falls until the end of steps or minutes: cosine, linear, none, or inverse-root, whatever the end.
         grad_clip: Largest norm of the gradient; none for no clipping.
         ema_halflives: Half-lives, in images, of exponential averages of the weights, of which the first is the model.

@@ -16,7 +16,13 @@ DECAYS: dict[str, Callable[[float, int, int], float]] = {
 }
 
 
+LONGEST_RISE = 0.1  # as a share of the run
+
+
 def learning_rate(highest: float, decay: str, warmup: int, step: int, share: float) -> float:
-    """The rate of a step (from 0), of which `share` in [0, 1] of the run is done before."""
-    rise = min(1.0, (step + 1) / max(warmup, 1))
+    """The rate of a step (from 0), of which `share` in [0, 1] of the run is done before.
+
+    The rise takes `warmup` steps, or a tenth of the run where that is less.
+    """
+    rise = min(1.0, max((step + 1) / max(warmup, 1), share / LONGEST_RISE))
     return highest * rise * DECAYS[decay](min(share, 1.0), step, max(warmup, 1))
