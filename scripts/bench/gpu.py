@@ -124,6 +124,7 @@ def prove(config: GpuConfig, told: Callable[[str, GpuConfig, float], list[str]] 
     make_folder(Path(config.work))
     with locked(out):
         of = machine(config)
+        Table(out, of).write()  # so that the steps' own figures are this machine's
         for step, share in STEPS.items():
             table = Table(out, of)
             done = table.done(step)

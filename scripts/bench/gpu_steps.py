@@ -243,7 +243,7 @@ STEPS: dict[str, Callable[[Work], Iterator[Unit]]] = {
 def run(work: Work) -> bool:
     """Measure what the table lacks; returns whether all went well."""
     out = Path(work.out)
-    table = Table(out, read_json(out / "results.json")["machine"] if (out / "results.json").exists() else {})
+    table = Table(out, read_json(out / "results.json")["machine"])
     done, well = table.done(work.step), True
     for name, unit in STEPS[work.step](work):
         if name in done:

@@ -65,11 +65,13 @@ def test_what_takes_too_long_is_ended_and_taken_again(
 
     def first(step: str, given: Any, seconds: float) -> list[str]:
         taken.append(step)
+        assert (tmp_path / "out/results.json").exists()  # which says of what machine the step's figures are
         waits = f"sleep 60 & echo $! > {sleeper}; wait"
         return ["sh", "-c", {"train": waits, "sample": "exit 3"}.get(step, "true")]
 
     gpu.prove(config, first)
     assert taken == list(gpu.STEPS)
+    assert json.loads((tmp_path / "out/results.json").read_text("utf-8"))["machine"] == {"card": "none"}
     said = capsys.readouterr().out
     assert "train: cut off after" in said and "sample: ended with status 3" in said and "tests: finished" in said
     child = Path("/proc", sleeper.read_text().strip(), "stat")  # the process's own child is gone, too
@@ -108,10 +110,11 @@ def test_killed_at_three_random_instants(tmp_path: Path) -> None:
         assert not [each for each in Path("/proc").glob("[0-9]*") if str(out) in _arguments(each)]
         kept = [row for row in found if row["done"]]
         print(f"killed: {len(kept)} figures stand")
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    finished = json.loads((out / "results.json").read_text("utf-8"))["finished"]
-    assert finished == ["tests", "train", "sample", "likelihood", "cifar10"], done.stdout
+    for _ in range(3):  # a slow machine needs more than one turn
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        finished = json.loads((out / "results.json").read_text("utf-8"))["finished"]
+    assert set(finished) == {"tests", "train", "sample", "likelihood", "cifar10"}, done.stdout
     assert all(row in content(out) for row in kept)
     assert (out / "samples.png").exists() and "bits/dim" in (out / "table.md").read_text("utf-8")
     print(done.stdout)
