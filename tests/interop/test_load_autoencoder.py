@@ -49,12 +49,11 @@ def test_codes_and_data_are_those_of_diffusers(tmp_path: Path) -> None:
 
 def test_factors_of_other_pipelines(tmp_path: Path) -> None:
     """Stable Diffusion 3's shift, and the means and deviations of some of XL's."""
-    for number, options in enumerate(
-        (
-            {"scaling_factor": 1.5305, "shift_factor": 0.0609},
-            {"scaling_factor": 0.5, "latents_mean": (0.5, -2.0), "latents_std": (2.0, 4.0)},
-        )
-    ):
+    factors: tuple[dict[str, Any], ...] = (
+        {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+        {"scaling_factor": 0.5, "latents_mean": (0.5, -2.0), "latents_std": (2.0, 4.0)},
+    )
+    for number, options in enumerate(factors):
         torch.manual_seed(number)
         vae = diffusers.AutoencoderKL(**SMALL, **BLOCKS, **options).eval()
         vae.save_pretrained(tmp_path / str(number))
