@@ -13,8 +13,8 @@ is installed (pip install "sdescore[bench]"), its methods run on the same proble
 in results.jsonl, from which a run that was stopped goes on. Leaves table.md besides.
 
 azula's PiGDM adds the whole J^T A^+ (y - A x0) at every step, however short, and knows no measurement noise: its law
-moves with the number of steps (W2 of 6.9, 2.5 and 1.2 by 50, 200 and 800 on the first problem of 8/4) and is not that
-of one Gaussian, for which ours is exact. Where 200 steps pull it closer to the measurement it is ahead.
+moves with the number of steps (W2 of 6.9, 2.5 and 1.2 by 50, 200 and 800 on the first problem of 8/4), and of one
+Gaussian, for which ours is exact, it ends at A x = y. It is ahead where 200 steps happen to pull as hard as is right.
 """
 
 import sys
