@@ -17,19 +17,15 @@ from scripting import NEEDS_SCRIPTS, SCRIPTS
 pytestmark = NEEDS_SCRIPTS
 
 
-def rows(**figures: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    return [
-        {"step": step, "name": name, "done": True, "figures": {"images/s": value} if step != "tests" else values}
-        for step, values in figures.items()
-        for name, value in values.items()
-    ]
+def rows(step: str, speeds: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"step": step, "name": name, "done": True, "figures": {"images/s": v}} for name, v in speeds.items()]
 
 
 def test_goals(script: Callable[[str], Any]) -> None:
     table = script("bench.gpu_table")
     goals = {goal.name: goal for goal in table.GOALS if goal.step == "train"}
     ours = {"sdescore, compiled, batch 256": 400.0, "sdescore, compiled, batch 128": 300.0}
-    found = rows(train={**ours, "diffusers, compiled": 250.0, "diffusers, eager": 320.0})
+    found = rows("train", {**ours, "diffusers, compiled": 250.0, "diffusers, eager": 320.0})
     goal = goals["images/s ÷ diffusers' best"]
     assert goal.row(found) == {"step": "train", "what": goal.name, "figures": "1.25", "goal": "≥ 1.3", "reached": "no"}
     found[0]["figures"]["images/s"] = 480.0
@@ -76,12 +72,15 @@ def test_what_takes_too_long_is_ended_and_taken_again(
     assert "train: cut off after" in said and "sample: ended with status 3" in said and "tests: finished" in said
     child = Path("/proc", sleeper.read_text().strip(), "stat")  # the process's own child is gone, too
     assert not child.exists() or child.read_text().split()[2] == "Z"
-    del taken[:]
-    gpu.prove(config, lambda *given: taken.append(given[0]) or ["true"])
-    assert taken == ["train", "sample"]
-    del taken[:]
-    gpu.prove(config, lambda *given: taken.append(given[0]) or ["true"])
-    assert taken == []
+
+    def second(step: str, given: Any, seconds: float) -> list[str]:
+        taken.append(step)
+        return ["true"]
+
+    for expected in (["train", "sample"], []):
+        del taken[:]
+        gpu.prove(config, second)
+        assert taken == expected
 
 
 def content(out: Path) -> list[dict[str, Any]]:
