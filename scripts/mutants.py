@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import sqlite3
@@ -24,11 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = (
@@ -57,13 +59,14 @@ SWAPS: dict[type, type] = {
     ast.And: ast.Or,
     ast.Or: ast.And,
 }
-RC = "[run]\nsource = sdescore\nrelative_files = true\n"
+RC = "[run]\ninclude = sdescore/*,solvers/*\nrelative_files = true\n"
 CONTEXTS = """
 import coverage
 
 def pytest_runtest_logstart(nodeid, location):
     coverage.Coverage.current().switch_context(nodeid.split("[")[0])
 """
+OPTIONS = ["-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"]
 ENOUGH = 60.0  # seconds that the tests of a mutant took together when nothing was changed
 LONGEST = 180  # seconds of process time, after which a mutant counts as noticed: it does not come to an end
 
@@ -106,9 +109,9 @@ def changed(name: str) -> tuple[str, str, str]:
     return ast.unparse(ast.fix_missing_locations(tree)), before, ast.unparse(node)
 
 
-def sampled(count: int, seed: int) -> list[tuple[str, int]]:
-    """A sample of all mutants of the rooms; a smaller one is the beginning of a larger one."""
-    found = [each for room in ROOMS for path in sorted((ROOT / room).glob("*.py")) for each in mutants(path)]
+def sampled(count: int, seed: int, rooms: Sequence[str] = ROOMS) -> list[tuple[str, int]]:
+    """A sample of all mutants of rooms; a smaller one is the beginning of a larger one."""
+    found = [each for room in rooms for path in sorted((ROOT / room).glob("*.py")) for each in mutants(path)]
     random.Random(seed).shuffle(found)
     return found[:count]
 
@@ -117,18 +120,14 @@ def copied(folder: Path) -> Path:
     """A copy of the tree in which solvers and nets lie where they are installed."""
     tree = folder / "tree"
     wanted = ("sdescore", "solvers", "nets", "tests", "scripts", "pyproject.toml", "README.md", "docs")
-    for name in wanted:
-        source = ROOT / name
+    for source in (ROOT / name for name in wanted):
         if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, tree / source.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.exists():
-            shutil.copy(source, tree / name)
+            shutil.copy(source, tree / source.name)
     for name in ("solvers", "nets"):
         os.symlink(tree / name, tree / "sdescore" / name)
     return tree
-
-
-OPTIONS = ["-q", "-x", "-p", "no:xdist", "-p", "no:cacheprovider"]
 
 
 def map_lines(where: Path, tests: list[str]) -> None:
@@ -152,10 +151,17 @@ def map_lines(where: Path, tests: list[str]) -> None:
 
 
 def seconds_of(where: Path) -> dict[str, float]:
-    """How long each test took, all of its parameters together; those that failed are left out."""
+    """How long each test took, all of its parameters together; those that failed are left out.
+
+    Of a map that was interrupted times are not known: a second each.
+    """
+    report = Path(f"{where}.xml")
+    if not report.exists():
+        with contextlib.closing(sqlite3.connect(where)) as connection:
+            return {test: 1.0 for (test,) in connection.execute("select context from context where context != ''")}
     found: dict[str, float] = defaultdict(float)
     failed = set()
-    for case in ET.parse(f"{where}.xml").iter("testcase"):
+    for case in ElementTree.parse(report).iter("testcase"):
         file, name = case.attrib["file"], case.attrib["name"].split("[")[0]
         classes = case.attrib["classname"].removeprefix(file.removesuffix(".py").replace("/", ".")).strip(".")
         test = "::".join([file, *filter(None, classes.split(".")), name])
@@ -185,16 +191,12 @@ def tests_of(where: Path, file: str, line: int) -> list[str]:
     found = [test for test in known if line in lines[test]]
     if not found and line in at_import:
         found = sorted(known, key=lambda test: -len(lines[test]))[:20]
-    chosen, total = [], 0.0
-    for test in sorted(found, key=seconds.__getitem__):
-        total += seconds[test]
-        if chosen and total > ENOUGH:
-            break
-        chosen.append(test)
-    return chosen
+    fastest = sorted(found, key=lambda test: (seconds[test], len(lines[test])))
+    within = sum(total <= ENOUGH for total in accumulate(seconds[test] for test in fastest))
+    return fastest[: max(within, 1)]
 
 
-def _run_tests(tree: Path, tests: list[str]) -> None:
+def _run_tests(tree: Path, tests: list[str], output: Path) -> None:
     """Run tests in a copy of the tree, in this forked process."""
     import pytest
 
@@ -205,26 +207,32 @@ def _run_tests(tree: Path, tests: list[str]) -> None:
     sys.dont_write_bytecode = True
     sys.argv = ["pytest"]
     os.environ["PYTHONPATH"] = str(tree)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    os._exit(int(pytest.main([*OPTIONS, *tests])))
+        os.dup2(file, stream)
+    code = int(pytest.main([*OPTIONS, "--tb=no", "-rfE", *tests]))
+    sys.stdout.flush()
+    os._exit(code)
 
 
-def passed(tree: Path, tests: list[str]) -> bool:
-    """Whether tests pass in a copy of the tree."""
-    process = multiprocessing.get_context("fork").Process(target=_run_tests, args=(tree, tests))
+def failed(tree: Path, tests: list[str]) -> str | None:
+    """The first of the tests that fails in a copy of the tree; "time" if none comes to an end, and None if all pass."""
+    output = tree / "output.txt"
+    process = multiprocessing.get_context("fork").Process(target=_run_tests, args=(tree, tests, output))
     process.start()
-    process.join(5 * LONGEST)
+    process.join(20 * LONGEST)
     if process.is_alive():
         process.kill()
         process.join()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid or 0, 9)  # what it started, and did not end
-    return process.exitcode == 0
+    if process.exitcode == 0:
+        return None
+    named = re.search(r"^(?:FAILED|ERROR) (\S+)", output.read_text(errors="replace"), re.M)
+    return named[1] if named else "time" if (process.exitcode or 0) < 0 else "import"
 
 
-def run(state: Path, where: Path, count: int, seed: int, minutes: float) -> None:
+def run(state: Path, where: Path, chosen: list[tuple[str, int]], minutes: float) -> None:
     """Try the mutants of a sample that are not in the state file yet."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import accelerate  # noqa: F401  what most tests need, once for all of them
@@ -235,26 +243,24 @@ def run(state: Path, where: Path, count: int, seed: int, minutes: float) -> None
     until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
         tree = copied(Path(folder))
-        for name, line in sampled(count, seed):
+        for name, line in chosen:
             if name in done or time.monotonic() > until:
                 continue
             file = name.split(":")[0]
-            chosen = tests_of(where, file, line)
-            outcome = "not run by any test"
+            tests = tests_of(where, file, line)
             content, before, after = changed(name)
+            found = {"name": name, "line": line, "before": before, "after": after, "tests": tests}
             began = time.monotonic()
-            if chosen:
+            if tests:
                 whole = (tree / file).read_text()
                 (tree / file).write_text(content)
-                outcome = "survived" if passed(tree, chosen) else "noticed"
+                found["by"] = failed(tree, tests)
                 (tree / file).write_text(whole)
-            found = {"name": name, "line": line, "outcome": outcome, "before": before, "after": after, "tests": chosen}
+            found["outcome"] = "not run by any test" if not tests else "noticed" if found["by"] else "survived"
             with open(state, "a") as out:
                 out.write(json.dumps(found) + "\n")
-            print(
-                f"{outcome:20} {time.monotonic() - began:5.1f} s {file}:{line} {before[:60]} -> {after[:60]}",
-                flush=True,
-            )
+            seconds = time.monotonic() - began
+            print(f"{found['outcome']:20} {seconds:5.1f} s {file}:{line} {before[:60]} -> {after[:60]}", flush=True)
 
 
 def report(state: Path) -> None:
@@ -268,11 +274,12 @@ def report(state: Path) -> None:
 
 
 def main() -> None:
-    rooms = [f"tests/{room.removeprefix('sdescore/')}" for room in ROOMS]
+    own = [f"tests/{room.removeprefix('sdescore/')}" for room in ROOMS]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--map", action="store_true", help="find which test runs which line")
     parser.add_argument("--report", action="store_true", help="say what was found")
-    parser.add_argument("--tests", nargs="*", default=rooms, help="with --map, these tests; by default the rooms' own")
+    parser.add_argument("--tests", nargs="*", default=own, help="with --map, these tests; by default the rooms' own")
+    parser.add_argument("--rooms", nargs="*", default=ROOMS, help="of the sample")
     parser.add_argument("--count", type=int, default=500, help="size of the sample")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
@@ -285,7 +292,7 @@ def main() -> None:
     elif given.report:
         report(given.state)
     else:
-        run(given.state, given.lines, given.count, given.seed, given.minutes)
+        run(given.state, given.lines, sampled(given.count, given.seed, given.rooms), given.minutes)
 
 
 if __name__ == "__main__":

@@ -50,8 +50,6 @@ TRAIN += ["--snapshot_every", "10", "--ema_widths", "[0.1]", "--sample_every", "
 TRAIN += ["--progress", "false"]
 SAMPLE = ["--count", "20", "--batch_size", "5", "--steps", "4", "--solver", "ddpm", "--label", "-1"]
 SCORE = ["--count", "6", "--batch_size", "2", "--bound", "2", "--ode", "0"]
-
-
 ENDS = {
     "done": r": done$",
     "failed call": INJECTED,
@@ -68,6 +66,7 @@ def become(log: Path, faults: tuple[Path, int, Any] | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell lets its background jobs ignore
     torch.set_num_threads(1)
     if faults is not None:
         inject(*faults)
