@@ -90,7 +90,8 @@ def settings_of(default: TrainConfig, shape: tuple[int, ...], std: float) -> dic
         "batch of 64": {"batch_size": default.batch_size // 2},
     }
     if len(shape) == 1:
-        dropout = {f"dropout of {share}": {"dropout": share} for share in (0.1, 0.3)}
+        shares = {0.0, 0.1, 0.3} - {args["dropout"]}
+        dropout = {f"dropout of {share:g}": {"dropout": share} for share in sorted(shares)}
         smaller = {"half the width": {"width": args["width"] // 2}, "rate ÷ 3": {"lr": default.lr / 3}}
         return {**dropout, **smaller, **common}
     rates = {"rate × 3": {"lr": 3 * default.lr}, "rate ÷ 3": {"lr": default.lr / 3}}

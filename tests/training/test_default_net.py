@@ -36,7 +36,7 @@ def test_costs_at_most_twice_what_is_affordable_or_is_the_narrowest(device: str,
     assert 3 * counter.get_total_flops() <= 2 * BUDGET[device] or narrowest  # a backward pass costs twice as much
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (13,)])
 def test_more_is_spent_on_a_gpu_and_dropout_on_few_samples(shape: tuple[int, ...]) -> None:
     count = {device: sum(p.numel() for p in built(shape, device).parameters()) for device in ("cpu", "cuda")}
     assert count["cuda"] > 5 * count["cpu"]
