@@ -1,4 +1,7 @@
-"""The outer loop of lucidrains' denoising-diffusion-pytorch, around a net of ours."""
+"""The outer loop of lucidrains' denoising-diffusion-pytorch, around a net of ours.
+
+Without torchvision, for which pip may change torch: pip install --no-deps denoising-diffusion-pytorch ema-pytorch
+"""
 
 import sys
 from collections.abc import Iterator
