@@ -4,6 +4,7 @@ A step is the exponential one (exponential.py) of the polynomial through the las
 a polynomial of q.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -50,6 +51,8 @@ class Adams:
             the whole measure, as in DPM-Solver++ 2M.
         end: Number of last data predictions that are extrapolated, in rho^2, to the process's own end, t_min, where the
             flow ends. With 1 the grid has to lead there itself.
+        reach: How far to extrapolate: a step of size h in lam combines at most 1 + reach / h targets, so that large
+            steps are of low order. Guidance of a scale above 3, which bends the flow, shortens it by 3 / scale.
         grid: The times by default.
         about: What it says of itself in the table of solvers.
     """
@@ -61,6 +64,7 @@ class Adams:
     tau: Tau = 0.0
     bh: str | None = None
     end: int = 1
+    reach: float = math.inf
     grid: Grid = karras()
     about: About | None = field(default=None, repr=False, compare=False)
 
@@ -70,10 +74,21 @@ class Adams:
                 raise ValueError(f"{name}={value}; expected 1 to 6")
         if self.bh not in (None, "bh1", "bh2"):
             raise ValueError(f"bh={self.bh!r}; expected None, 'bh1' or 'bh2'")
+        if not self.reach > 0:
+            raise ValueError(f"reach={self.reach}; expected a positive number")
         tau_squared(self.tau, torch.zeros(1), torch.ones(1))
 
-    def table(self, sde: LinearSDE, times: Tensor) -> _Table:
-        """The coefficients on a grid of times, float64 and in one pass over all steps."""
+    def _counts(self, lam: Tensor, strength: Tensor | None) -> Tensor:
+        """How many targets the predictor of each step combines."""
+        reach = self.reach * (3 / strength[:-1]).clamp(max=1) if strength is not None else self.reach
+        counts = 1 + (reach / lam.diff()).floor()
+        return torch.minimum(counts, 1.0 + torch.arange(len(counts))).clamp(max=self.order).long()
+
+    def table(self, sde: LinearSDE, times: Tensor, strength: Tensor | None = None) -> _Table:
+        """The coefficients on a grid of times, float64 and in one pass over all steps.
+
+        `strength` is the scale of guidance at those times.
+        """
         kept, inside, measure, spread, end = interval(self.target, sde, times[:-1], times[1:], self.tau)
         q = self.coordinate.q(sde, times)
         if self.coordinate.linear:
@@ -82,19 +97,20 @@ class Adams:
             measure = measure.sum(1, keepdim=True) * weights
         else:
             q_inside = self.coordinate.q(sde, sde.time(inside))
-        predict = self._weights(q, q_inside, measure, end, ahead=0)
-        correct = self._weights(q, q_inside, measure, end, ahead=1) if self.corrector else []
+        counts = self._counts(sde.lam(times), strength)
+        predict = self._weights(counts, q, q_inside, measure, end, ahead=0)
+        correct = self._weights(counts, q, q_inside, measure, end, ahead=1) if self.corrector else []
         for i, (ahead, *row) in enumerate(correct):
             correct[i] = [ahead, *(a - b for a, b in zip(row, predict[i], strict=True))]
         return _Table(kept.tolist(), spread.tolist(), predict, correct)
 
-    def _weights(self, q: Tensor, q_inside: Tensor, measure: Tensor, end: Tensor, ahead: int) -> list[list[float]]:
-        """The weights of each step over its nodes: `ahead` in front, then as many as there are, newest first."""
-        steps = torch.arange(len(q_inside))
-        rows: list[list[float]] = []
-        for count in range(1, self.order + 1):
-            # The first step has one target behind it, the second two, until there are enough.
-            here = steps[count - 1 :] if count == self.order else steps[count - 1 : count]
+    def _weights(
+        self, counts: Tensor, q: Tensor, q_inside: Tensor, measure: Tensor, end: Tensor, ahead: int
+    ) -> list[list[float]]:
+        """The weights of each step over its nodes: `ahead` in front, then its count of them, newest first."""
+        rows: list[list[float]] = [[]] * len(counts)
+        for count in counts.unique().tolist():
+            here = (counts == count).nonzero()[:, 0]
             nodes = q[here[:, None] + torch.arange(ahead, -count, -1)]
             weights = (lagrange(q_inside[here], nodes) * measure[here, None, :]).sum(2)
             if self.bh and count + ahead == 2:
@@ -102,11 +118,12 @@ class Adams:
                 bh = total if self.bh == "bh2" else end[here]
                 slope = bh / 2 * q.diff()[here] / (nodes[:, 0] - nodes[:, 1])
                 weights = torch.stack([slope, total - slope] if ahead else [total + slope, -slope], 1)
-            rows += weights.tolist()
+            for i, row in zip(here.tolist(), weights.tolist(), strict=True):
+                rows[i] = row
         return rows
 
     def solve(self, reverse: ReverseProcess, x: Tensor, times: Tensor, noise: Noise) -> Iterator[Tensor]:
-        table, levels = self.table(reverse.sde, times), times.unbind()
+        table, levels = self.table(reverse.sde, times, reverse.strength(times)), times.unbind()
         summands = reverse.summands(times, *self.target.pair(reverse.sde.lam(times)))
         ending = self._ending_at(reverse.sde, times)
         last = len(times) - 2

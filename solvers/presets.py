@@ -36,6 +36,7 @@ ADAMS = Adams(
     coordinate=CUBE_ROOT_RHO,
     corrector=True,
     end=3,
+    reach=1.5,
     grid=approaching(),
     about=About(
         "ODE",

@@ -132,6 +132,10 @@ class Denoiser(nn.Module):
         """How many net calls a prediction costs at times t, of their shape."""
         return torch.ones_like(t, dtype=torch.long)
 
+    def strength(self, t: Tensor) -> Tensor:
+        """The scale of guidance at times t, of their shape; 1 is unguided. Solvers may take it into account."""
+        return torch.ones_like(t)
+
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         """All of linear(x, t, p, q) that does not depend on x, for summands(): numbers, or of the shape of t.
 

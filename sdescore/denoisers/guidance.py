@@ -39,6 +39,9 @@ class Wrapper(Denoiser):
     def nfe(self, t: Tensor) -> Tensor:
         return self.inner.nfe(t)
 
+    def strength(self, t: Tensor) -> Tensor:
+        return self.inner.strength(t)
+
     def save_pretrained(self, folder: Any) -> NoReturn:
         raise ValueError(f"a {type(self).__name__} denoiser is not saved; save the denoiser that it is made of")
 
@@ -86,11 +89,14 @@ class Guided(Wrapper):
             rule=self.rule,
         )
 
-    def _strength(self, t: Tensor) -> Tensor:
+    def _scale_at(self, t: Tensor) -> Tensor:
         """The scale at times t, of their shape: 1 outside the interval."""
         low, high = self.interval
         rho = self.sde.rho(t)
         return torch.where((low <= rho) & (rho <= high), torch.full_like(t, self.scale), 1.0)
+
+    def strength(self, t: Tensor) -> Tensor:
+        return self.inner.strength(t) * self._scale_at(t).abs().clamp(min=1)
 
     def _other_time(self, t: Tensor) -> Tensor:
         """The other branch's time of equal lam."""
@@ -99,7 +105,7 @@ class Guided(Wrapper):
 
     def nfe(self, t: Tensor) -> Tensor:
         second = self.other.nfe(self._other_time(t))
-        return self.inner.nfe(t) + torch.where(self._strength(t) == 1, 0, second)
+        return self.inner.nfe(t) + torch.where(self._scale_at(t) == 1, 0, second)
 
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         alpha, sigma, there = self.sde.alpha(t), self.sde.sigma(t), self._other_time(t)
@@ -108,7 +114,7 @@ class Guided(Wrapper):
         of_x, of_prediction = change(own, (p, q), alpha, sigma)
         branches = self.inner.coefficients(t, *own), self.other.coefficients(there, *own)
         factor = self.other.sde.alpha(there) / alpha
-        return self._strength(t), sigma / alpha, of_x, of_prediction, factor, *branches
+        return self._scale_at(t), sigma / alpha, of_x, of_prediction, factor, *branches
 
     def summands(self, coefficients: tuple[Any, ...], x: Tensor, **condition: Tensor) -> list[Summand]:
         strength, rho, of_x, of_prediction, factor, own, others = coefficients
@@ -186,6 +192,9 @@ class ClassifierGuided(Wrapper):
             raise TypeError(f"log_prob is a {type(log_prob).__name__}; expected a function (x, t, **condition)")
         self.log_prob = log_prob
         self.shared = shared
+
+    def strength(self, t: Tensor) -> Tensor:
+        return self.inner.strength(t) * max(1.0, abs(self.scale))
 
     def coefficients(self, t: Tensor, p: Coefficient, q: Coefficient) -> tuple[Any, ...]:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)

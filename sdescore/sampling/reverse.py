@@ -59,6 +59,10 @@ class ReverseProcess:
         """How many net calls a prediction costs at times t, of their shape."""
         return self.denoiser.nfe(self._own(t)[0])
 
+    def strength(self, t: Tensor) -> Tensor:
+        """The scale of the denoiser's guidance at times t, of their shape."""
+        return self.denoiser.strength(self._own(t)[0])
+
     def linear(self, x: Tensor, t: Tensor, p: Coefficient, q: Coefficient) -> Tensor:
         """p x0 + q eps, with p and q of shape () or (batch,)."""
         self.net_calls.count += 1

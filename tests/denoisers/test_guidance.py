@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sdescore import VPSDE, Denoiser, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, ReverseProcess, sample, trajectory
 from sdescore.common.linear_combinations import combine
-from sdescore.denoisers import classifier_guided, guided
+from sdescore.denoisers import classifier_guided, clipped, guided
 from sdescore.testing import two_sample
 
 CLASSES = GaussianMixture(
@@ -80,6 +80,21 @@ def test_the_order_of_a_solver_is_kept() -> None:
 
     exact = at(1024)
     assert float((at(32) - exact).norm() / (at(64) - exact).norm()) == pytest.approx(4, rel=0.15)
+
+
+def test_the_strength_is_the_scale_where_it_guides() -> None:
+    sde = VPSDE()
+    t = sde.time(torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64))  # rho is e, 1 and 1 / e
+    net = CLASSES.denoiser(sde)
+    assert net.strength(t).tolist() == [1, 1, 1]
+    inside = guided(net, 4.0, interval=(0.5, 2.0))
+    assert inside.strength(t).tolist() == [1, 4, 1]
+    assert guided(net, -2.0).strength(t).tolist() == [2, 2, 2]
+    assert guided(net, 0.5).strength(t).tolist() == [1, 1, 1]
+    assert clipped(inside).strength(t).tolist() == [1, 4, 1]
+    assert classifier_guided(inside, lambda x, t: x.sum(1), 3.0).strength(t).tolist() == [3, 12, 3]
+    other = ReverseProcess(KarrasSDE(), inside)  # on another process, at the times of equal rho
+    assert other.strength(torch.tensor([3.0, 1.0, 0.1], dtype=torch.float64)).tolist() == [1, 4, 1]
 
 
 class Counted(nn.Module):

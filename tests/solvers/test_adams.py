@@ -23,6 +23,7 @@ from sdescore.solvers import (
     DPMPP_2M,
     DPMPP_3M,
     ER_SDE,
+    HEUN,
     IPNDM,
     LAM,
     LMS,
@@ -222,7 +223,43 @@ def test_the_law_test_can_fail() -> None:
         check_sde_law(Louder(2, DATA, tau=1.0), steps=200)
 
 
-@pytest.mark.parametrize("options", [{"order": 0}, {"order": 7}, {"tau": -1.0}, {"end": 0}])
+def test_large_steps_are_of_low_order() -> None:
+    """A step of h in lam combines at most 1 + reach / h targets; guidance beyond 3 shortens the reach."""
+    sde = VPSDE()
+    times = sde.time(torch.tensor([-4.0, -3.9, -3.8, -3.0, -1.4, 0.0, 0.7, 1.1], dtype=torch.float64))
+    method, whole = Adams(3, reach=1.5), Adams(3)
+
+    def counts(*strength: float) -> list[int]:
+        scales = torch.tensor(strength, dtype=torch.float64).expand(len(times)) if strength else None
+        return [len(row) for row in method.table(sde, times, scales).predict]
+
+    assert counts() == counts(1.0) == counts(3.0) == [1, 2, 2, 1, 2, 3, 3]
+    assert counts(6.0) == [1, 2, 1, 1, 1, 2, 2]
+    assert counts(1.0, 1.0, 1.0, 1.0, 1.0, 6.0, 1.0, 1.0) == [1, 2, 2, 1, 2, 2, 3]
+    found, full = method.table(sde, times).predict, whole.table(sde, times).predict
+    assert found[5] == full[5]
+    assert found[4] == Adams(2).table(sde, times).predict[4]
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), KarrasSDE()], ids=repr)
+def test_the_default_is_nearer_for_its_reach(sde: LinearSDE) -> None:
+    """In 8 calls it ends nearer to the flow of 64 numbers, as heun with 200 steps has it, than at full order."""
+    own = torch.Generator().manual_seed(0)
+    means = 0.6 * torch.randn(10, 64, generator=own, dtype=torch.float64)
+    denoiser = GaussianMixture(means, 0.02 + 0.28 * torch.rand(10, 64, generator=own)).denoiser(sde)
+
+    def at(solver: Solver, **budget: int) -> Tensor:
+        return sample(sde, denoiser, (60, 64), seed=0, solver=solver, **budget)
+
+    exact = at(HEUN, steps=200)
+
+    def distance(solver: Solver) -> float:
+        return float((at(solver, nfe=8) - exact).norm(dim=1).median())
+
+    assert distance(ADAMS) < 0.75 * distance(replace(ADAMS, reach=math.inf))
+
+
+@pytest.mark.parametrize("options", [{"order": 0}, {"order": 7}, {"tau": -1.0}, {"end": 0}, {"reach": 0.0}])
 def test_bad_settings(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         Adams(**options)  # type: ignore[arg-type]
