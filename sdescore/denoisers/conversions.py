@@ -33,7 +33,7 @@ PREDICTIONS: dict[str, Callable[[LinearSDE, Tensor, float], Pair]] = {
 
 def check_prediction(name: str, argument: str = "predicts") -> str:
     """The name of a prediction. Raises ValueError, listing the names, for another."""
-    if name not in PREDICTIONS:
+    if not isinstance(name, str) or name not in PREDICTIONS:
         raise ValueError(f"{argument}={name!r}; expected {', '.join(map(repr, PREDICTIONS))}")
     return name
 

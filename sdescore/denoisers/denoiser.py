@@ -249,13 +249,13 @@ def as_denoiser(net: Any, sde: LinearSDE, predicts: str | None = None) -> Denois
         return net
     if not callable(net):
         raise TypeError(f"net is a {type(net).__name__}; expected a Denoiser or a callable net(x, t)")
-    predicts = predicts or getattr(net, "predicts", None)
+    predicts = getattr(net, "predicts", None) if predicts is None else predicts
     if predicts is None and isinstance(net, nn.Module) and any(isinstance(m, Denoiser) for m in net.modules()):
         raise ValueError(
             f"net is a {type(net).__name__} that contains a Denoiser; expected the Denoiser itself, or predicts=, what "
             "the module returns at (x, t) of the process"
         )
-    return BareDenoiser(net, sde, predicts or "score")
+    return BareDenoiser(net, sde, "score" if predicts is None else predicts)
 
 
 def _unwrapped(net: Any) -> Any:

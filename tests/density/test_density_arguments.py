@@ -70,3 +70,9 @@ def test_samples_beyond_32_bits_of_their_number_are_others() -> None:
     scaling = Scaling(0, 16, 17)
     firsts = {float(dequantize(X[:1], scaling, 0, offset)[0, 0]) for offset in (0, 1, 2**32, 2**40, 2**41)}
     assert len(firsts) == 5
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(0), torch.zeros(2), [], 0, ""], ids=str)
+def test_what_is_no_name_is_no_kind_of_prediction(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"predicts=.*; expected 'data', 'noise', 'score'"):
+        elbo(SDE, lambda x, t: -x, X, predicts=wrong)  # type: ignore[arg-type]
