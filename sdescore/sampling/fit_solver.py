@@ -166,7 +166,7 @@ def fit_solver(
     chosen = find_solver(solver)
     denoiser = as_denoiser(net, sde, predicts)
     times = time_grid(sde, chosen, nfe=nfe, denoiser=denoiser)
-    begun = linear_map(chosen, sde, times)
+    begun = linear_map(chosen, sde, times, denoiser)
     common: dict[str, Any] = dict(condition=condition, predicts=predicts, device=device, dtype=dtype)
     x = next(trajectory(sde, net, shape, solver=chosen, times=times, seed=seed, **common))
     least = max(float(each.rho(torch.tensor(each.t_min, dtype=torch.float64))) for each in (sde, denoiser.sde))

@@ -6,7 +6,7 @@ state and the data predictions so far, and so is the sample. What a fit changes 
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from sdescore.common.checks import require
 from sdescore.common.files import read_json, replace_file
 from sdescore.common.linear_combinations import combine, materialise, weight
-from sdescore.denoisers.denoiser import BareDenoiser
+from sdescore.denoisers.denoiser import BareDenoiser, Denoiser
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling.grids import Grid
 from sdescore.sampling.noise import Noise, WhiteNoise
@@ -132,9 +132,21 @@ def solver_of(solver: str | Solver) -> Solver:
     return FittedSolver.load(str(solver)) if named else find_solver(solver)
 
 
-def linear_map(solver: Solver, sde: LinearSDE, times: Tensor) -> FittedSolver:
+class _Units(BareDenoiser):
+    """Unit vectors in place of what a denoiser predicts, guided as that is."""
+
+    def __init__(self, net: Callable[..., Tensor], sde: LinearSDE, denoiser: Denoiser | None) -> None:
+        super().__init__(net, sde, "data")
+        self.replaced = None if denoiser is None else ReverseProcess(sde, denoiser)
+
+    def strength(self, t: Tensor) -> Tensor:
+        return super().strength(t) if self.replaced is None else self.replaced.strength(t)
+
+
+def linear_map(solver: Solver, sde: LinearSDE, times: Tensor, denoiser: Denoiser | None = None) -> FittedSolver:
     """A deterministic solver on these times as a map of data predictions: run on unit vectors in their place.
 
+    With a denoiser it is the map by which that is sampled, whose order may depend on guidance.
     Raises ValueError for a solver that draws noise, or whose steps depend on the state.
     """
     n = total_nfe(solver, len(times))
@@ -149,7 +161,7 @@ def linear_map(solver: Solver, sde: LinearSDE, times: Tensor) -> FittedSolver:
             states.append(x[0] / sde.alpha(t[0]))
             return unit[None, len(at)] if len(at) <= n else torch.zeros_like(x)
 
-        reverse = ReverseProcess(sde, BareDenoiser(net, sde, "data"))
+        reverse = ReverseProcess(sde, _Units(net, sde, denoiser))
         x = unit[:1] * sde.alpha(times[0])
         *_, x = solver.solve(reverse, x, times, WhiteNoise(seed, range(1), x.device))
         end = x[0] if denoises(solver) else reverse.data(x, times[-1])[0]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore import VPSDE, FlowSDE, GaussianMixture, KarrasSDE, LinearSDE, Solver, find_solver, fit_solver, sample
+from sdescore.denoisers import guided
 from sdescore.sampling import FittedSolver, ReverseProcess, uniform_lambda
 from sdescore.sampling.fit_solver import _data
 from sdescore.sampling.fitted_solver import linear_map
@@ -40,6 +41,19 @@ def test_a_solver_is_a_triangular_map_of_its_data_predictions(solver: Solver) ->
     start = flow.time(sde.lam(times[0]))
     moved = x * flow.alpha(start) / sde.alpha(times[0])
     torch.testing.assert_close(sample(flow, net, x=moved, solver=found), expected, rtol=0, atol=1e-9)
+
+
+def test_the_map_of_a_guided_net_has_the_orders_of_its_sampling() -> None:
+    sde, n = VPSDE(), 8
+    classes = GaussianMixture(MODES.means, 0.1, labels=[0, 1, 0])
+    net, label = guided(classes.denoiser(sde), 7.0), torch.arange(n) % 2
+    times = uniform_lambda()(sde, 12)  # steps of 0.9 in lam
+    x = classes.at(sde, sde.T).sample(n, 1)
+    expected = sample(sde, net, x=x, solver=ADAMS, times=times, condition={"label": label})
+    found = linear_map(ADAMS, sde, times, net)
+    assert found != linear_map(ADAMS, sde, times)
+    got = sample(sde, net, x=x, solver=found, condition={"label": label})
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
 
 
 def test_fitted_to_some_noises_it_is_nearer_to_the_flow_on_others() -> None:
