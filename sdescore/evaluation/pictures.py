@@ -12,7 +12,17 @@ from torch import Tensor
 from sdescore.common.files import replace_file
 from sdescore.common.scaling import Scaling
 
-__all__ = ["grid", "is_image", "is_volume", "save_animation", "save_grid", "save_slices", "slices", "to_pixels"]
+__all__ = [
+    "grid",
+    "grid_of_slices",
+    "is_image",
+    "is_volume",
+    "save_animation",
+    "save_grid",
+    "save_slices",
+    "slices",
+    "to_pixels",
+]
 
 FRAME = 0.12  # seconds that an animation shows each picture; the last one ten times as long
 
@@ -66,14 +76,19 @@ def slices(raw: Tensor, most: int = 8) -> Tensor:
     return raw[:, :, chosen].movedim(2, 1).flatten(0, 1)
 
 
+def grid_of_slices(raw: Tensor, scaling: Scaling | None = None, most: int = 8) -> np.ndarray:
+    """Raw volumes as one picture, a row of slices for each: see slices()."""
+    return grid(slices(raw, most), scaling, min(most, raw.shape[2]))
+
+
 def save_grid(path: str | Path, raw: Tensor, scaling: Scaling | None = None, columns: int | None = None) -> None:
     """Write raw images as one picture: see grid(). Raises OSError, naming the file, if the disk refuses."""
     write_picture(Path(path), grid(raw, scaling, columns))
 
 
 def save_slices(path: str | Path, raw: Tensor, scaling: Scaling | None = None, most: int = 8) -> None:
-    """Write raw volumes as one picture, a row of slices for each: see slices()."""
-    save_grid(path, slices(raw, most), scaling, min(most, raw.shape[2]))
+    """Write raw volumes as one picture: see grid_of_slices()."""
+    write_picture(Path(path), grid_of_slices(raw, scaling, most))
 
 
 def save_animation(path: str | Path, pictures: Iterable[np.ndarray]) -> None:

@@ -11,7 +11,7 @@ from sdescore.common.linear_combinations import expand
 from sdescore.common.scaling import Scaling
 from sdescore.denoisers import Denoiser
 from sdescore.evaluation.figures import panels
-from sdescore.evaluation.pictures import grid, is_image, is_volume, save_animation, slices
+from sdescore.evaluation.pictures import grid, grid_of_slices, is_image, is_volume, save_animation
 from sdescore.processes.base import LinearSDE
 from sdescore.sampling import Solver, karras, trajectory
 
@@ -56,7 +56,7 @@ def show(axis: Any, x: Tensor) -> None:
     shape = tuple(x.shape[1:])
     axis.set(xticks=[], yticks=[])
     if is_image(shape) or is_volume(shape):
-        pixels = grid(x if is_image(shape) else slices(x, 3), MODEL, None if is_image(shape) else min(3, shape[1]))
+        pixels = grid(x, MODEL) if is_image(shape) else grid_of_slices(x, MODEL, 3)
         axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     elif len(shape) == 1:
         wide = x.numpy() if shape[0] > 1 else np.stack([x[:, 0].numpy(), np.arange(len(x)) / len(x)], 1)

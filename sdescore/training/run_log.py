@@ -21,7 +21,7 @@ from sdescore.data.batches import evenly_spaced
 from sdescore.data.source import Source
 from sdescore.denoisers import Autoencoder, Denoiser
 from sdescore.evaluation.metrics import sliced_wasserstein
-from sdescore.evaluation.pictures import grid, is_image, is_volume, save_grid, save_slices, slices
+from sdescore.evaluation.pictures import grid, grid_of_slices, is_image, is_volume, save_grid, save_slices
 from sdescore.sampling.sample import sample
 from sdescore.training.config import TrainConfig
 
@@ -186,7 +186,7 @@ def track(accelerator: Accelerator, source: Source, step: int, drawn: tuple[Tens
     x, raw, scaling = drawn
     shape = tuple(raw.shape[1:])
     if is_image(shape) or is_volume(shape):
-        pixels = grid(raw if is_image(shape) else slices(raw[:SHOWN]), scaling, None if is_image(shape) else 8)
+        pixels = grid(raw, scaling) if is_image(shape) else grid_of_slices(raw[:SHOWN], scaling)
         for tracker in accelerator.trackers:
             layout = {"dataformats": "HW" if pixels.ndim == 2 else "HWC"}
             tracker.tracker.add_image("samples", pixels, step, **layout)

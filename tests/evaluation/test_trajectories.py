@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sdescore import Denoiser, KarrasSDE, Scaling
 from sdescore.evaluation import animate, plot_trajectory, save_slices, save_trajectory
-from sdescore.evaluation.pictures import grid, slices
+from sdescore.evaluation.pictures import grid, grid_of_slices, slices
 from sdescore.evaluation.trajectories import on_the_way
 
 MODEL = Scaling(-1.0, 1.0, None)
@@ -66,6 +66,7 @@ def test_slices_are_evenly_spaced_along_the_depth(tmp_path: Path) -> None:
     save_slices(tmp_path / "volumes.png", raw, MODEL, 3)
     pixels = np.asarray(Image.open(tmp_path / "volumes.png"))
     assert np.array_equal(pixels, grid(slices(raw, 3), MODEL, 3))
+    assert np.array_equal(grid_of_slices(raw, MODEL), grid(raw.movedim(2, 1).flatten(0, 1), MODEL, 5))
     zoom, gap = 12, 2  # of pictures of 4 pixels: a row for each volume
     middles = [gap + zoom // 2 + k * (4 * zoom + gap) for k in range(3)]
     assert [[int(pixels[row, column]) for column in middles] for row in middles[:2]] == [[0, 128, 255]] * 2
