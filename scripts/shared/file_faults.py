@@ -19,7 +19,7 @@ class HalfWriter(io.BufferedWriter):
     """Writes a half before it fails."""
 
     def __init__(self, path: Any, mode: str, fails: Callable[[str, Any], None]) -> None:
-        super().__init__(io.FileIO(path, mode))  # type: ignore[arg-type]
+        super().__init__(io.FileIO(path, mode))
         self.fails, self.path = fails, path
 
     def write(self, content: Any) -> int:

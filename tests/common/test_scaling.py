@@ -84,7 +84,7 @@ def test_refused() -> None:
         ({"low": 0.0, "high": 1.0, "names": ("a", "a")}, "names that differ"),
     ):
         with pytest.raises(ValueError, match=said):
-            Scaling(levels=None, **arguments)  # type: ignore[arg-type]
+            Scaling(levels=None, **arguments)
     with pytest.raises(ValueError, match=r"shape \(3,\); the scaling has 2 columns"):
         Scaling((0.0, 0.0), 1.0, None).to_model(torch.zeros(4, 3))
     with pytest.raises(ValueError, match="column 1 is 4 everywhere"):
