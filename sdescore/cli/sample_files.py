@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sdescore.cli.outputs import npz_bytes, write_whole
+from sdescore.cli.sets import MARGIN
 from sdescore.common.scaling import Scaling
 from sdescore.data.table import write_table
 from sdescore.denoisers import Autoencoder, Denoiser
@@ -28,7 +29,6 @@ __all__ = ["beyond", "decoded", "find_decoder", "raw_array", "write_images", "wr
 AT_A_TIME = 16  # codes that are decoded together: images need more memory than they
 SHOWN = 64  # images in grid.png
 VOLUMES = 8  # volumes in grid.png, and in volumes.gif
-MARGIN = 0.125  # of the range: what data may be left by before it is said
 
 
 def find_decoder(denoiser: Denoiser, name: str | None, trust_code: bool) -> Autoencoder | None:

@@ -15,7 +15,7 @@ from sdescore.data.load import load
 from sdescore.data.source import Source
 from sdescore.data.table import is_table, table
 
-__all__ = ["Range", "Set", "open_sets"]
+__all__ = ["MARGIN", "Range", "Set", "open_sets"]
 
 MARGIN = 0.125  # of the range of real data: what samples may leave it by
 
