@@ -190,7 +190,7 @@ class Table:
             if number:
                 row |= self._in_features(features, made[0][1])
             if reference is not None:
-                x = each.values()
+                x = values[number] if number < len(real) else each.values()
                 row |= self._in_data(x.flatten(1), reference, number)
                 outside = Range.of(values[-1]).share_outside(x)  # of the training data, if there are any
                 row["outside"] = max(outside, each.known.get("outside", 0.0))
