@@ -42,10 +42,10 @@ from sdescore.training.trainer import Trainer
 sys.path.append(str(Path(__file__).parents[1]))  # for what scripts share
 from bench import diffusers_loop
 from shared import lucidrains
-from shared.defaults_tables import best_of, tables
+from shared.defaults_tables import FRESH, best_of, tables
 from shared.small_sets import SETS, SmallSet
 
-SEEDS, FRESH = (0, 1, 2), (10, 11, 12)
+SEEDS = (0, 1, 2)
 VP_AND_V = {"sde": "VPSDE", "predicts": "v", "weighting": "simple", "time_distribution": "uniform"}
 BY_SPREAD = "levels by spread"  # ln(rho) as EDM has it for data of std 0.5, moved along with the data's std
 AVERAGE = "long average"  # of the default's own run: a power function's, of width 0.2
@@ -236,7 +236,7 @@ def jobs(config: DefaultsConfig, benches: Sequence[Bench]) -> Iterator[Callable[
     for seed in SEEDS[1 : config.seeds]:
         yield from some("default", seed)
     for bench in benches:
-        for seed in (*SEEDS[1 : config.seeds], *FRESH[: config.seeds]) if config.seeds > 1 else ():
+        for seed in (*SEEDS[1 : config.seeds], *range(FRESH, FRESH + config.seeds)) if config.seeds > 1 else ():
 
             def again(bench: Bench = bench, seed: int = seed) -> None:
                 rows = [row for row in bench.results()["rows"] if row["set"] == bench.name]

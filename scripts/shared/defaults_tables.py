@@ -8,7 +8,7 @@ from shared.small_sets import VECTORS
 
 from sdescore.cli.tables import markdown
 
-__all__ = ["best_of", "tables"]
+__all__ = ["FRESH", "best_of", "tables"]
 
 OTHERS = ("default", "training data", "diffusers", "lucidrains")
 FRESH = 10  # the first of the seeds on which the best setting is run again
