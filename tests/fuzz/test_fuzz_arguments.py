@@ -211,7 +211,7 @@ def _of_another_kind(right: Any, value: Any, numbers: bool) -> bool:
     if isinstance(right, int):
         return isinstance(value, bool | np.bool_ | float | str | list | dict)
     if isinstance(right, float):
-        return isinstance(value, bool | str | list | dict) or value != value
+        return isinstance(value, bool | str | list | dict) or (isinstance(value, float) and value != value)
     if right in (x, levels):
         return not isinstance(value, Tensor) and not numbers
     return False
