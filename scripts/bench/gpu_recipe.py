@@ -14,9 +14,10 @@ from torch import Tensor
 from sdescore import Denoiser, sample
 from sdescore.cli.likelihood import measure
 from sdescore.cli.train import parse
+from sdescore.common.files import read_json
 from sdescore.data.source import Arrays
 from sdescore.evaluation import frechet_distance, save_grid
-from sdescore.training import train
+from sdescore.training import checkpoints, train
 from sdescore.training.run_log import read_log
 
 __all__ = ["units"]
@@ -37,7 +38,7 @@ def units(work: Any) -> Iterator[tuple[str, Callable[[Any], dict[str, Any]]]]:
         if not begun:
             shutil.rmtree(run, ignore_errors=True)  # of a run that was cut off before its first checkpoint
         else:
-            minutes += read_log_seconds(run)
+            minutes += minutes_before(run)
         config = replace(config, **{**sizes.recipe, "out": str(run), "minutes": minutes})
         train(config, resume=bool(begun), source=Arrays(images.raw))
         log = read_log(run)
@@ -83,10 +84,7 @@ def units(work: Any) -> Iterator[tuple[str, Callable[[Any], dict[str, Any]]]]:
     yield f"bits of {sizes.tested} test images", bits
 
 
-def read_log_seconds(run: Path) -> float:
-    """Minutes that the newest checkpoint's run took so far."""
-    from sdescore.common.files import read_json
-    from sdescore.training import checkpoints
-
+def minutes_before(run: Path) -> float:
+    """What a run took up to its newest checkpoint."""
     state = read_json(checkpoints.newest(run / "checkpoints") / checkpoints.STATE)
     return float(state["seconds"]) / 60
