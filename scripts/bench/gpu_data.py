@@ -8,6 +8,8 @@ import torch
 from shared.resnet20 import ResNet20
 from torch import Tensor
 
+from sdescore import Scaling
+
 __all__ = ["Images"]
 
 
@@ -44,11 +46,11 @@ class Images:
 
     @property
     def train(self) -> Tensor:
-        return self.raw.float() / 127.5 - 1
+        return Scaling().to_model(self.raw)
 
     @property
     def test(self) -> Tensor:
-        return self.raw_test.float() / 127.5 - 1
+        return Scaling().to_model(self.raw_test)
 
 
 def made_up(count: int) -> Tensor:
