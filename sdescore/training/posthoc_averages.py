@@ -1,5 +1,6 @@
 """Post-hoc averages: of any length, combined after training from snapshots (Karras et al. 2024, section 3.2)."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sdescore.common.checks import all_finite
 from sdescore.common.files import replace_file
+from sdescore.common.fingerprint import digest
 from sdescore.training.averages import Average, Averages, HalfLife, PowerFunction
 from sdescore.training.sharding import whole
 
@@ -24,13 +26,17 @@ RULES: dict[str, type[Average]] = {"HalfLife": HalfLife, "PowerFunction": PowerF
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A file with the state of an average after a step, in a run with `batch` images per step."""
+    """A file with the state of an average after a step, in a run with `batch` images per step.
+
+    weights is the digest of its tensors.
+    """
 
     path: Path
     average: Average
     step: int
     batch: int
     buffers: tuple[str, ...]
+    weights: str
 
 
 def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool = True) -> None:
@@ -52,7 +58,9 @@ def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool 
         folder.mkdir(parents=True, exist_ok=True)
         said = {"average": type(rule).__name__, "args": asdict(cast(Any, rule)), "step": step, "batch": averages.batch}
         said["buffers"] = [name for name, _ in model.named_buffers()]
-        content = save(tensors, {"snapshot": json.dumps(said)})
+        said["weights"] = digest(tensors)
+        text = json.dumps(said)
+        content = save(tensors, {"snapshot": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
         replace_file(folder / f"step-{step:06d}.{rule.name}.safetensors", content)
 
 
@@ -67,9 +75,12 @@ def snapshots(folder: str | Path) -> list[Snapshot]:
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
-                said = json.loads(file.metadata()["snapshot"])
+                metadata = file.metadata()
+            if hashlib.sha256(metadata["snapshot"].encode()).hexdigest() != metadata["sha256"]:
+                raise ValueError("its header is damaged")
+            said = json.loads(metadata["snapshot"])
             rule = RULES[said["average"]](**said["args"])
-            found.append(Snapshot(path, rule, said["step"], said["batch"], tuple(said["buffers"])))
+            found.append(Snapshot(path, rule, said["step"], said["batch"], tuple(said["buffers"]), said["weights"]))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
             raise ValueError(f"{path} is not a snapshot: {error!r}") from error
     if not found:
@@ -79,8 +90,9 @@ def snapshots(folder: str | Path) -> list[Snapshot]:
     return found
 
 
-def _sound(path: Path) -> dict[str, Tensor]:
+def _sound(snapshot: Snapshot) -> dict[str, Tensor]:
     """The tensors of a snapshot. Raises ValueError, naming the file, if they are damaged or not finite."""
+    path = snapshot.path
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -88,6 +100,8 @@ def _sound(path: Path) -> dict[str, Tensor]:
     bad = _not_finite(state)
     if bad:
         raise ValueError(f"{path}: {bad} is not finite, and would make an average of nothing; remove the file")
+    if digest(state) != snapshot.weights:
+        raise ValueError(f"{path} is damaged: its weights do not match their checksum")
     return state
 
 
@@ -152,13 +166,13 @@ def reconstruct(
         raise ValueError(f"step={step}; expected a step from {steps[0]} to {last}")
     same = [each for each in usable if each.step == step and each.average == average]
     if same:
-        return _sound(same[0].path), 0.0
+        return _sound(same[0]), 0.0
     coefficients, error = fit([(each.average, each.step) for each in usable], (average, step), usable[0].batch)
     newest = max(usable, key=lambda each: each.step)
-    state = _sound(newest.path)
+    state = _sound(newest)
     total = {name: torch.zeros_like(state[name], dtype=torch.float64) for name in state if name not in newest.buffers}
     for coefficient, each in zip(coefficients.tolist(), usable, strict=True):
-        found = state if each is newest else _sound(each.path)
+        found = state if each is newest else _sound(each)
         if found.keys() != state.keys():
             raise ValueError(f"{each.path} holds other weights than {newest.path}; expected snapshots of one run")
         for name, value in total.items():

@@ -68,3 +68,15 @@ def test_a_snapshot_that_is_cut_off_is_named(averages: Averages, tmp_path: Path)
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(ValueError, match=f"{path.name} cannot be read"):
         reconstruct(found, PowerFunction(0.08), 4)
+
+
+def test_a_changed_byte_anywhere_in_a_snapshot_is_noticed(averages: Averages, tmp_path: Path) -> None:
+    for each in (2, 4):
+        write_snapshots(tmp_path, averages, each)
+    wanted = PowerFunction(0.08)
+    path = tmp_path / "step-000002.width-0.1.safetensors"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=path.name):
+            reconstruct(snapshots(tmp_path), wanted, 4)
