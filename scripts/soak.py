@@ -33,6 +33,7 @@ from safetensors.torch import load_file
 from shared.file_faults import INJECTED, inject
 
 from sdescore.cli import likelihood, sample, train
+from sdescore.cli.outputs import write_json
 from sdescore.training import checkpoints
 
 # What commands find by name, and would import again in every process.
@@ -85,10 +86,9 @@ def command(program: Any, arguments: list[str]) -> bool:
     return said == "done"
 
 
-def train_once(log: Path, faults: tuple[Path, int, Any] | None, out: Path) -> None:
+def run_once(log: Path, faults: tuple[Path, int, Any] | None, program: Any, arguments: list[str]) -> None:
     become(log, faults)
-    resume = ["--resume"] if any(out.glob("checkpoints/step-*")) else []
-    os._exit(0 if command(train, [*TRAIN, "--out", str(out), *resume]) else 1)
+    os._exit(0 if command(program, arguments) else 1)
 
 
 def jobs(root: Path, model: Path, number: int) -> list[tuple[Any, list[str], Path]]:
@@ -155,8 +155,7 @@ class Soak:
         self.state["calls"] += calls - self.seen[0]
         self.state["faults"] += faults - self.seen[1]
         self.seen = [calls, faults]
-        self.file.with_suffix(".new").write_text(json.dumps(self.state, indent=1))
-        self.file.with_suffix(".new").replace(self.file)
+        write_json(self.file, self.state)
 
     def faults(self, number: int) -> tuple[Path, int, Any]:
         return self.place, self.draw.randrange(2**31), self.counts[number]
@@ -177,7 +176,7 @@ class Soak:
     def reference(self) -> None:
         """The same commands undisturbed."""
         log, out = self.root / "reference.txt", self.place / "reference"
-        process = FORK.Process(target=train_once, args=(log, None, out))
+        process = FORK.Process(target=run_once, args=(log, None, train, [*TRAIN, "--out", str(out)]))
         began = time.monotonic()
         process.start()
         process.join()
@@ -187,18 +186,20 @@ class Soak:
         shutil.rmtree(self.model, ignore_errors=True)
         shutil.copytree(out / "model", self.model)
         for number in range(SEEDS):
-            for job in jobs(self.place / "reference", self.model, number):
-                process = FORK.Process(target=lambda job=job: (become(log, None), command(*job[:2])))
+            for program, arguments, file in jobs(self.place / "reference", self.model, number):
+                process = FORK.Process(target=run_once, args=(log, None, program, arguments))
                 process.start()
                 process.join()
-                self.made[number, job[0]] = numbers(job[2])
+                self.made[number, program] = numbers(file)
 
     def train_under_fire(self, until: float, meanwhile: Callable[[], None]) -> None:
         """One run of training, killed and resumed until it ends."""
         out, log = self.place / "run", self.place / "train.txt"
         shutil.rmtree(out, ignore_errors=True)
         while time.monotonic() < until:
-            process = FORK.Process(target=train_once, args=(log, self.faults(0), out))
+            resume = ["--resume"] if any(out.glob("checkpoints/step-*")) else []
+            arguments = (log, self.faults(0), train, [*TRAIN, "--out", str(out), *resume])
+            process = FORK.Process(target=run_once, args=arguments)
             process.start()
             self.state["starts"] += 1
             kill = time.monotonic() + self.draw.uniform(0.1, self.longest)
@@ -289,9 +290,8 @@ def main() -> None:
         Soak(given.folder.resolve(), given.seed).run(given.minutes)
     state = json.loads((given.folder / "state.json").read_text())
     print(json.dumps({name: value for name, value in state.items() if name != "memory"}, indent=1))
-    print(
-        "memory of the process that is never killed, minutes: MiB", *state["memory"][:3], "...", *state["memory"][-4:]
-    )
+    seen = state["memory"]
+    print("memory of the process that is never killed, minutes: MiB", *seen[:3], "...", *seen[-4:])
     if state["wrong"]:
         raise SystemExit(f"{len(state['wrong'])} things went wrong")
 
