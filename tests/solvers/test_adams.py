@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,8 +216,8 @@ def test_every_tau_has_the_right_law(target: str, tau: float) -> None:
 
 def test_the_law_test_can_fail() -> None:
     class Louder(Adams):
-        def table(self, sde, times):  # type: ignore[no-untyped-def]
-            table = super().table(sde, times)
+        def table(self, sde: LinearSDE, times: Tensor, strength: Tensor | None = None) -> Any:
+            table = super().table(sde, times, strength)
             return replace(table, spread=[1.3 * spread for spread in table.spread])
 
     with pytest.raises(AssertionError, match="differ from exact ones"):
@@ -248,7 +249,7 @@ def test_the_default_is_nearer_for_its_reach(sde: LinearSDE) -> None:
     means = 0.6 * torch.randn(10, 64, generator=own, dtype=torch.float64)
     denoiser = GaussianMixture(means, 0.02 + 0.28 * torch.rand(10, 64, generator=own)).denoiser(sde)
 
-    def at(solver: Solver, **budget: int) -> Tensor:
+    def at(solver: Solver, **budget: Any) -> Tensor:
         return sample(sde, denoiser, (60, 64), seed=0, solver=solver, **budget)
 
     exact = at(HEUN, steps=200)
