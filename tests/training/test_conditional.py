@@ -74,9 +74,10 @@ class TestPosterior:
         return mean / precision
 
     def test_is_learnt_with_and_without_the_condition(self, learnt: Denoiser) -> None:
-        assert learnt.scaling is not None
-        unit = 2 / (learnt.scaling.high - learnt.scaling.low)  # of x as the net sees it
-        shift = learnt.scaling.to_model(torch.zeros(1))
+        scaling = learnt.scaling
+        assert scaling is not None
+        shift = float(scaling.to_model(torch.zeros(1, 1)))
+        unit = float(scaling.to_model(torch.ones(1, 1))) - shift  # of x as the net sees it
         draw = torch.Generator().manual_seed(1)
         x0 = torch.randn(4000, 1, generator=draw)
         y = 0.8 * x0 + 0.5 * torch.randn(4000, 1, generator=draw)
