@@ -86,7 +86,8 @@ def densities(random: Random) -> None:
     sde, law = random.choice(SEVEN), gaussian(random, random.randint(1, 2))
     x, net = law.sample(1, random.randrange(100)), law.denoiser(sde)
     (m0, s0), (m1, s1) = spread(law, sde, sde.t_min), spread(law, sde, sde.T)
-    z, options = m1 + (x - m0) / s0 * s1, {"rtol": 1e-4, "atol": 1e-4}
+    z = m1 + (x - m0) / s0 * s1
+    options: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
     if random.random() < 0.5:
         found = sdescore.likelihood(sde, net, x, trace="exact", prior=law.at(sde, sde.T), **options)
         close(found.log_prob, torch.distributions.Normal(m0, s0).log_prob(x).sum(1), 0.01)
@@ -121,8 +122,8 @@ def conversions(random: Random) -> None:
     close(convert(kinds[given], x, t, sde, given, wanted, data_std), kinds[wanted], 1e-7)
     one = convert(kinds[given][:1], x[:1], t[0], sde, given, wanted, data_std)
     close(one, kinds[wanted][:1], 1e-7)
-    single = [each.float() for each in (kinds[given], x, t)]
-    close(convert(*single, sde, given, wanted, data_std), kinds[wanted], 1e-3)
+    single = convert(kinds[given].float(), x.float(), t.float(), sde, given, wanted, data_std)
+    close(single, kinds[wanted], 1e-3)
     close(sde.perturb(x0, t, eps), x, 1e-12)
 
 
@@ -131,8 +132,8 @@ def mixtures(random: Random) -> None:
     t = time_of(random, sde)
     x = normal(random, random.randint(1, 3), *law.shape).requires_grad_()
     a, s = float(sde.alpha(t)), float(sde.sigma(t))
-    parts = torch.distributions.Normal(a * law.means, (a**2 * law.stds**2 + s**2).sqrt())
-    parts = torch.distributions.Independent(parts, 1)
+    elements = torch.distributions.Normal(a * law.means, (a**2 * law.stds**2 + s**2).sqrt())
+    parts = torch.distributions.Independent(elements, 1)
     plain = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(law.weights), parts)
     log_prob = plain.log_prob(x)
     (score,) = torch.autograd.grad(log_prob.sum(), x)
@@ -229,7 +230,7 @@ def grids(random: Random) -> None:
 
 def measurements(random: Random) -> None:
     height, width = random.choice([2, 4, 6]), random.choice([2, 4])
-    shape, seed = (3, height, width), random.randrange(1000)
+    seed = random.randrange(1000)
     mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) < 0.5
     kernel = torch.rand(random.randint(1, 2), random.randint(1, 2), generator=torch.Generator().manual_seed(seed)) + 0.1
     operators = [
@@ -241,7 +242,7 @@ def measurements(random: Random) -> None:
         Fourier(mask),
     ]
     chosen = random.choice([*operators, Matrix(normal(random, random.randint(1, 4), height))])
-    shape = (height,) if isinstance(chosen, Matrix) else shape
+    shape: tuple[int, ...] = (height,) if isinstance(chosen, Matrix) else (3, height, width)
     x = normal(random, 2, *shape)
     y = chosen.A(x)
     other = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype)

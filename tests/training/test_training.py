@@ -242,8 +242,8 @@ class TestOutcome:
             assert shown[-1].step == 4 and (shown[-1].width, shown[-1].height) == grid.size
         given = {"label": torch.arange(6) % 10} if config.conditional else {}
         options: dict[str, Any] = {"solver": config.sample_solver, "steps": 3, "seed": config.seed}
-        x = sample(trained.sde, trained, (6, *trained.shape), condition=given, **options)
         source = config.build_source()
+        x = sample(trained.sde, trained, (6, *source.shape), condition=given, **options)
         chosen = [k * (len(source) - 1) // 511 for k in range(512)]
         real = source.scaling.to_model(source.__getitems__(chosen)[0])
         distance, _ = sliced_wasserstein(x.flatten(1), real.flatten(1), projections=200)
