@@ -91,6 +91,12 @@ def load_diffusers(
     place = _net_folder(folder, subfolder)
     config = read_json(place / CONFIG)
     cls = model_class(diffusers, config.get("_class_name"), place / CONFIG)
+    called = list(inspect.signature(cls.forward).parameters)[1:]
+    require(
+        called[1:2] in (["timestep"], ["timesteps"]),
+        f"{place / CONFIG} has _class_name={cls.__name__!r}, called as ({', '.join(called[:3])}, ...); expected a net "
+        "called as (sample, timestep, ...): others are to be called in a function of one's own",
+    )
     found = _complete(diffusers, _scheduler(folder, place) if scheduler is None else dict(scheduler))
     schedule = read_schedule(found)
     shape, learned = _sample_shape(config, place / CONFIG)

@@ -119,7 +119,7 @@ class DiffusersScheduler(SchedulerMixin, ConfigMixin):
         if self.times is None:
             self._grid, net_times = pipeline_times(self.own, self.schedule, num_inference_steps, given)
         else:
-            steps = num_inference_steps or len(listed)  # type: ignore[arg-type]
+            steps = len(listed or ()) if num_inference_steps is None else num_inference_steps
             own_steps = None if isinstance(self.times, Tensor) else steps
             self._grid = time_grid(self.schedule.process, self.solver, own_steps, times=self.times)
             net_times = self.schedule.net_time(self._grid).float()

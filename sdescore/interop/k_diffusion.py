@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sdescore.common.checks import check_returned, check_seed, check_states
+from sdescore.common.checks import check_returned, check_seed, check_states, check_tensor
 from sdescore.common.linear_combinations import Coefficient
 from sdescore.denoisers import Denoiser
 from sdescore.interop.calls import CalledAtLevel
@@ -120,6 +120,7 @@ def k_diffusion_sampler(solver: str | Solver = "adams", seed: int | None = None)
         disable: bool | None = None,
     ) -> Tensor:
         check_states(x)
+        check_tensor("sigmas", sigmas, "(steps + 1,)")
         given = sigmas.detach().double().cpu()
         if given.ndim != 1 or len(given) < 2 or not bool((given.diff() < 0).all()) or given[-1] < 0:
             raise ValueError(f"sigmas is {sigmas}; expected a vector of two or more falling numbers down to 0 or above")

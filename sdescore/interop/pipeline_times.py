@@ -71,6 +71,7 @@ def pipeline_times(
     `given` are further arguments of set_timesteps: sigmas, timesteps and mu. Raises ValueError for one that diffusers'
     scheduler does not take, and for times that do not fall.
     """
+    require(steps is None or steps >= 1, f"num_inference_steps={steps}; expected 1 or more")
     takes = inspect.signature(own.set_timesteps).parameters
     if isinstance(schedule.process, DiscreteSDE) and "timesteps" in given and "timesteps" not in takes:
         net_times = torch.as_tensor(given["timesteps"])

@@ -76,6 +76,8 @@ def _products(config: Mapping[str, Any]) -> Tensor:
     else:
         betas = torch.as_tensor(trained)
     products = (1 - betas.float()).cumprod(0)
+    shift = float(config.get("snr_shift_scale", 1.0))  # of CogVideoX: the signal-to-noise ratio over this
+    products = products / (shift + (1 - shift) * products) if shift != 1 else products
     if config.get("rescale_betas_zero_snr"):  # Lin et al. 2024, algorithm 1
         root = products.sqrt()
         products = ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2

@@ -191,6 +191,12 @@ def test_what_is_wrong_is_refused(change: dict[str, Any], message: str) -> None:
         k_diffusion_sampler("euler")(**{**right, **change}, disable=True)
 
 
+@pytest.mark.parametrize("sigmas", [[1.0, 0.0], torch.tensor([1, 0])])
+def test_sigmas_are_a_tensor_of_floating_point(sigmas: Any) -> None:
+    with pytest.raises(TypeError, match=r"sigmas .*expected a (floating-point )?tensor \(steps \+ 1,\)"):
+        k_diffusion_sampler("euler")(model, START, sigmas, disable=True)
+
+
 def test_extra_arguments_are_not_divided() -> None:
     with pytest.raises(ValueError, match=r"for \d of 6 samples, and extra_args cannot be divided"):
         k_diffusion_sampler("dopri5")(model, START, torch.tensor([40.0, 0.05, 0.0], dtype=torch.float64), disable=True)

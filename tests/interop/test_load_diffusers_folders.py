@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from tiny_diffusers import saved, unet
+from tiny_pipelines import vae
 
 from sdescore import DiscreteSDE
 from sdescore.denoisers import Clipped
@@ -119,3 +120,12 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"vae": ["diffusers", "AutoencoderKL"]}')
     with pytest.raises(ValueError, match=r"model_index\.json has vae; expected one of unet, transformer"):
         load_diffusers(tmp_path)
+
+
+def test_a_net_that_is_not_given_the_time_second_is_refused(tmp_path: Path) -> None:
+    """An autoencoder would take it for whether to sample, and some transformers for embedded texts."""
+    vae().save_pretrained(tmp_path / "vae")
+    with pytest.raises(
+        ValueError, match=r"'AutoencoderKL', called as \(sample, sample_posterior, .* called as \(sample, timestep"
+    ):
+        load_diffusers(tmp_path / "vae", scheduler=diffusers.DDPMScheduler().config)

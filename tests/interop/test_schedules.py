@@ -37,6 +37,18 @@ def test_trained_betas_and_ddpm_s_sigmoid(diffusers: Any) -> None:
         torch.testing.assert_close(square, scheduler.alphas_cumprod.double(), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("name", ["DDIM", "DPM"])
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_shifted_tables_of_cogvideox(diffusers: Any, name: str, ends: bool) -> None:
+    options = {"rescale_betas_zero_snr": ends, "prediction_type": "v_prediction"}
+    scheduler = getattr(diffusers, f"CogVideoX{name}Scheduler")(**options)
+    square = read_schedule(scheduler.config).process.alpha(torch.arange(1000, dtype=torch.float64)) ** 2
+    kept = slice(-1 if ends else None)  # theirs ends at 0
+    torch.testing.assert_close(
+        square[kept], scheduler.alphas_cumprod.double()[kept], rtol=1e-3 if ends else 1e-4, atol=1e-7
+    )
+
+
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_a_table_without_signal_ends_as_in_diffusers_euler(diffusers: Any, betas: str) -> None:
     options = {"beta_schedule": betas, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction", **LATENT}
