@@ -139,3 +139,9 @@ def test_without_the_extra_an_error_names_it(monkeypatch: pytest.MonkeyPatch, mi
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=rf"{missing}.*DiffusersScheduler needs pip install 'sdescore\[interop\]'"):
         from sdescore.interop import DiffusersScheduler  # noqa: F401
+
+
+@pytest.mark.parametrize("times", [None, "solver"])
+def test_no_steps_are_refused(times: Any) -> None:
+    with pytest.raises(ValueError, match="steps=0; expected"):
+        made("dpm++", times=times).set_timesteps(0)
