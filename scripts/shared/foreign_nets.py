@@ -161,8 +161,8 @@ RECIPES = {
         Convolutional,
         _clothes,
         (1, 28, 28),
-        steps=1200,
-        batch=32,
+        steps=6000,
+        batch=64,
     ),
 }
 
