@@ -60,7 +60,8 @@ def write_snapshots(folder: Path, averages: Averages, step: int, *, write: bool 
         said["buffers"] = [name for name, _ in model.named_buffers()]
         said["weights"] = digest(tensors)
         text = json.dumps(said)
-        content = save(tensors, {"snapshot": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
+        # One entry: safetensors writes several in any order.
+        content = save(tensors, {"snapshot": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"})
         replace_file(folder / f"step-{step:06d}.{rule.name}.safetensors", content)
 
 
@@ -76,9 +77,10 @@ def snapshots(folder: str | Path) -> list[Snapshot]:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
-            if hashlib.sha256(metadata["snapshot"].encode()).hexdigest() != metadata["sha256"]:
+            checksum, text = metadata["snapshot"].split(" ", 1)
+            if hashlib.sha256(text.encode()).hexdigest() != checksum:
                 raise ValueError("its header is damaged")
-            said = json.loads(metadata["snapshot"])
+            said = json.loads(text)
             rule = RULES[said["average"]](**said["args"])
             found.append(Snapshot(path, rule, said["step"], said["batch"], tuple(said["buffers"]), said["weights"]))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
