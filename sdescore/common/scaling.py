@@ -36,10 +36,12 @@ class Scaling:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.low, list | tuple) and not isinstance(self.high, list | tuple):
+            check_number("high", self.high, above=check_number("low", self.low))
         for name in ("low", "high"):
             value = getattr(self, name)
             several = isinstance(value, list | tuple)
-            numbers = tuple(float(check_number(name, each)) for each in (value if several else [value]))
+            numbers = tuple(check_number(name, each) for each in (value if several else [value]))
             object.__setattr__(self, name, numbers if several else numbers[0])
         if isinstance(self.names, list):
             object.__setattr__(self, "names", tuple(self.names))
