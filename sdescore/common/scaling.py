@@ -36,15 +36,9 @@ class Scaling:
     names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.low, list | tuple) and not isinstance(self.high, list | tuple):
-            check_number("high", self.high, above=check_number("low", self.low))
-        for name in ("low", "high"):
-            value = getattr(self, name)
-            several = isinstance(value, list | tuple)
-            numbers = tuple(check_number(name, each) for each in (value if several else [value]))
-            object.__setattr__(self, name, numbers if several else numbers[0])
-        if isinstance(self.names, list):
-            object.__setattr__(self, "names", tuple(self.names))
+        for name in ("low", "high", "names"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         check_flag("bounded", self.bounded)
         if self.levels is not None:
             check_integer("levels", self.levels, 2)
@@ -56,8 +50,11 @@ class Scaling:
             raise ValueError(f"names={self.names!r}; expected names that differ")
         if len(set(self._lengths())) > 1 or 0 in self._lengths():
             raise ValueError(f"low, high and names have lengths {self._lengths()}; expected equal ones, of at least 1")
-        for low, high in self._pairs():
-            check_number("high", high, above=low)
+        for low, high in self._pairs():  # as they were given
+            check_number("high", high, above=check_number("low", low))
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(map(float, value)) if isinstance(value, tuple) else float(value))
 
     def _lengths(self) -> list[int]:
         return [len(each) for each in (self.low, self.high, self.names) if isinstance(each, tuple)]
